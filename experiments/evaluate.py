@@ -1,0 +1,42 @@
+"""Evaluates the newest checkpoint of a run on its held-out data and rewrites its report."""
+
+import json
+from pathlib import Path
+
+from experiments import _cli
+
+
+def run() -> None:
+    p = _cli.parser("evaluate", __doc__)
+    p.add_argument("--workdir", type=Path, help="the run's folder (default: runs/SLUG-SIZE)")
+    p.add_argument("--split", default="", help="another split than the evaluators name, e.g. val")
+    p.add_argument("--json", action="store_true", help="print the metrics as one JSON line")
+    command = _cli.parse(p)
+    workdir = command.options.workdir or Path("runs") / f"{command.slug}-{command.size}"
+    if not (workdir / "config.json").exists():
+        raise _cli.ConfigError(f"{workdir} holds no run: train first, or give --workdir")
+    _cli.enable_compile_cache()
+    from experiments._report import print_metrics, write_report
+    from mmrep.evals import suite
+    from mmrep.evals.view import view_of
+    from mmrep.interop.load import read_run
+    from mmrep.train.loop import Trained
+    from mmrep.train.metrics import read
+
+    weights = read_run(workdir)
+    # The command line's evaluators, so that a run can be asked new questions.
+    evals = command.experiment.evals
+    view = view_of(*weights)
+    metrics = suite.run_all(suite.on_split(evals, command.options.split) if command.options.split else evals, view)
+    if command.options.json:
+        _cli.dump(metrics)
+    else:
+        print_metrics(metrics)
+    if not command.options.split:
+        (workdir / "evaluation.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False), encoding="utf-8")
+        trained = Trained(*weights, metrics, read(workdir / "metrics.jsonl"))
+        write_report(command.slug, trained, workdir)
+
+
+if __name__ == "__main__":
+    _cli.main(run)

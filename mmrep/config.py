@@ -1,0 +1,328 @@
+"""The vocabulary of experiments: frozen, typed, printable, comparable dataclasses, and their way to and from JSON."""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mmrep.errors import ConfigError, near
+from mmrep.modality import Modality
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """sentencepiece, trained on the source's own training text; cached and versioned by the hash of text and settings.
+
+    vocab: number of ids, the five special ones and 256 byte pieces included.
+    kind: unigram | bpe | char | word.   lower: case-fold the text first.
+    """
+
+    vocab: int = 2048
+    kind: Literal["unigram", "bpe", "char", "word"] = "unigram"
+    lower: bool = True
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the batches are made of. `source` is any frozen dataclass with open(split), texts(split) and view(record, rng)."""
+
+    source: Any
+    modalities: tuple[Modality, ...]
+    tokenizer: Tokenizer | None = None
+    batch_size: int = 64
+    eval_batch_size: int = 256
+    max_bad_records: int = 0
+    workers: int = 1
+    prefetch: int = 3
+
+
+@dataclass(frozen=True)
+class Optim:
+    """An optax chain. `lr` is the peak; `warmup` and decay count the phase's steps; weight decay skips vectors and scalars."""
+
+    name: Literal["adamw", "lamb", "lion", "sgd", "adafactor"] = "adamw"
+    lr: float = 1e-3
+    schedule: Literal["cosine", "linear", "constant", "rsqrt"] = "cosine"
+    warmup: int = 0
+    final: float = 0.0
+    weight_decay: float = 1e-2
+    b1: float = 0.9
+    b2: float = 0.98
+    eps: float = 1e-8
+    clip: float | None = 1.0
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Parameters of another experiment: trained on demand, cached by the fingerprint of its config, never trained twice.
+
+    parts: (path prefix there, path prefix here), e.g. (("text/", "teacher/"),); ("", "") takes the whole tree.
+    """
+
+    experiment: Any
+    parts: tuple[tuple[str, str], ...] = (("", ""),)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training, or a plain function.
+
+    start:     pretrained parts put in place at the start of the phase; everything else goes on from the phase before.
+    data:      another source than `data.source` (same modalities).
+    trainable: regexes on parameter paths ("image/.*"); the rest is split off before value_and_grad.
+    system:    another system config over the same params (its own loss), e.g. dataclasses.replace(system, objective=...).
+    optim:     this phase's optimiser; the optimiser state starts anew with each phase.
+    begin:     (params, extras) -> (params, extras) at the start of the phase, e.g. take a teacher's snapshot.
+    run:       (params, extras, mmrep.train.loop.Context) -> (params, extras) instead of gradient steps (k-means, a
+               closed-form solver, re-indexing); counts as one step.
+    """
+
+    name: str = "train"
+    steps: int = 1000
+    data: Any = None
+    trainable: tuple[str, ...] = (".*",)
+    system: Any = None
+    optim: Optim | None = None
+    start: tuple[Pretrained, ...] = ()
+    begin: Any = None
+    run: Any = None
+
+
+@dataclass(frozen=True)
+class Train:
+    """How the loop runs; nothing here changes what is learnt except seed, ema and accumulate.
+
+    ema: decay of the averaged parameters used by evaluation (0 = off).
+    accumulate: micro-batches a step; gradients are averaged, so in-batch negatives are those of a micro-batch.
+    max_skips: consecutive non-finite steps (their update is skipped) before the run stops.
+    """
+
+    seed: int = 0
+    ema: float = 0.0
+    accumulate: int = 1
+    log_every: int = 20
+    eval_every: int = 0
+    checkpoint_every: int = 0
+    keep_checkpoints: int = 2
+    max_skips: int = 10
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Devices a mesh axis; -1 takes what is left. `data` splits the batch (and, by rule, parameters: fsdp), `model` is tensor parallel."""
+
+    data: int = -1
+    model: int = 1
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Sharding of the parameters whose path matches `path` (first match wins); moments, EMA and extras of that path follow.
+
+    how: replicate | fsdp (largest divisible dim over `axis`, arrays below `min_size` values stay whole) | shard_dim (`dim` over `axis`).
+    """
+
+    path: str
+    how: Literal["replicate", "fsdp", "shard_dim"] = "replicate"
+    axis: str = "data"
+    dim: int = -1
+    min_size: int = 2**16
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything a run is: equal experiments give equal runs."""
+
+    system: Any
+    data: Data
+    phases: tuple[Phase, ...] = (Phase(),)
+    optim: Optim = Optim()
+    evals: tuple[Any, ...] = ()
+    train: Train = Train()
+    mesh: Mesh = Mesh()
+    sharding: tuple[Rule, ...] = (Rule(".*", "replicate"),)
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise ConfigError("phases is empty: give at least one Phase")
+        for p in self.phases:
+            if p.steps < 1:
+                raise ConfigError(f"phases[{p.name!r}].steps is {p.steps}: it must be at least 1")
+        for name, value in (("data.batch_size", self.data.batch_size), ("train.accumulate", self.train.accumulate)):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}: it must be at least 1")
+        if self.data.batch_size % self.train.accumulate:
+            raise ConfigError(
+                f"data.batch_size {self.data.batch_size} is not a multiple of train.accumulate {self.train.accumulate}"
+            )
+        if not 0.0 <= self.train.ema < 1.0:
+            raise ConfigError(f"train.ema is {self.train.ema}: a decay lies in [0, 1)")
+        names = [m.name for m in self.data.modalities]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"data.modalities names are not unique: {', '.join(names)}")
+        if any(m.kind == "text" for m in self.data.modalities):
+            if self.data.tokenizer is None:
+                raise ConfigError("data.tokenizer is not set, but data.modalities has text")
+            for m in self.data.modalities:
+                if m.kind == "text" and m.vocab < self.data.tokenizer.vocab:
+                    raise ConfigError(
+                        f"modality {m.name!r}: vocab {m.vocab} is smaller than data.tokenizer.vocab {self.data.tokenizer.vocab}"
+                    )
+
+    @property
+    def steps(self) -> int:
+        return sum(1 if p.run else p.steps for p in self.phases)
+
+    def phase_at(self, step: int) -> tuple[int, int]:
+        """(index of the phase that step number `step`, counted from 0, belongs to; the step it starts at)."""
+        start = 0
+        for i, p in enumerate(self.phases):
+            end = start + (1 if p.run else p.steps)
+            if step < end or i == len(self.phases) - 1:
+                return i, start
+            start = end
+        raise AssertionError("unreachable: phases is not empty")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to get a number: an experiment to train and evaluate, or a function seed -> {metric: value}."""
+
+    name: str
+    experiment: Experiment | None = None
+    run: Callable[[int], Mapping[str, float]] | None = None
+
+
+@dataclass(frozen=True)
+class Expect:
+    """`better` exceeds `worse` by `margin` on average, and on every seed by more than 0.
+
+    Each side is "arm" (the proof's metric), "arm/metric", or a number. `headline` expectations decide the verdict; the others are reported.
+    """
+
+    better: str | float
+    worse: str | float
+    margin: float = 0.0
+    says: str = ""
+    headline: bool = True
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A controlled experiment that could fail. Its verdict is computed by `experiments.prove` from `expects` alone."""
+
+    claim: str
+    metric: str
+    arms: tuple[Arm, ...]
+    expects: tuple[Expect, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    data: str = "made world"
+    notes: str = ""
+
+
+def to_json(value: Any) -> Any:
+    """A config as JSON values: dataclasses carry their type, functions their address "module:name"."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kind = type(value)
+        return {"type": f"{kind.__module__}:{kind.__qualname__}"} | {
+            f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)
+        }
+    if isinstance(value, (list, tuple)):
+        return [to_json(v) for v in value]
+    if isinstance(value, Mapping):
+        return {"type": "dict", "items": {str(k): to_json(v) for k, v in value.items()}}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if callable(value) and "<" not in value.__qualname__:
+        return {"type": "function", "name": f"{value.__module__}:{value.__qualname__}"}
+    raise ConfigError(
+        f"a config cannot hold {value!r}: use dataclasses, tuples, numbers, text or module-level functions"
+    )
+
+
+def from_json(value: Any) -> Any:
+    """The config that `to_json` wrote. Only code of mmrep, of configs and of modules already imported is looked up."""
+    if isinstance(value, list):
+        return tuple(from_json(v) for v in value)
+    if not isinstance(value, dict):
+        return value
+    if value["type"] == "dict":
+        return {k: from_json(v) for k, v in value["items"].items()}
+    if value["type"] == "function":
+        return _find(value["name"])
+    kind = _find(value["type"])
+    if not dataclasses.is_dataclass(kind):
+        raise ConfigError(f"{value['type']} in a stored config is not a config class")
+    known = {f.name for f in dataclasses.fields(kind)}
+    given = {k: from_json(v) for k, v in value.items() if k != "type"}
+    for name in given:
+        if name not in known:
+            raise ConfigError(
+                f"the stored config has {value['type']}.{name}, which this version does not know{near(name, known)}"
+            )
+    return kind(**given)
+
+
+def _find(address: str) -> Any:
+    import sys
+
+    module, _, name = address.partition(":")
+    if module.split(".")[0] not in ("mmrep", "configs") and module not in sys.modules:
+        raise ConfigError(
+            f"a stored config names {address}, outside mmrep and configs: import that module first if you trust it"
+        )
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def fingerprint(config: Any) -> str:
+    """16 hex digits that two configs share exactly when they are equal."""
+    return hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(a: Any, b: Any, path: str = "") -> list[str]:
+    """Where two JSON forms of a config differ: "data.batch_size: 64 -> 128"."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [d for k in sorted({*a, *b}) for d in differences(a.get(k), b.get(k), f"{path}.{k}" if path else k)]
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return [d for i, (x, y) in enumerate(zip(a, b)) for d in differences(x, y, f"{path}.{i}")]
+    return [] if a == b else [f"{path}: {_short(a)} -> {_short(b)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dict -> {"a/b/c": leaf}."""
+    flat: dict[str, Any] = {}
+    for k, v in tree.items():
+        if isinstance(v, Mapping):
+            flat |= flatten(v, f"{prefix}{k}/")
+        else:
+            flat[prefix + k] = v
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *parents, last = path.split("/")
+        node = tree
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = leaf
+    return tree
+
+
+__all__ = [
+    "Arm", "Data", "Expect", "Experiment", "Mesh", "Optim", "Phase", "Pretrained", "Proof", "Rule", "Tokenizer", "Train",
+    "differences", "fingerprint", "flatten", "from_json", "to_json", "unflatten",
+]  # fmt: skip

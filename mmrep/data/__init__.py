@@ -1,0 +1,1 @@
+"""Records in, batches out: sources, tokenisers, the made world, and the pipeline whose order is a function of (seed, step)."""

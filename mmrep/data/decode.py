@@ -1,0 +1,162 @@
+"""Bytes of a file, a shard member or a table cell -> raw record values; whatever cannot be used is one sentence."""
+
+import io
+import os
+from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+
+from mmrep.errors import DataError
+
+IMAGE = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+AUDIO = (".wav", ".flac", ".ogg", ".mp3")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a single record may hold; beyond it the record is bad, so that one file cannot exhaust the memory.
+
+    pixels: height x width of an image.   seconds: length of a sound.   characters: length of a text.   bytes: size of a file.
+    """
+
+    pixels: int = 64_000_000
+    seconds: float = 600.0
+    characters: int = 100_000
+    bytes: int = 256_000_000
+
+
+def read(path: str, limits: Limits = Limits(), where: str = "", most: int | None = None) -> bytes:
+    """The content of the file `path`; `where` ("pairs.csv line 7: ") begins the sentence of an error.
+
+    Raises DataError where the file is missing, unreadable or larger than `most` bytes (default limits.bytes).
+    """
+    most = limits.bytes if most is None else most
+    try:
+        size = os.stat(path).st_size
+        if size > most:
+            raise DataError(f"{where}{path} has {size:,} bytes, more than the limit of {most:,}: shrink it or raise limits")
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise DataError(f"{where}{path} cannot be read ({error.strerror or error}): mend the path or remove the record") from None
+
+
+def image(data: bytes, where: str, limits: Limits = Limits()) -> np.ndarray:
+    """An encoded image as uint8 [H, W, 3]: first frame, EXIF rotation applied, transparency laid on white.
+
+    Raises DataError, naming `where`, for truncated, unknown or oversized content.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        # Pillow only warns of a bomb below twice its own limit; ours is checked before any pixel is decoded.
+        with Image.open(io.BytesIO(data)) as opened:
+            width, height = opened.size
+            if width * height > limits.pixels:
+                raise DataError(
+                    f"{where}: the image has {width} x {height} pixels, more than the limit of {limits.pixels:,}: "
+                    "shrink it or raise limits.pixels"
+                )
+            opened.load()
+            return _rgb(ImageOps.exif_transpose(opened), where)
+    except DataError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(f"{where}: the image is a decompression bomb, beyond {limits.pixels:,} pixels") from None
+    except Exception as error:  # Pillow's codecs raise whatever the broken bytes lead them to
+        raise DataError(f"{where}: not a whole image file ({_brief(error)}): replace it") from None
+
+
+def _rgb(image, where: str) -> np.ndarray:
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65_535:
+            raise DataError(f"{where}: 32-bit pixels beyond 16 bits: save the image with 8 or 16 bits")
+        grey = np.round(values / 257.0).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise DataError(f"{where}: floating-point pixels have no stated range: save the image with 8 or 16 bits")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
+    return np.asarray(image.convert("RGB"))
+
+
+def audio(data: bytes, where: str, rate: int, limits: Limits = Limits()) -> np.ndarray:
+    """An encoded sound as mono float32 [T] in [-1, 1] at `rate` samples a second.
+
+    Raises DataError, naming `where`, for truncated, empty, unknown or oversized content.
+    """
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            seconds = file.frames / file.samplerate
+            if seconds > limits.seconds:
+                raise DataError(
+                    f"{where}: the sound lasts {seconds:.0f} s, more than the limit of {limits.seconds:.0f}: "
+                    "cut it or raise limits.seconds"
+                )
+            wave, found, frames = file.read(dtype="float32", always_2d=True), file.samplerate, file.frames
+    except DataError:
+        raise
+    except Exception as error:  # libsndfile's wrapper raises RuntimeError, TypeError and its own, by format
+        raise DataError(f"{where}: not a whole sound file ({_brief(error)}): replace it") from None
+    if not len(wave):
+        raise DataError(f"{where}: the sound has no samples: replace it or remove it")
+    if len(wave) < frames or _wav_cut(data):
+        raise DataError(f"{where}: the sound is truncated: replace it")
+    return resample(wave.mean(axis=1), found, rate, where)
+
+
+def resample(wave: np.ndarray, found: int, rate: int, where: str) -> np.ndarray:
+    """Mono samples [T] at `found` samples a second -> float32 [T * rate / found] in [-1, 1] at `rate`."""
+    from scipy.signal import resample_poly
+
+    if not np.isfinite(wave).all():
+        raise DataError(f"{where}: the sound has NaN or infinite samples: replace it")
+    if found != rate:
+        common = gcd(found, rate)
+        wave = resample_poly(wave, rate // common, found // common)
+    return np.clip(wave, -1.0, 1.0).astype(np.float32)
+
+
+def _wav_cut(data: bytes) -> bool:
+    """libsndfile reads a WAV that was cut short as if it were whole; the RIFF header knows its size (0 or all ones: streamed)."""
+    if data[:4] != b"RIFF":
+        return False
+    told = int.from_bytes(data[4:8], "little")
+    return told not in (0, 0xFFFFFFFF) and told + 8 > len(data) + 1
+
+
+def text(data: bytes, where: str, limits: Limits = Limits()) -> str:
+    """UTF-8 bytes as text without byte-order mark. Raises DataError for another encoding or beyond limits.characters."""
+    try:
+        value = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: byte {error.start} is not UTF-8: save the text as UTF-8") from None
+    return caption(value, where, limits)
+
+
+def caption(value: object, where: str, limits: Limits = Limits()) -> str:
+    """`value` where it is a usable text. Raises DataError for another type, an empty text or one beyond limits.characters."""
+    if not isinstance(value, str):
+        raise DataError(f"{where}: expected text, found {type(value).__name__}: put it in quotes")
+    if len(value) > limits.characters:
+        raise DataError(
+            f"{where}: the text has {len(value):,} characters, more than the limit of {limits.characters:,}: "
+            "shorten it or raise limits.characters"
+        )
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise DataError(f"{where}: the text is not UTF-8: save it as UTF-8")
+    if not value.strip():
+        raise DataError(f"{where}: the text is empty: write one or remove the record")
+    return value.strip()
+
+
+def _brief(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    return (words if len(words) <= 80 else words[:77] + "...") or type(error).__name__

@@ -1,0 +1,222 @@
+"""A folder of images (or sounds) with captions in files beside them, or in the names of class folders."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from mmrep.data import decode, splits
+from mmrep.data.decode import Limits
+from mmrep.errors import ConfigError, DataError
+
+KINDS = {e: "image" for e in decode.IMAGE} | {e: "audio" for e in decode.AUDIO} | {".txt": "text"}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """`a.jpg` with `a.txt` and, where there is one, `a.wav` beside it; or `cat/001.jpg`, where the folder is label and caption.
+
+    Records: image uint8 [H, W, 3], text, audio float32 [T] in [-1, 1] at `rate`, label (position of the folder's name among
+    the sorted names of all class folders), file (its path). Without any image the sounds are the records.
+
+    path:      the folder. Sub-folders train/, val/ and test/ are its splits; without them a record's split is hashed from its group.
+    text:      "file": every record has a .txt beside it; "folder": the caption is the class folder's name; "none": no text;
+               "auto": "file" where any .txt is beside a record, else "folder" where there are class folders, else "none".
+    lines:     each line of a .txt is one caption of several (training draws one, evaluation takes the first); else the whole file is one.
+    audio:     read the sound beside an image.   rate: samples a second that sounds are brought to.
+    group:     a regular expression searched in a record's path below the split folder; its first group is the key that keeps
+               records in one split (r"(patient\\d+)"). Empty: the path without its ending.
+    fractions: shares of train, val and test of the hashed split.
+    """
+
+    path: str
+    text: Literal["auto", "file", "folder", "none"] = "auto"
+    lines: bool = True
+    audio: bool = True
+    rate: int = 16_000
+    group: str = ""
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", os.fspath(self.path))
+        splits.check_fractions(self.fractions)
+        try:
+            groups = re.compile(self.group).groups
+        except re.error as error:
+            raise ConfigError(f"group {self.group!r} is not a regular expression: {error}") from None
+        if self.group and not groups:
+            raise ConfigError(f"group {self.group!r} has no parentheses: put them around the part that is the key")
+
+    def open(self, split: str) -> "FolderRecords":
+        """The records of `split` ("train", "val", "test"). Raises DataError for a missing folder or an empty split."""
+        splits.check(split)
+        tree = _scan(self.path)
+        fix = (
+            f"put files into {os.path.join(self.path, split)}/"
+            if tree.explicit
+            else f"add files, set fractions, or make folders train/, val/ and test/ in {self.path}"
+        )
+        chosen = splits.choose(
+            tree.items, lambda item: item.split or splits.hashed(self._key(item), self.fractions), split, self.path, fix
+        )
+        return FolderRecords(self, chosen, tree.classes, self._text(tree), tree.unused)
+
+    def texts(self, split: str) -> Iterator[str]:
+        """Every caption of `split`; captions that cannot be read are left to the records to report."""
+        return self.open(split).captions()
+
+    def view(self, record: dict[str, Any], rng: np.random.Generator | None) -> dict[str, Any]:
+        """One caption of several: a random one, or the first without `rng`."""
+        return splits.pick(record, rng)
+
+    def _key(self, item: "_Item") -> str:
+        if not self.group:
+            return item.name
+        found = re.search(self.group, item.name)
+        if found is None or found[1] is None:
+            raise DataError(f"{item.main}: its path has no match of group {self.group!r}: rename it or change group")
+        return found[1]
+
+    def _text(self, tree: "_Tree") -> str:
+        if self.text != "auto":
+            if self.text == "folder" and not tree.classes:
+                raise DataError(f"{self.path} has no class folders to take captions from: set text='file' or 'none'")
+            return self.text
+        return "file" if any(item.text for item in tree.items) else "folder" if tree.classes else "none"
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One record's files. `name` is its path below the split folder, without ending: "cat/001"."""
+
+    name: str
+    split: str
+    folder: str
+    label: int = -1
+    image: str = ""
+    audio: str = ""
+    text: str = ""
+
+    @property
+    def main(self) -> str:
+        return self.image or self.audio
+
+
+@dataclass(frozen=True)
+class _Tree:
+    items: tuple[_Item, ...]
+    classes: tuple[str, ...]
+    explicit: bool
+    unused: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FolderRecords(Sequence):
+    """One split. `classes` are the label names; `unused` the files that belong to no record."""
+
+    source: Folder
+    items: tuple[_Item, ...] = field(repr=False)
+    classes: tuple[str, ...] = ()
+    text: str = "none"
+    unused: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:  # type: ignore[override]
+        item, source = self.items[i], self.source
+        record: dict[str, Any] = {"file": item.main}
+        if self.text != "none":
+            record["text"] = self._captions(item)
+        if item.label >= 0:
+            record["label"] = item.label
+        if item.image:
+            record["image"] = decode.image(decode.read(item.image, source.limits), item.image, source.limits)
+        if item.audio and source.audio:
+            data = decode.read(item.audio, source.limits)
+            record["audio"] = decode.audio(data, item.audio, source.rate, source.limits)
+        return record
+
+    def captions(self) -> Iterator[str]:
+        if self.text == "none":
+            return
+        for item in self.items:
+            try:
+                yield from self._captions(item)
+            except DataError:
+                continue
+
+    def _captions(self, item: _Item) -> tuple[str, ...]:
+        if self.text == "folder":
+            if not item.folder:
+                raise DataError(f"{item.main} is in no class folder: move it into one or set text='file'")
+            return (os.path.basename(item.folder).replace("_", " "),)
+        if not item.text:
+            beside = os.path.splitext(item.main)[0] + ".txt"
+            raise DataError(f"{item.main} has no caption: write {beside}, or set text='none'")
+        limits = self.source.limits
+        # 4 bytes a character is the most that UTF-8 takes: a huge file is refused before it is read.
+        whole = decode.text(
+            decode.read(item.text, limits, most=min(limits.bytes, 4 * limits.characters + 3)), item.text, limits
+        )
+        return tuple(line.strip() for line in whole.splitlines() if line.strip()) if self.source.lines else (whole,)
+
+
+def _scan(path: str) -> _Tree:
+    if not os.path.isdir(path):
+        raise DataError(f"{path} is not a folder: check the path (it is relative to {os.getcwd()})")
+    by_stem: dict[str, dict[str, str]] = {}
+    for name in _files(path):
+        stem, ending = os.path.splitext(name)
+        kind = KINDS.get(ending.lower())
+        if kind:
+            files = by_stem.setdefault(stem, {})
+            if kind in files:
+                raise DataError(f"{path}: {files[kind]} and {name} are both the {kind} of {stem!r}: rename one of them")
+            files[kind] = name
+    main = next((k for k in ("image", "audio") if any(k in files for files in by_stem.values())), None)
+    if main is None:
+        raise DataError(f"{path} has no image or sound; the endings read are {', '.join(sorted(KINDS))}")
+    stems = sorted(stem for stem, files in by_stem.items() if main in files)
+    unused = sorted(os.path.join(path, f) for files in by_stem.values() if main not in files for f in files.values())
+    explicit = any(_split_of(stem) for stem in stems)
+    split_of = {stem: _split_of(stem) or "" if explicit else "" for stem in stems}
+    for stem, split in split_of.items():
+        if explicit and not split:
+            raise DataError(
+                f"{os.path.join(path, by_stem[stem][main])} lies outside the folders train/, val/ and test/ beside it: "
+                "move it into one of them"
+            )
+    names = {stem: stem.split("/", 1)[1] if split_of[stem] else stem for stem in stems}
+    classes = tuple(sorted({os.path.dirname(name) for name in names.values()} - {""}))
+    labels = {"": -1} | {c: i for i, c in enumerate(classes)}
+    items = []
+    for stem, name in names.items():
+        files = {kind: os.path.join(path, f) for kind, f in by_stem[stem].items()}
+        folder = os.path.dirname(name)
+        items.append(_Item(name, split_of[stem], folder, labels[folder], **files))
+    return _Tree(tuple(items), classes, explicit, tuple(unused))
+
+
+def _split_of(stem: str) -> str | None:
+    top, _, rest = stem.partition("/")
+    return splits.named(top) if rest else None
+
+
+def _files(root: str) -> Iterable[str]:
+    """Paths below `root`, with "/" between parts; links to folders are followed once, hidden entries left out."""
+    seen: set[str] = set()
+    for folder, inner, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        inner[:] = sorted(d for d in inner if not d.startswith(".")) if real not in seen else []
+        if real in seen:
+            continue
+        seen.add(real)
+        below = os.path.relpath(folder, root).replace(os.sep, "/")
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield name if below == "." else f"{below}/{name}"

@@ -1,0 +1,395 @@
+"""Tar shards in webdataset's layout, read at random through an index of byte offsets: nothing is extracted, nothing unpickled."""
+
+import glob
+import hashlib
+import io
+import itertools
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmrep.data import decode, splits
+from mmrep.data.decode import Limits
+from mmrep.errors import ConfigError, DataError, near
+
+INDEX_VERSION = 1
+_CODE = (".pyd", ".pkl", ".pickle", ".pth", ".pt")
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Members `key.jpg`, `key.txt`, `key.json`, ... of one shard are one record; the key ends at the first dot of the file name.
+
+    Records: image uint8 [H, W, 3], text, audio float32 [T] in [-1, 1] at `rate`, label, the `extra` fields, file (shard and key).
+
+    pattern:   "data-{000..007}.tar", "data-*.tar" or {"train": pattern, "val": pattern}. With one pattern the splits are hashed.
+    image, audio, label: endings looked for, the first that a record has wins.
+    text:      endings whose captions are gathered; "json:caption" is the key `caption` (text or list) of the member `json`.
+    lines:     each line of a .txt is one caption of several (training draws one, evaluation takes the first).
+    extra:     "emb.npy" gives the array `emb`, "json:age" the value `age`.
+    index:     folder for the index files; empty: beside the shards, or in ~/.cache/mmrep/shards where that cannot be written.
+               An index is built once and again whenever the shard's size or time of change differs.
+    group:     a regular expression searched in a key; its first group keeps records in one split. Empty: the key.
+    fractions: shares of train, val and test of the hashed split.
+    """
+
+    pattern: str | tuple[tuple[str, str], ...]
+    image: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
+    text: tuple[str, ...] = ("txt",)
+    audio: tuple[str, ...] = ("wav", "flac", "ogg", "mp3")
+    label: tuple[str, ...] = ("cls",)
+    extra: tuple[str, ...] = ()
+    lines: bool = True
+    rate: int = 16_000
+    index: str = ""
+    group: str = ""
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.pattern, (str, os.PathLike)):
+            object.__setattr__(self, "pattern", os.fspath(self.pattern))
+        else:
+            object.__setattr__(self, "pattern", splits.pairs(self.pattern, "pattern"))
+            for name, _ in self.pattern:
+                if name not in splits.NAMES:
+                    raise ConfigError(f"pattern has no split {name!r}{near(name, splits.NAMES)}")
+        for name in ("image", "text", "audio", "label", "extra"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise ConfigError(f"{name} is {value!r}: give a tuple of endings, ({value!r},)")
+            for ending in value:
+                if f".{ending}".endswith(_CODE):
+                    raise ConfigError(f"{name} names {ending!r}: pickled members can run code and are never read; use .npy")
+        for ending in self.extra:
+            if not (ending.endswith("npy") or ":" in ending):
+                raise ConfigError(f"extra names {ending!r}: it can be an .npy ending or json:key")
+        splits.check_fractions(self.fractions)
+        try:
+            groups = re.compile(self.group).groups
+        except re.error as error:
+            raise ConfigError(f"group {self.group!r} is not a regular expression: {error}") from None
+        if self.group and not groups:
+            raise ConfigError(f"group {self.group!r} has no parentheses: put them around the part that is the key")
+
+    def open(self, split: str) -> "ShardRecords":
+        """The records of `split` ("train", "val", "test"). Raises DataError for missing or broken shards or an empty split."""
+        splits.check(split)
+        if isinstance(self.pattern, str):
+            pattern, explicit = self.pattern, False
+        else:
+            named = dict(self.pattern)
+            if split not in named:
+                raise DataError(f"pattern has no split {split!r}: it has {', '.join(named)}; add {split!r} to it")
+            pattern, explicit = named[split], True
+        indexes = tuple(index(path, self.index) for path in expand(pattern))
+        every = [(s, i) for s, shard in enumerate(indexes) for i in range(len(shard.first) - 1)]
+        chosen = splits.choose(
+            every,
+            lambda at: split if explicit else splits.hashed(self._key(indexes[at[0]], at[1]), self.fractions),
+            split, pattern, "add shards, set fractions, or give a pattern for each split",
+        )  # fmt: skip
+        known = {e for shard in indexes for e in shard.endings}
+        return ShardRecords(self, indexes, np.asarray(chosen, np.int64), self._has(self.text, known))
+
+    def texts(self, split: str) -> Iterator[str]:
+        """Every caption of `split`; captions that cannot be read are left to the records to report."""
+        return self.open(split).captions()
+
+    def view(self, record: dict[str, Any], rng: np.random.Generator | None) -> dict[str, Any]:
+        """One caption of several: a random one, or the first without `rng`."""
+        return splits.pick(record, rng)
+
+    @staticmethod
+    def _has(wanted: Sequence[str], known: set[str]) -> bool:
+        return any(w.split(":")[0] in known for w in wanted)
+
+    def _key(self, shard: "Index", sample: int) -> str:
+        key = shard.key(sample)
+        if not self.group:
+            return key
+        found = re.search(self.group, key)
+        if found is None or found[1] is None:
+            raise DataError(f"{shard.path} record {key}: its key has no match of group {self.group!r}: change group")
+        return found[1]
+
+
+@dataclass(frozen=True)
+class Index:
+    """Where a shard's members lie. Sample i has the members first[i] .. first[i + 1]; member j is named names[ends[j-1]:ends[j]]."""
+
+    path: str
+    names: bytes
+    ends: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+    first: np.ndarray
+    endings: tuple[str, ...]
+
+    def name(self, member: int) -> str:
+        start = self.ends[member - 1] if member else 0
+        return self.names[start : self.ends[member]].decode("utf-8", "surrogateescape")
+
+    def key(self, sample: int) -> str:
+        return _split_name(self.name(int(self.first[sample])))[0]
+
+    def members(self, sample: int) -> list[tuple[str, int, int]]:
+        """(ending, byte offset, size) of every member of a sample."""
+        span = range(int(self.first[sample]), int(self.first[sample + 1]))
+        return [(_split_name(self.name(j))[1], int(self.offsets[j]), int(self.sizes[j])) for j in span]
+
+
+@dataclass(frozen=True)
+class ShardRecords(Sequence):
+    """One split: `at` [N, 2] holds each record's (shard, sample)."""
+
+    source: Shards
+    indexes: tuple[Index, ...] = field(repr=False)
+    at: np.ndarray = field(repr=False)
+    has_text: bool = False
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:  # type: ignore[override]
+        source = self.source
+        shard, where, members = self._locate(i)
+        record: dict[str, Any] = {"file": where}
+        if self.has_text:
+            record["text"] = self._captions(shard, where, members)
+        for ending in self._first(source.label, members):
+            said = decode.text(self._read(shard, where, members, ending), f"{where}.{ending}", source.limits)
+            try:
+                record["label"] = int(said)
+            except ValueError:
+                raise DataError(f"{where}.{ending}: expected a whole number, found {said[:40]!r}") from None
+        for ending in source.extra:
+            name = ending.split(":")[1] if ":" in ending else ending.removesuffix("npy").rstrip(".") or "npy"
+            record[name] = self._extra(shard, where, members, ending)
+        for ending in self._first(source.image, members):
+            data = self._read(shard, where, members, ending)
+            record["image"] = decode.image(data, f"{where}.{ending}", source.limits)
+        for ending in self._first(source.audio, members):
+            data = self._read(shard, where, members, ending)
+            record["audio"] = decode.audio(data, f"{where}.{ending}", source.rate, source.limits)
+        return record
+
+    def captions(self) -> Iterator[str]:
+        for i in range(len(self) if self.has_text else 0):
+            try:
+                yield from self._captions(*self._locate(i))
+            except DataError:
+                continue
+
+    def _locate(self, i: int) -> tuple[Index, str, dict[str, tuple[int, int]]]:
+        s, sample = (int(v) for v in self.at[i])
+        shard = self.indexes[s]
+        where = f"{shard.path} record {shard.key(sample)}"
+        members: dict[str, tuple[int, int]] = {}
+        for ending, offset, size in shard.members(sample):
+            if ending in members:
+                raise DataError(f"{where}: it has two members .{ending}: give each record its own key")
+            members[ending] = (offset, size)
+        return shard, where, members
+
+    @staticmethod
+    def _first(endings: Sequence[str], members: Mapping[str, Any]) -> Sequence[str]:
+        return [e for e in endings if e in members][:1]
+
+    def _read(self, shard: Index, where: str, members: Mapping[str, tuple[int, int]], ending: str) -> bytes:
+        offset, size = members[ending]
+        if size > self.source.limits.bytes:
+            raise DataError(
+                f"{where}.{ending} has {size:,} bytes, more than the limit of {self.source.limits.bytes:,}: "
+                "shrink it or raise limits.bytes"
+            )
+        try:
+            with open(shard.path, "rb") as file:
+                file.seek(offset)
+                data = file.read(size)
+        except OSError as error:
+            raise DataError(f"{where}: {shard.path} cannot be read ({error.strerror or error})") from None
+        if len(data) < size:
+            raise DataError(f"{where}.{ending}: the shard was cut short while in use: copy it again")
+        return data
+
+    def _captions(self, shard: Index, where: str, members: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
+        source = self.source
+        found: list[str] = []
+        for ending in source.text:
+            member, _, key = ending.partition(":")
+            if member not in members:
+                continue
+            place = f"{where}.{ending}"
+            if key:
+                value = self._json(shard, where, members, member).get(key)
+                said = value if isinstance(value, list) else [] if value is None else [value]
+                found += [decode.caption(v, place, source.limits) for v in said]
+            else:
+                if members[member][1] > 4 * source.limits.characters + 3:
+                    raise DataError(
+                        f"{place}: the text has {members[member][1]:,} bytes, more than {source.limits.characters:,} "
+                        "characters can take: shorten it or raise limits.characters"
+                    )
+                whole = decode.text(self._read(shard, where, members, member), place, source.limits)
+                found += [s.strip() for s in whole.splitlines() if s.strip()] if source.lines else [whole]
+        if not found:
+            raise DataError(f"{where} has no caption ({', '.join(source.text)}): add one, or set text=()")
+        return tuple(dict.fromkeys(found))
+
+    def _json(self, shard: Index, where: str, members: Mapping[str, tuple[int, int]], member: str) -> dict[str, Any]:
+        try:
+            value = json.loads(self._read(shard, where, members, member))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}.{member}: not JSON ({error})") from None
+        if not isinstance(value, dict):
+            raise DataError(f"{where}.{member}: expected an object, found {type(value).__name__}")
+        return value
+
+    def _extra(self, shard: Index, where: str, members: Mapping[str, tuple[int, int]], ending: str) -> Any:
+        member, _, key = ending.partition(":")
+        if member not in members:
+            raise DataError(f"{where} has no member .{member}{near(member, members)}")
+        if key:
+            value = self._json(shard, where, members, member)
+            if key not in value:
+                raise DataError(f"{where}.{member} has no key {key!r}{near(key, value)}")
+            return np.asarray(value[key], np.float32) if isinstance(value[key], list) else value[key]
+        try:
+            return np.load(io.BytesIO(self._read(shard, where, members, member)), allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise DataError(f"{where}.{member}: not an array file ({error})") from None
+
+
+def expand(pattern: str) -> tuple[str, ...]:
+    """The shards that a pattern names, in order: {000..007} counts, {a,b} lists, * and ? are looked up.
+
+    Raises DataError for a shard that does not exist or a pattern that finds nothing.
+    """
+    parts = re.split(r"\{([^{}]*)\}", pattern)
+    choices = [_braces(part, pattern) if i % 2 else [part] for i, part in enumerate(parts)]
+    paths: list[str] = []
+    for words in itertools.product(*choices):
+        one = "".join(words)
+        if glob.has_magic(one):
+            found = sorted(glob.glob(one))
+            if not found:
+                raise DataError(f"no shard matches {one}: check the path (it is relative to {os.getcwd()})")
+            paths += found
+        elif not os.path.isfile(one):
+            raise DataError(f"{one} is missing: check the pattern {pattern!r}")
+        else:
+            paths.append(one)
+    return tuple(dict.fromkeys(paths))
+
+
+def _braces(inner: str, pattern: str) -> list[str]:
+    counted = re.fullmatch(r"(\d+)\.\.(\d+)", inner)
+    if counted is None:
+        return inner.split(",")
+    low, high = counted[1], counted[2]
+    if int(low) > int(high):
+        raise DataError(f"pattern {pattern!r} counts from {low} down to {high}: swap them")
+    return [str(n).zfill(len(low)) for n in range(int(low), int(high) + 1)]
+
+
+def index(path: str, folder: str = "") -> Index:
+    """The index of the shard `path`: read from its index file, or built and stored there where that is missing or stale."""
+    try:
+        state = os.stat(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}): check the pattern") from None
+    stamp = np.asarray([INDEX_VERSION, state.st_size, state.st_mtime_ns], np.int64)
+    places = _places(path, folder)
+    for place in places:
+        stored = _load(path, place, stamp)
+        if stored is not None:
+            return stored
+    built = _build(path)
+    for place in places:
+        if _store(built, place, stamp):
+            break
+    return built
+
+
+def _places(path: str, folder: str) -> list[Path]:
+    name = f"{hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:16]}.index.npz"
+    if folder:
+        return [Path(folder) / name]
+    return [Path(f"{path}.index.npz"), Path.home() / ".cache" / "mmrep" / "shards" / name]
+
+
+def _load(path: str, place: Path, stamp: np.ndarray) -> Index | None:
+    try:
+        with np.load(place, allow_pickle=False) as stored:
+            if not np.array_equal(stored["stamp"], stamp):
+                return None
+            arrays = {k: stored[k] for k in ("ends", "offsets", "sizes", "first")}
+            endings = tuple(stored["endings"].tobytes().decode("utf-8", "surrogateescape").split("\0"))
+            return Index(path, stored["names"].tobytes(), endings=endings, **arrays)
+    except Exception:  # missing, cut short or written by something else: it is built again
+        return None
+
+
+def _store(built: Index, place: Path, stamp: np.ndarray) -> bool:
+    content = io.BytesIO()
+    np.savez(
+        content, stamp=stamp, names=np.frombuffer(built.names, np.uint8), ends=built.ends, offsets=built.offsets,
+        sizes=built.sizes, first=built.first,
+        endings=np.frombuffer("\0".join(built.endings).encode("utf-8", "surrogateescape"), np.uint8),
+    )  # fmt: skip
+    part = place.with_name(f"{place.name}.{os.getpid()}.part")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content.getvalue())
+        os.replace(part, place)  # another process sees the old file or the whole new one
+    except OSError:
+        part.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _build(path: str) -> Index:
+    if path.endswith((".gz", ".tgz", ".bz2", ".xz", ".zst")):
+        raise DataError(f"{path} is compressed, which forbids random access: unpack it to a plain .tar")
+    samples: dict[str, list[tuple[str, int, int]]] = {}
+    last = "its start"
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                key, ending = _split_name(member.name)
+                if member.isreg() and not member.issparse() and ending and not os.path.basename(key).startswith("."):
+                    samples.setdefault(key, []).append((member.name, member.offset_data, member.size))
+                last = member.name
+                tar.members.clear()  # tarfile would keep every header
+    except tarfile.TarError as error:
+        raise DataError(f"{path} is not a whole tar file (after {last}: {error}): copy it again") from None
+    members = [m for sample in samples.values() for m in sample]
+    if members and max(offset + size for _, offset, size in members) > os.path.getsize(path):
+        raise DataError(f"{path} is cut short after {last}: copy it again")
+    if not members:
+        raise DataError(f"{path} has no files of the form key.ending: remove it from the pattern")
+    names = [name.encode("utf-8", "surrogateescape") for name, _, _ in members]
+    return Index(
+        path,
+        b"".join(names),
+        np.cumsum([len(n) for n in names], dtype=np.int64),
+        np.asarray([offset for _, offset, _ in members], np.int64),
+        np.asarray([size for _, _, size in members], np.int64),
+        np.cumsum([0, *(len(sample) for sample in samples.values())], dtype=np.int64),
+        tuple(sorted({_split_name(name)[1] for name, _, _ in members})),
+    )
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """("a/001", "left.jpg") of "./a/001.left.JPG": webdataset's rule."""
+    folder, _, base = name.removeprefix("./").rpartition("/")
+    stem, _, ending = base.partition(".")
+    return (f"{folder}/{stem}" if folder else stem), ending.lower()

@@ -1,0 +1,129 @@
+"""Evaluators as config: each is a frozen dataclass whose run(view) -> {metric: value} composes the functions of this package."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mmrep.config import Experiment
+from mmrep.evals import knn, probe, retrieval, zero_shot
+from mmrep.evals.view import Fields, View
+from mmrep.system import Extras, Params, System
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Cross-modal retrieval in one direction: embeddings by dot product; ties count by their mean rank.
+
+    query, target: infer names.   group: a record field; candidates that share its value with the query are all right.
+    """
+
+    query: str
+    target: str
+    split: str = "test"
+    ks: tuple[int, ...] = (1, 5, 10)
+    query_fields: Fields = ()
+    target_fields: Fields = ()
+    group: str = ""
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        return self.name or f"{self.query}->{self.target}"
+
+    def embeddings(self, view: View) -> tuple[np.ndarray, np.ndarray]:
+        return view.embed(self.query, self.split, self.query_fields), view.embed(
+            self.target, self.split, self.target_fields
+        )
+
+    def run(self, view: View) -> dict[str, float]:
+        queries, targets = self.embeddings(view)
+        if self.group:
+            keys = np.asarray([str(v) for v in view.column(self.group, self.split)])
+            positives: Any = keys[:, None] == keys[None, :]
+        else:
+            positives = np.arange(len(queries))
+        found = retrieval.retrieval_metrics(retrieval.ranks(queries, targets, positives), len(targets), self.ks)
+        return {f"{self.label} {k}": float(v) for k, v in found.items()}
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """Classification by prompts: class embedding = renormalised mean over templates of the text embedding.
+
+    label: a record field with class numbers.   templates hold "{}" for the class name.
+    """
+
+    classes: tuple[str, ...]
+    label: str
+    templates: tuple[str, ...] = ("{}",)
+    query: str = "image"
+    text: str = "text"
+    split: str = "test"
+    query_fields: Fields = ()
+    name: str = "zero-shot"
+
+    def run(self, view: View) -> dict[str, float]:
+        labels = np.asarray(view.column(self.label, self.split))
+        prompts = [t.format(c) for c in self.classes for t in self.templates]
+        embedded = view.embed_raw(self.text, {self.text: prompts})
+        embedded = embedded.reshape(len(self.classes), len(self.templates), -1)
+        found = zero_shot.zero_shot_metrics(
+            view.embed(self.query, self.split, self.query_fields), zero_shot.class_embeddings(embedded), labels
+        )
+        return {f"{self.name} {k}": float(v) for k, v in found.items()} | {f"{self.name} chance": 1 / len(self.classes)}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Ridge probe of an infer output that returns {layer: [N, D]} or one [N, D] array; lambda is chosen on the val split."""
+
+    features: str
+    label: str
+    name: str = "probe"
+
+    def run(self, view: View) -> dict[str, float]:
+        sets = {s: view.embed(self.features, s) for s in ("train", "val", "test")}
+        labels = {s: np.asarray(view.column(self.label, s)) for s in sets}
+        layers = sets["train"] if isinstance(sets["train"], Mapping) else {"": sets["train"]}
+        scores = {}
+        for layer in layers:
+            x = {s: np.asarray(v[layer] if layer else v) for s, v in sets.items()}
+            fit = probe.ridge_probe(x["train"], labels["train"], x["val"], labels["val"], x["test"], labels["test"])
+            scores[f"{self.name} {layer} accuracy".replace("  ", " ")] = float(fit.accuracy)
+        return scores
+
+
+@dataclass(frozen=True)
+class Knn:
+    """Weighted k-nearest-neighbour accuracy on test, with the training split as memory."""
+
+    features: str
+    label: str
+    k: int = 20
+    name: str = "kNN"
+
+    def run(self, view: View) -> dict[str, float]:
+        train, test = (view.embed(self.features, s) for s in ("train", "test"))
+        known, truth = (np.asarray(view.column(self.label, s)) for s in ("train", "test"))
+        found = knn.knn_predict(train, known, test, k=self.k)
+        return {f"{self.name} accuracy": float(np.mean(found == truth))}
+
+
+def evaluate(
+    experiment: Experiment, system: System, params: Params, extras: Extras, tokenize: Any = None, mesh: Any = None
+) -> dict[str, float]:
+    """All of `experiment.evals` over one shared view: {metric: value}."""
+    view = View(system, params, extras, experiment.data, tokenize, mesh)
+    return run_all(experiment.evals, view)
+
+
+def run_all(evals: tuple[Any, ...], view: View) -> dict[str, float]:
+    """Each evaluator's metrics, in order."""
+    return {name: value for e in evals for name, value in e.run(view).items()}
+
+
+def on_split(evals: tuple[Any, ...], split: str) -> tuple[Any, ...]:
+    """The same evaluators on another split, e.g. "val" while tuning."""
+    return tuple(replace(e, split=split) if hasattr(e, "split") else e for e in evals)

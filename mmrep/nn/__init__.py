@@ -1,0 +1,1 @@
+"""Encoders and their parts as flax.linen modules, used only through `init` and `apply`."""

@@ -1,0 +1,85 @@
+"""What stands between an encoder and a loss: projections, unit vectors, the learnt logit scale and bias."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from mmrep.errors import ConfigError
+
+
+def l2_normalise(x: Float[Array, "... D"], eps: float = 1e-6) -> Float[Array, "... D"]:
+    """`x / max(|x|, eps)` over the last axis, reckoned in float32 and returned in `x`'s dtype; zero stays zero, with a finite gradient."""
+    x32 = x.astype(jnp.float32)
+    square = jnp.sum(x32 * x32, axis=-1, keepdims=True)
+    return (x32 * jax.lax.rsqrt(jnp.maximum(square, jnp.float32(eps * eps)))).astype(x.dtype)
+
+
+class Projection(nn.Module):
+    """To the shared space: one linear map, or with `hidden` a two-layer perceptron with GELU; unit length with `normalise`."""
+
+    dim: int
+    hidden: int | None = None
+    normalise: bool = True
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... E"]:
+        if self.dim <= 0:
+            raise ConfigError(f"Projection.dim is {self.dim}; it must be positive.")
+        if self.hidden is not None:
+            x = nn.gelu(nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(x), approximate=False)
+        x = nn.Dense(self.dim, use_bias=self.use_bias, dtype=self.dtype, name="out")(x)
+        return l2_normalise(x) if self.normalise else x
+
+
+@jax.custom_vjp
+def cap(x: Float[Array, ""], ceiling: Float[Array, ""]) -> Float[Array, ""]:
+    """`min(x, ceiling)` whose gradient still passes above the ceiling when descent along it would lower `x`."""
+    return jnp.minimum(x, ceiling)
+
+
+def _cap_forward(x, ceiling):
+    return jnp.minimum(x, ceiling), (x, ceiling)
+
+
+def _cap_backward(residuals, g):
+    x, ceiling = residuals
+    # A plain minimum would leave a scale that once rose above the ceiling there for good: its gradient is zero.
+    return jnp.where((x < ceiling) | (g > 0), g, jnp.zeros_like(g)), jnp.zeros_like(ceiling)
+
+
+cap.defvjp(_cap_forward, _cap_backward)
+
+
+class LogScale(nn.Module):
+    """The inverse temperature of contrastive logits, learnt as its logarithm (Radford et al. 2021, section 2.5).
+
+    `initial` is the scale at the start, `max` its ceiling (None: no ceiling). Raises ConfigError unless both are positive.
+    """
+
+    initial: float = 1 / 0.07
+    max: float | None = 100.0
+
+    @nn.compact
+    def __call__(self) -> Float[Array, ""]:
+        if self.initial <= 0 or (self.max is not None and self.max <= 0):
+            raise ConfigError(f"LogScale has initial {self.initial} and max {self.max}; both must be positive.")
+        log_scale = self.param("log_scale", lambda _: jnp.asarray(math.log(self.initial), jnp.float32))
+        if self.max is not None:
+            log_scale = cap(log_scale, jnp.asarray(math.log(self.max), jnp.float32))
+        return jnp.exp(log_scale)
+
+
+class LogitBias(nn.Module):
+    """A learnt scalar added to logits (SigLIP, Zhai et al. 2023, section 3.2: -10 at the start)."""
+
+    initial: float = -10.0
+
+    @nn.compact
+    def __call__(self) -> Float[Array, ""]:
+        return self.param("bias", lambda _: jnp.asarray(self.initial, jnp.float32))

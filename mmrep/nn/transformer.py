@@ -1,0 +1,170 @@
+"""Transformer blocks and stacks, with or without cross-attention, looped or scanned."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from mmrep.errors import ConfigError, near
+from mmrep.nn.attention import Attention
+
+EPSILON = 1e-5  # of every LayerNorm, as in CLIP
+
+ACTIVATIONS = {
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+}
+
+
+def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
+    """LayerNorm with statistics in float32, whatever `dtype` goes in and out."""
+    return nn.LayerNorm(epsilon=EPSILON, dtype=dtype, name=name)
+
+
+class Mlp(nn.Module):
+    """Dense, activation ("gelu" exact, "gelu_tanh", "quick_gelu"), Dense back to the width that came in."""
+
+    hidden: int
+    dtype: Any = jnp.float32
+    activation: str = "gelu"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(f"activation {self.activation!r} is unknown{near(self.activation, ACTIVATIONS)}")
+        kernel_init = nn.initializers.xavier_uniform()
+        y = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=kernel_init, name="up")(x)
+        y = ACTIVATIONS[self.activation](y)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=kernel_init, name="down")(y)
+
+
+class Block(nn.Module):
+    """Self-attention, with `cross` cross-attention to `context`, then an MLP, each with a residual.
+
+    norm="pre" normalises what goes into each part (Xiong et al. 2020), "post" the sum behind it (BERT).
+    """
+
+    heads: int
+    mlp_ratio: float = 4.0
+    cross: bool = False
+    norm: str = "pre"
+    dtype: Any = jnp.float32
+    activation: str = "gelu"
+    implementation: str | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        mask: Bool[Array, "#B #H #N #N"] | None = None,
+        context: Float[Array, "B M E"] | None = None,
+        context_mask: Bool[Array, "#B #H #N #M"] | None = None,
+    ) -> Float[Array, "B N D"]:
+        if self.norm not in ("pre", "post"):
+            raise ConfigError(f"norm is {self.norm!r}; choose 'pre' or 'post'.")
+        if self.cross != (context is not None):
+            raise ConfigError(
+                "cross=True needs a context to attend to." if self.cross else "A context was given; set cross=True."
+            )
+        attention = {"heads": self.heads, "dtype": self.dtype, "implementation": self.implementation}
+        parts = [("attn", lambda y: Attention(**attention, name="attn")(y, mask=mask))]
+        if self.cross:
+            parts.append(("cross", lambda y: Attention(**attention, name="cross")(y, context, mask=context_mask)))
+        hidden = int(x.shape[-1] * self.mlp_ratio)
+        parts.append(("mlp", lambda y: Mlp(hidden, self.dtype, self.activation, name="mlp")(y)))
+        for name, part in parts:
+            norm = layer_norm(self.dtype, f"norm_{name}")
+            x = x + part(norm(x)) if self.norm == "pre" else norm(x + part(x))
+        return x
+
+
+class Transformer(nn.Module):
+    """`depth` Blocks; with norm="pre" a final LayerNorm follows.
+
+    Returns (y, out): y is the final (normed) [B,N,D], out holds it as "tokens" and every block's output as "block00", "block01", ...,
+    or with `scan` as "blocks" [depth,B,N,D]. `scan` compiles one block whatever the depth and keeps parameters stacked under
+    "blocks" (see `stack_blocks`); `remat` recomputes a block's inside in the backward pass instead of keeping it.
+    """
+
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    cross: bool = False
+    norm: str = "pre"
+    scan: bool = False
+    remat: bool = False
+    dtype: Any = jnp.float32
+    activation: str = "gelu"
+    implementation: str | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        mask: Bool[Array, "#B #H #N #N"] | None = None,
+        context: Float[Array, "B M E"] | None = None,
+        context_mask: Bool[Array, "#B #H #N #M"] | None = None,
+    ) -> tuple[Float[Array, "B N D"], dict[str, Array]]:
+        if self.depth < 1:
+            raise ConfigError(f"depth is {self.depth}; it must be at least 1.")
+        settings = {
+            "heads": self.heads,
+            "mlp_ratio": self.mlp_ratio,
+            "cross": self.cross,
+            "norm": self.norm,
+            "dtype": self.dtype,
+            "activation": self.activation,
+            "implementation": self.implementation,
+        }
+        block = nn.remat(Block, prevent_cse=not self.scan) if self.remat else Block
+        x = x.astype(self.dtype)
+        out: dict[str, Array] = {}
+        if self.scan:
+
+            def layer(module, x, *rest):
+                y = module(x, *rest)
+                return y, y
+
+            layers = nn.scan(
+                layer,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=nn.broadcast,
+                length=self.depth,
+            )
+            x, out["blocks"] = layers(block(**settings, name="blocks"), x, mask, context, context_mask)
+        else:
+            for i in range(self.depth):
+                x = block(**settings, name=f"block{i:02d}")(x, mask, context, context_mask)
+                out[f"block{i:02d}"] = x
+        if self.norm == "pre":
+            x = layer_norm(self.dtype, "norm")(x)
+        out["tokens"] = x
+        return x, out
+
+
+_BLOCK = re.compile(r"block\d+")
+
+
+def stack_blocks(params: dict) -> dict:
+    """Parameters of looped Transformers (block00, block01, ...) as those of scanned ones (blocks, stacked), at any depth of the tree."""
+    params = {name: stack_blocks(sub) if isinstance(sub, dict) else sub for name, sub in params.items()}
+    names = sorted((name for name in params if _BLOCK.fullmatch(name)), key=lambda name: int(name[5:]))
+    if names:
+        layers = [params.pop(name) for name in names]
+        params["blocks"] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+    return params
+
+
+def unstack_blocks(params: dict) -> dict:
+    """The inverse of `stack_blocks`."""
+    params = {name: unstack_blocks(sub) if isinstance(sub, dict) else sub for name, sub in params.items()}
+    if "blocks" in params:
+        stacked = params.pop("blocks")
+        for i in range(jax.tree.leaves(stacked)[0].shape[0]):
+            params[f"block{i:02d}"] = jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
+    return params

@@ -1,0 +1,43 @@
+"""The contract: a published system is a small tuple of pure functions over plain nested dicts of arrays."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from jaxtyping import Array, Float, PRNGKeyArray
+
+Params: TypeAlias = dict[str, Any]
+Extras: TypeAlias = dict[str, Any]
+Batch: TypeAlias = dict[str, Array]
+Metrics: TypeAlias = dict[str, Array]
+Infer: TypeAlias = Callable[[Params, Extras, Batch], Any]
+LossFn: TypeAlias = Callable[[Params, Extras, Batch, PRNGKeyArray], tuple[Float[Array, ""], tuple[Extras, Metrics]]]
+
+
+def _keep(params: Params, extras: Extras) -> Extras:
+    return extras
+
+
+class System(NamedTuple):
+    """What the loop, the checkpoints, the evaluators and the generic tests know of a system.
+
+    init:   (rng, batch) -> (params, extras). `batch` gives shapes only; every leaf returned is strongly typed.
+    loss:   (params, extras, batch, rng) -> (loss, (extras, metrics)). Keeps structure, shapes and dtypes of `extras`.
+    infer:  {name: (params, extras, batch) -> arrays}: what evaluators, notebooks and users call ("image", "text", ...).
+            Each reads only the batch entries it needs, and no output row depends on another row.
+    update: (params, extras) -> extras, after the optimiser step: EMA teacher, centres, codebooks.
+    """
+
+    init: Callable[[PRNGKeyArray, Batch], tuple[Params, Extras]]
+    loss: LossFn
+    infer: Mapping[str, Infer]
+    update: Callable[[Params, Extras], Extras] = _keep
+
+
+def stateless(loss: Callable[[Params, Batch, PRNGKeyArray], tuple[Array, Metrics]]) -> LossFn:
+    """Lifts (params, batch, rng) -> (loss, metrics) into `System.loss` for a system that carries nothing."""
+
+    def lifted(params: Params, extras: Extras, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, tuple[Extras, Metrics]]:
+        value, metrics = loss(params, batch, rng)
+        return value, (extras, metrics)
+
+    return lifted

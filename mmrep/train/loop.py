@@ -1,0 +1,338 @@
+"""The one loop: phases, checkpoints, evaluation and logging around a jitted step. It knows only the contract."""
+
+import json
+import platform
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from tqdm import tqdm
+
+from mmrep import modality, paths
+from mmrep.config import Experiment, Phase, differences, fingerprint, flatten, to_json, unflatten
+from mmrep.data import pipeline
+from mmrep.errors import ConfigError
+from mmrep.evals import suite
+from mmrep.system import Extras, Params, System
+from mmrep.train import metrics as metric_log
+from mmrep.train import sharding, state
+from mmrep.train.checkpoint import Checkpoints
+from mmrep.train.optim import optimizer
+
+# Fields that may change between the parts of one run: they do not change what is learnt.
+FREE = ("evals", "mesh", "sharding", "train.log_every", "train.eval_every", "train.checkpoint_every",
+        "train.keep_checkpoints", "data.workers", "data.prefetch", "data.eval_batch_size", "data.max_bad_records")  # fmt: skip
+
+
+class Context(NamedTuple):
+    """What a phase that is a plain function may use: the phase's training split, the system and a key."""
+
+    split: pipeline.Split
+    system: System
+    rng: jax.Array
+
+
+class Trained(NamedTuple):
+    """A trained experiment: `params` are those that evaluation uses (the average where one is kept)."""
+
+    experiment: Experiment
+    params: Params
+    extras: Extras
+    tokenizer: bytes | None
+    metrics: dict[str, float]
+    rows: list[dict[str, float]]
+
+
+class Stage(NamedTuple):
+    """A phase made ready: its system, optimiser, sharded step and the shardings of its state."""
+
+    phase: Phase
+    system: System
+    create: Callable[[Params, Extras], state.State]
+    step: Callable[..., tuple[state.State, dict[str, jax.Array]]]
+    abstract: state.State
+
+
+def versions() -> dict[str, str]:
+    """What ran: Python, the libraries that decide numbers, and the devices."""
+    names = (
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "grain",
+        "numpy",
+        "sentencepiece",
+        "tensorflow-datasets",
+    )
+    device = jax.devices()[0]
+    return {"python": platform.python_version(), "devices": f"{jax.device_count()} x {device.device_kind}"} | {
+        n: version(n) for n in names
+    }
+
+
+def initial(experiment: Experiment) -> tuple[Params, Extras]:
+    """(params, extras) of the experiment's system at its seed."""
+    system = experiment.system.build()
+    example = modality.example(experiment.data.modalities, min(experiment.data.batch_size, 8))
+    return jax.jit(system.init)(jax.random.key(experiment.train.seed), example)
+
+
+def train(
+    experiment: Experiment,
+    workdir: Path | None = None,
+    *,
+    meta: Mapping[str, Any] | None = None,
+    progress: bool = True,
+    stop: int | None = None,
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+) -> Trained:
+    """Trains `experiment` to its last step and evaluates it; with a `workdir` it checkpoints, logs, and resumes what is there.
+
+    stop: leave after this many steps in all (as if killed there, but saved). meta: put beside the config (slug, size).
+    Raises ConfigError where `workdir` holds a run of another config, or a field cannot work on this machine.
+    """
+    config, total = experiment.train, min(experiment.steps, stop or experiment.steps)
+    mesh = sharding.make_mesh(experiment.mesh)
+    if experiment.data.batch_size % (mesh.shape["data"] * config.accumulate):
+        raise ConfigError(
+            f"data.batch_size {experiment.data.batch_size} does not divide over mesh.data {mesh.shape['data']} x train.accumulate {config.accumulate}"
+        )
+    tokenizer = _open_workdir(experiment, workdir, meta)
+    tokenize = pipeline.load_tokenizer(experiment.data, tokenizer)
+    key = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
+    with ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(mesh))
+        saves = stack.enter_context(Checkpoints(workdir / "checkpoints", config.keep_checkpoints)) if workdir else None
+        done = (saves.latest or 0) if saves else 0
+        log = metric_log.Writer(workdir if jax.process_index() == 0 else None, done, to_json(experiment))
+        stack.callback(log.close)
+        current, at = None, -1
+        if done:
+            at, _ = experiment.phase_at(done - 1)
+            stage = make_stage(experiment, at, mesh)
+            assert saves is not None
+            current = saves.restore(done, stage.abstract)
+            say(
+                f"nothing left to do: {workdir} is at step {done} of {total}"
+                if done >= total
+                else f"resuming {workdir} at step {done} of {total}"
+            )
+        bar = stack.enter_context(
+            tqdm(total=total, initial=done, unit="step", disable=not progress, dynamic_ncols=True, smoothing=0.05)
+        )
+        while done < total or current is None:
+            index, start = experiment.phase_at(done)
+            if index != at:
+                stage, at = make_stage(experiment, index, mesh), index
+                current = _enter(stage, experiment, current)
+            source = stage.phase.data or experiment.data.source
+            split = pipeline.open_split(experiment.data, tokenize, "train", source)
+            if stage.phase.run is not None:
+                context = Context(split, stage.system, jax.random.fold_in(key, done))
+                params, extras = stage.phase.run(current["params"], current["extras"], context)
+                moved = {"params": params, "extras": extras, "step": current["step"] + 1}
+                current = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), current | moved, current)
+                done += 1
+            else:
+                end = min(total, start + stage.phase.steps)
+                current = _steps(experiment, stage, current, split, key, mesh, done, end, bar, log, saves, tokenize)
+                done = end
+            if saves and done < total:
+                saves.save(done, current)
+        if saves:
+            saves.save(done, current)
+        params, extras = state.evaluated(current), current["extras"]
+        final = {}
+        if done >= experiment.steps:
+            system = stage.system
+            final = suite.evaluate(experiment, system, params, extras, tokenize, mesh) if experiment.evals else {}
+            log.write(done, {f"eval/{k}": v for k, v in final.items()})
+            if workdir and jax.process_index() == 0:
+                (workdir / "evaluation.json").write_text(
+                    json.dumps(final, indent=1, ensure_ascii=False), encoding="utf-8"
+                )
+        return Trained(experiment, params, extras, tokenizer, final, log.rows)
+
+
+def _steps(
+    experiment: Experiment, stage: Stage, current: state.State, split: pipeline.Split, key: jax.Array, mesh: Any,
+    done: int, end: int, bar: Any, log: metric_log.Writer, saves: Checkpoints | None, tokenize: Any,
+) -> state.State:  # fmt: skip
+    """Gradient steps done..end of one phase. The host never waits for the newest step: it reads metrics one log point late."""
+    config, size = experiment.train, experiment.data.batch_size
+    _, start = experiment.phase_at(done)
+    process = (jax.process_index(), jax.process_count())
+    host = pipeline.train_batches(split, size, config.seed + start, done - start, process)
+    batches = _ahead(host, sharding.batch_sharding(mesh))
+    running: deque[jax.Array] = deque()
+    late: tuple[int, Mapping[str, jax.Array], dict[str, float]] | None = None
+    waited, clock, since = 0.0, time.perf_counter(), done
+
+    def flush() -> None:
+        if late is None:
+            return
+        step, values, rates = late
+        read = {f"train/{k}": float(v) for k, v in jax.device_get(dict(values)).items()}
+        log.write(step, read | rates)
+        bar.set_postfix_str(
+            f"loss {read['train/loss']:.3f}, {rates['examples_per_second']:.0f} examples/s", refresh=False
+        )
+        if read["train/skips"] >= config.max_skips:
+            raise ConfigError(
+                f"the loss or gradient was not finite for {int(read['train/skips'])} steps in a row up to step {step}; lower optim.lr or look at the data with experiments.inspect"
+            )
+
+    for step in range(done + 1, end + 1):
+        before = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - before
+        with jax.transfer_guard("disallow"):
+            current, values = stage.step(current, batch, key)
+        running.append(values["loss"])
+        if len(running) > 2:  # bounds the steps in flight, and so the memory, without idling the device
+            running.popleft().block_until_ready()
+        bar.update()
+        if step % config.log_every == 0 or step == end:
+            flush()
+            now = time.perf_counter()
+            rate = (step - since) * size / (now - clock)
+            late = (step, values, {"examples_per_second": rate, "data_wait": waited / (now - clock)})
+            waited, clock, since = 0.0, now, step
+        if config.checkpoint_every and saves and step % config.checkpoint_every == 0 and step < end:
+            saves.save(step, current)
+        if config.eval_every and step % config.eval_every == 0 and step < experiment.steps:
+            found = suite.evaluate(
+                experiment, stage.system, state.evaluated(current), current["extras"], tokenize, mesh
+            )
+            log.write(step, {f"eval/{k}": v for k, v in found.items()})
+            clock, since, waited = time.perf_counter(), step, 0.0
+    flush()
+    return current
+
+
+def _ahead(batches: Iterator[pipeline.HostBatch], where: Any, depth: int = 2) -> Iterator[dict[str, jax.Array]]:
+    """Keeps `depth` batches on their way to the devices."""
+    ready: deque[dict[str, jax.Array]] = deque()
+    for batch in batches:
+        ready.append(sharding.put_batch(batch, where))
+        if len(ready) == depth:
+            yield ready.popleft()
+
+
+def make_stage(experiment: Experiment, index: int, mesh: Any) -> Stage:
+    phase, config = experiment.phases[index], experiment.train
+    system = (phase.system or experiment.system).build()
+    tx, create = _creator(experiment, phase)
+    abstract = abstract_state(experiment, index, mesh)
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    rows, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    step = jax.jit(
+        state.make_step(system, tx, phase.trainable, config), donate_argnums=0,
+        in_shardings=(places, rows, everywhere), out_shardings=(places, everywhere),
+    )  # fmt: skip
+    return Stage(phase, system, jax.jit(create, out_shardings=places), step, abstract)
+
+
+def _creator(experiment: Experiment, phase: Phase) -> tuple[Any, Callable[[Params, Extras], state.State]]:
+    tx = optimizer(phase.optim or experiment.optim, phase.steps)
+    return tx, lambda params, extras: state.create(params, extras, tx, phase.trainable, experiment.train.ema)
+
+
+def abstract_state(experiment: Experiment, index: int, mesh: Any) -> state.State:
+    """Shapes, dtypes and shardings of the state in phase `index`; nothing is computed or allocated."""
+    _, create = _creator(experiment, experiment.phases[index])
+    shapes = jax.eval_shape(create, *jax.eval_shape(lambda: initial(experiment)))
+    places = sharding.by_rules(shapes, experiment.sharding, mesh)
+    return jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, places)
+
+
+def _enter(stage: Stage, experiment: Experiment, current: state.State | None) -> state.State:
+    """The state at the start of a phase: parameters of the phase before (or fresh), pretrained parts, `begin`, a new optimiser."""
+    params, extras = initial(experiment) if current is None else (current["params"], current["extras"])
+    for part in stage.phase.start:
+        params = transplant(params, pretrained(part.experiment).params, part.parts)
+    if stage.phase.begin is not None:
+        params, extras = jax.jit(stage.phase.begin)(params, extras)
+    fresh = stage.create(params, extras)
+    if current is None:
+        return fresh
+    average = current["ema"] if experiment.train.ema and not stage.phase.start else fresh["ema"]
+    return fresh | {"step": current["step"], "skipped": current["skipped"], "ema": average}
+
+
+def transplant(params: Params, donor: Params, parts: tuple[tuple[str, str], ...]) -> Params:
+    """`params` with the donor's leaves at the named prefixes. Raises ConfigError where a path or shape has no match."""
+    flat, given = flatten(params), flatten(donor)
+    for there, here in parts:
+        moved = {here + p[len(there) :]: v for p, v in given.items() if p.startswith(there)}
+        if not moved:
+            raise ConfigError(f"pretrained part {there!r} matches no parameter of its experiment")
+        for path, value in moved.items():
+            if path not in flat or flat[path].shape != value.shape:
+                found = list(flat[path].shape) if path in flat else "absent"
+                raise ConfigError(
+                    f"pretrained {path} has shape {list(value.shape)}, here it is {found}: give both experiments the same sizes"
+                )
+            flat[path] = jnp.asarray(value)
+    return unflatten(flat)
+
+
+def pretrained(experiment: Experiment) -> Trained:
+    """`experiment`, trained: read from the cache under its fingerprint, or trained now and kept there."""
+    folder = paths.cache() / "pretrained" / fingerprint(experiment)
+    return train(experiment, folder, say=lambda _: None)
+
+
+def _open_workdir(experiment: Experiment, workdir: Path | None, meta: Mapping[str, Any] | None) -> bytes | None:
+    """Checks that `workdir` is new or holds this experiment, and returns its tokenizer (fitting it on the first run)."""
+    sources = list(
+        {fingerprint(s): s for s in [experiment.data.source, *[p.data for p in experiment.phases if p.data]]}.values()
+    )
+    stored = to_json(experiment)
+    if workdir is None:
+        return pipeline.fit_tokenizer(experiment.data, sources, paths.cache() / "tokenizers")
+    path = workdir / "config.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))["experiment"]
+        changed = [d for d in differences(before, stored) if not d.startswith(FREE)]
+        if changed:
+            raise ConfigError(
+                f"{workdir} holds a run of another config ({'; '.join(changed[:3])}): give the same settings or another --workdir"
+            )
+    elif workdir.exists() and any(workdir.iterdir()):
+        raise ConfigError(f"{workdir} is not empty and holds no run (no config.json): give another --workdir")
+    model_path = workdir / "tokenizer.model"
+    model = (
+        model_path.read_bytes()
+        if model_path.exists()
+        else pipeline.fit_tokenizer(experiment.data, sources, paths.cache() / "tokenizers")
+    )
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if model is not None:
+            model_path.write_bytes(model)
+        about = {**(meta or {}), "experiment": stored, "fingerprint": fingerprint(experiment), "versions": versions()}
+        path.write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
+    return model
+
+
+__all__ = [
+    "Context",
+    "Trained",
+    "abstract_state",
+    "initial",
+    "make_stage",
+    "pretrained",
+    "train",
+    "transplant",
+    "versions",
+]

@@ -1,0 +1,70 @@
+"""Metrics to JSONL, TensorBoard and, where it is importable, Weights & Biases."""
+
+import importlib.util
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file; a last line cut by a crash is left out."""
+    rows = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return rows
+
+
+class Writer:
+    """Keeps rows {step, name: float} and, given a `folder`, appends them to its metrics.jsonl and TensorBoard log.
+
+    Rows after `start`, left by a run that was cut, are dropped first: a resumed run writes each step once.
+    """
+
+    def __init__(self, folder: Path | None, start: int = 0, config: Mapping[str, Any] | None = None):
+        self.rows: list[dict[str, float]] = []
+        self._file: Any = None
+        self._board: Any = None
+        self._wandb: Any = None
+        if folder is None:
+            return
+        from tensorboardX import SummaryWriter
+
+        path = folder / "metrics.jsonl"
+        self.rows = [r for r in read(path) if r["step"] < start or (r["step"] == start and "train/loss" in r)]
+        path.write_text("".join(json.dumps(r) + "\n" for r in self.rows), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
+        if importlib.util.find_spec("wandb"):
+            import wandb
+
+            mode = os.environ.get("WANDB_MODE", "offline")
+            self._wandb = wandb.init(
+                dir=str(folder), name=folder.name, config=dict(config or {}), resume="allow", mode=mode
+            )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        clean = {k: float(v) for k, v in values.items()}
+        self.rows.append({"step": step, **clean})
+        if self._file is None:
+            return
+        row = {"step": step} | {k: v if math.isfinite(v) else str(v) for k, v in clean.items()}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in clean.items():
+            self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(clean, step=step)
+
+    def close(self) -> None:
+        for sink in (self._file, self._board):
+            if sink is not None:
+                sink.close()
+        if self._wandb is not None:
+            self._wandb.finish()

@@ -1,0 +1,83 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrep.errors import ConfigError
+from mmrep.nn.attention import Attention, causal_mask, padding_mask
+
+
+def naive(params, x, context, heads, mask=None, bias=None):
+    """Attention with loops over batch, heads and queries, in float64."""
+
+    def dense(name, v):
+        kernel, bias = (np.asarray(params[name][key], np.float64) for key in ("kernel", "bias"))
+        return np.asarray(v, np.float64) @ kernel + bias
+
+    q, k, v = dense("query", x), dense("key", context), dense("value", context)
+    b, n, d = q.shape
+    m, dh = k.shape[1], d // heads
+    mask = np.broadcast_to(True if mask is None else np.asarray(mask), (b, heads, n, m))
+    bias = np.broadcast_to(0.0 if bias is None else np.asarray(bias), (b, heads, n, m))
+    y = np.zeros_like(q)
+    for i in range(b):
+        for h in range(heads):
+            part = slice(h * dh, (h + 1) * dh)
+            for t in range(n):
+                keep = mask[i, h, t]
+                logits = k[i][keep][:, part] @ q[i, t, part] / np.sqrt(dh) + bias[i, h, t][keep]
+                weights = np.exp(logits - logits.max())
+                y[i, t, part] = weights / weights.sum() @ v[i][keep][:, part]
+    return dense("out", y)
+
+
+@pytest.fixture(scope="module")
+def setting():
+    keys = jax.random.split(jax.random.key(0), 4)
+    x, context = jax.random.normal(keys[0], (2, 5, 8)), jax.random.normal(keys[1], (2, 7, 6))
+    valid = jnp.array([[True] * 7, [True] * 3 + [False] * 4])
+    bias = jax.random.normal(keys[2], (1, 2, 5, 7))
+    return x, context, valid, bias, keys[3]
+
+
+def test_self_attention_causal_equals_naive(setting):
+    x, *_, key = setting
+    params = jax.jit(Attention(2).init)(key, x)
+    y = jax.jit(Attention(2).apply)(params, x, mask=causal_mask(5))
+    np.testing.assert_allclose(y, naive(params["params"], x, x, 2, causal_mask(5)), atol=1e-5)
+
+
+def test_cross_attention_with_padding_and_bias_equals_naive(setting):
+    x, context, valid, bias, key = setting
+    params = jax.jit(Attention(2).init)(key, x, context)
+    y = jax.jit(Attention(2).apply)(params, x, context, padding_mask(valid), bias)
+    np.testing.assert_allclose(y, naive(params["params"], x, context, 2, padding_mask(valid), bias), atol=1e-5)
+
+
+def test_hidden_keys_have_no_influence_nor_gradient(setting):
+    x, context, valid, _, key = setting
+    params = jax.jit(Attention(2).init)(key, x, context)
+    total = jax.jit(lambda c: Attention(2).apply(params, x, c, padding_mask(valid))[1].sum())
+    assert total(context) == total(context.at[1, 3:].set(50.0))
+    gradient = jax.jit(jax.grad(total))(context)
+    assert (gradient[1, 3:] == 0).all() and (gradient[1, :3] != 0).all()
+
+
+def test_masks():
+    np.testing.assert_array_equal(causal_mask(3)[0, 0], [[1, 0, 0], [1, 1, 0], [1, 1, 1]])
+    assert padding_mask(jnp.ones((2, 4), bool)).shape == (2, 1, 1, 4)
+
+
+def test_bfloat16_keeps_float32_parameters(setting):
+    x, *_, key = setting
+    module = Attention(2, dtype=jnp.bfloat16)
+    params = jax.jit(module.init)(key, x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    y = jax.jit(module.apply)(params, x)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(jnp.float32), Attention(2).apply(params, x), atol=0.05)
+
+
+def test_heads_must_divide_the_width(setting):
+    with pytest.raises(ConfigError, match="heads is 3"):
+        Attention(3).init(setting[-1], setting[0])

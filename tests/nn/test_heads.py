@@ -1,0 +1,65 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrep.errors import ConfigError
+from mmrep.nn.heads import LogitBias, LogScale, Projection, l2_normalise
+
+
+def test_l2_normalise_numbers_zero_and_dtype():
+    np.testing.assert_allclose(l2_normalise(jnp.array([[3.0, 4.0], [0.0, 0.0]])), [[0.6, 0.8], [0, 0]], rtol=1e-6)
+    gradient = jax.grad(lambda x: l2_normalise(x).sum())(jnp.zeros((1, 3)))
+    assert np.isfinite(gradient).all()
+    half = l2_normalise(jnp.full((1, 64), 200.0, jnp.float16))  # the sum of squares overflows float16
+    assert half.dtype == jnp.float16
+    np.testing.assert_allclose(half, np.full((1, 64), 0.125), rtol=1e-3)
+
+
+def test_projection_equals_numpy():
+    x = jax.random.normal(jax.random.key(0), (3, 5))
+    params = Projection(4).init(jax.random.key(1), x)
+    y = np.asarray(x) @ np.asarray(params["params"]["out"]["kernel"])
+    np.testing.assert_allclose(Projection(4).apply(params, x), y / np.linalg.norm(y, axis=1, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(Projection(4, normalise=False).apply(params, x), y, rtol=1e-5)
+
+
+def test_projection_with_hidden_has_two_layers():
+    params = Projection(4, hidden=7, use_bias=True).init(jax.random.key(1), jnp.ones((2, 5)))["params"]
+    shapes = jax.tree.map(jnp.shape, params)
+    assert shapes == {"hidden": {"kernel": (5, 7), "bias": (7,)}, "out": {"kernel": (7, 4), "bias": (4,)}}
+
+
+def test_log_scale_value_and_ceiling():
+    params = LogScale().init(jax.random.key(0))
+    np.testing.assert_allclose(params["params"]["log_scale"], np.log(1 / 0.07), rtol=1e-6)
+    np.testing.assert_allclose(LogScale().apply(params), 1 / 0.07, rtol=1e-6)
+    high = {"params": {"log_scale": jnp.float32(6.0)}}
+    np.testing.assert_allclose(LogScale().apply(high), 100.0, rtol=1e-6)
+    np.testing.assert_allclose(LogScale(max=None).apply(high), np.exp(6.0), rtol=1e-6)
+
+
+def test_log_scale_above_the_ceiling_can_come_back_but_not_rise():
+    high = {"params": {"log_scale": jnp.float32(6.0)}}
+    down = jax.grad(lambda p: LogScale().apply(p))(high)["params"]["log_scale"]
+    up = jax.grad(lambda p: -LogScale().apply(p))(high)["params"]["log_scale"]
+    np.testing.assert_allclose(down, 100.0, rtol=1e-6)
+    assert up == 0
+    inside = {"params": {"log_scale": jnp.float32(2.0)}}
+    np.testing.assert_allclose(
+        jax.grad(lambda p: -LogScale().apply(p))(inside)["params"]["log_scale"], -np.exp(2.0), rtol=1e-6
+    )
+
+
+def test_scalars_are_strong_float32():
+    for module in (LogScale(), LogitBias()):
+        for leaf in jax.tree.leaves(module.init(jax.random.key(0))):
+            assert leaf.dtype == jnp.float32 and not leaf.weak_type
+    assert LogitBias().apply(LogitBias().init(jax.random.key(0))) == -10
+
+
+def test_errors_name_the_field():
+    with pytest.raises(ConfigError, match="initial"):
+        LogScale(initial=0.0).init(jax.random.key(0))
+    with pytest.raises(ConfigError, match="dim"):
+        Projection(0).init(jax.random.key(0), jnp.ones((1, 2)))

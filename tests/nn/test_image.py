@@ -1,0 +1,113 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrep.errors import ConfigError
+from mmrep.nn.image import ConvNet, ViT, patchify, unpatchify
+from mmrep.nn.positions import sincos_2d
+from mmrep.nn.transformer import stack_blocks
+
+KEY = jax.random.key(0)
+IMAGES = jax.random.uniform(KEY, (2, 16, 16, 3))
+
+
+def test_patchify_is_reading_order_and_inverts():
+    images = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
+    patches = patchify(images, 2)
+    assert patches.shape == (2, 6, 12)
+    np.testing.assert_array_equal(patches[1, 4], images[1, 2:4, 2:4].reshape(-1))
+    np.testing.assert_array_equal(unpatchify(patches, 2, (2, 3)), images)
+    square = images[:, :, :4]
+    np.testing.assert_array_equal(unpatchify(patchify(square, 2), 2), square)
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean", "map"])
+def test_vit_shapes_and_pooling(pool):
+    module = ViT(32, 2, 2, 4, pool=pool)
+    params = jax.jit(module.init)(KEY, IMAGES)
+    pooled, out = jax.jit(module.apply)(params, IMAGES)
+    assert pooled.shape == (2, 32) and out["patches"].shape == (2, 16, 32)
+    assert out["tokens"].shape == (2, 17 if pool == "cls" else 16, 32)
+    np.testing.assert_array_equal(out["pooled"], pooled)
+    if pool == "cls":
+        np.testing.assert_array_equal(pooled, out["tokens"][:, 0])
+        np.testing.assert_array_equal(out["patches"], out["tokens"][:, 1:])
+    if pool == "mean":
+        np.testing.assert_allclose(pooled, np.asarray(out["patches"]).mean(1), atol=1e-6)
+    np.testing.assert_allclose(np.asarray(out["tokens"]).mean(-1), 0, atol=1e-5)  # the final LayerNorm
+    assert not any(leaf.weak_type or leaf.dtype != jnp.float32 for leaf in jax.tree.leaves(params))
+
+
+def test_vit_centres_the_image():
+    """An image of 0.5 is zero to the patch embedding: only bias (0) and positions are left."""
+    module = ViT(8, 1, 2, 8, pool="mean", posemb="sincos2d", pre_norm=False)
+    params = jax.jit(module.init)(KEY, IMAGES)
+    # With attention and MLP silenced the tokens are the normed positions.
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            leaf * 0 if "attn" in jax.tree_util.keystr(path) or "mlp" in jax.tree_util.keystr(path) else leaf
+        ),
+        params,
+    )
+    tokens = jax.jit(module.apply)(params, jnp.full((1, 16, 16, 3), 0.5))[1]["block00"][0]
+    np.testing.assert_allclose(tokens, sincos_2d(2, 2, 8), atol=1e-6)
+
+
+def test_vit_keep_all_in_order_changes_nothing_and_a_subset_sees_only_itself():
+    module = ViT(32, 1, 2, 4)
+    params = jax.jit(module.init)(KEY, IMAGES)
+    run = jax.jit(module.apply)
+    everything = jnp.broadcast_to(jnp.arange(16), (2, 16))
+    np.testing.assert_allclose(run(params, IMAGES, everything)[0], run(params, IMAGES)[0], atol=1e-6)
+    some = jnp.array([[0, 5], [3, 1]])
+    pooled, out = run(params, IMAGES, some)
+    assert out["patches"].shape == (2, 2, 32)
+    # Pixels of patches left out (row 3 of the grid) have no influence.
+    np.testing.assert_array_equal(run(params, IMAGES.at[:, 12:].set(0.0), some)[0], pooled)
+
+
+def test_scan_and_remat_equal_the_loop():
+    params = jax.jit(ViT(32, 2, 2, 4).init)(KEY, IMAGES)
+    pooled, _ = jax.jit(ViT(32, 2, 2, 4).apply)(params, IMAGES)
+    scanned, _ = jax.jit(ViT(32, 2, 2, 4, scan=True, remat=True).apply)(stack_blocks(params), IMAGES)
+    np.testing.assert_allclose(scanned, pooled, atol=1e-5)
+
+
+def test_examples_are_independent():
+    for module in (ViT(16, 1, 2, 4), ConvNet((8,))):
+        params = jax.jit(module.init)(KEY, IMAGES)
+        run = jax.jit(module.apply)
+        np.testing.assert_allclose(run(params, IMAGES)[0][0], run(params, IMAGES.at[1].set(0.0))[0][0], atol=1e-6)
+
+
+def test_convnet_shapes_and_stage_names():
+    module = ConvNet((8, 16))
+    params = jax.jit(module.init)(KEY, IMAGES)
+    pooled, out = jax.jit(module.apply)(params, IMAGES)
+    assert [out[f"stage{i}"].shape for i in range(2)] == [(2, 8, 8, 8), (2, 4, 4, 16)]
+    assert out["tokens"].shape == (2, 16, 16)
+    np.testing.assert_allclose(pooled, np.asarray(out["tokens"]).mean(1), atol=1e-6)
+    assert set(params) == {"params"}
+
+
+def test_bfloat16():
+    params = jax.jit(ViT(32, 1, 2, 4).init)(KEY, IMAGES)
+    pooled, _ = jax.jit(ViT(32, 1, 2, 4, dtype=jnp.bfloat16).apply)(params, IMAGES)
+    assert pooled.dtype == jnp.bfloat16
+    exact, _ = jax.jit(ViT(32, 1, 2, 4).apply)(params, IMAGES)
+    np.testing.assert_allclose(pooled.astype(jnp.float32), exact, atol=0.1)
+
+
+def test_errors_name_the_field():
+    for module, word in [
+        (ViT(32, 1, 2, 5), "patch"),
+        (ViT(32, 1, 3, 4), "heads"),
+        (ViT(32, 1, 2, 4, pool="max"), "pool"),
+        (ViT(32, 1, 2, 4, posemb="rope"), "posemb"),
+        (ConvNet((12,)), "groups"),
+    ]:
+        with pytest.raises(ConfigError, match=word):
+            module.init(KEY, IMAGES)
+    with pytest.raises(ConfigError, match="grid"):
+        unpatchify(jnp.ones((1, 6, 12)), 2)

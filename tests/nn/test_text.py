@@ -1,0 +1,81 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrep.errors import ConfigError
+from mmrep.nn.text import TextTransformer, last_valid, masked_mean
+
+KEY = jax.random.key(0)
+IDS = np.array([[1, 9, 8, 7, 2], [1, 6, 2, 0, 0]], np.int32)
+
+
+def test_pools_on_numbers():
+    tokens = jnp.arange(12.0).reshape(2, 3, 2)
+    valid = jnp.array([[True, True, False], [False, False, False]])
+    np.testing.assert_array_equal(last_valid(tokens, valid), [[2, 3], [6, 7]])
+    np.testing.assert_array_equal(masked_mean(tokens, valid), [[1, 2], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    "pool, causal, norm", [("eos", True, "pre"), ("mean", True, "pre"), ("mean", False, "pre"), ("cls", False, "post")]
+)
+def test_extra_padding_changes_nothing(pool, causal, norm):
+    module = TextTransformer(20, 16, 1, 2, max_len=12, causal=causal, pool=pool, norm=norm)
+    params = jax.jit(module.init)(KEY, IDS)
+    run = jax.jit(module.apply)
+    pooled, out = run(params, IDS)
+    padded, padded_out = run(params, np.pad(IDS, ((0, 0), (0, 7))))
+    np.testing.assert_allclose(padded, pooled, atol=1e-6)
+    for i, n in enumerate((5, 3)):
+        np.testing.assert_allclose(padded_out["tokens"][i, :n], out["tokens"][i, :n], atol=1e-6)
+    np.testing.assert_array_equal(padded_out["valid"].sum(1), [5, 3])
+    alone, _ = run(params, IDS[1:, :3])
+    np.testing.assert_allclose(alone[0], pooled[1], atol=1e-6)
+
+
+def test_pooled_is_the_token_it_says():
+    for pool, places in [("eos", (4, 2)), ("cls", (0, 0))]:
+        module = TextTransformer(20, 32, 1, 2, max_len=6, pool=pool)
+        pooled, out = jax.jit(module.init_with_output)(KEY, IDS)[0]
+        for i, place in enumerate(places):
+            np.testing.assert_array_equal(pooled[i], out["tokens"][i, place])
+
+
+def test_causal_tokens_do_not_see_the_future_and_others_do():
+    changed = IDS.copy()
+    changed[0, 3] = 11
+    for causal in (True, False):
+        module = TextTransformer(20, 32, 1, 2, max_len=6, causal=causal)
+        params = jax.jit(module.init)(KEY, IDS)
+        run = jax.jit(lambda ids, module=module, params=params: module.apply(params, ids)[1]["tokens"])
+        same = np.allclose(run(IDS)[0, :3], run(changed)[0, :3], atol=1e-7)
+        assert same == causal
+
+
+def test_embedding_start_and_parameter_tree():
+    module = TextTransformer(500, 32, 1, 2, max_len=6, norm="post")
+    params = jax.jit(module.init)(KEY, IDS)["params"]
+    table = params["embed"]["embedding"]
+    assert table.shape == (500, 32) and 0.0195 < table.std() < 0.0205
+    assert set(params) == {"embed", "positions", "embed_norm", "transformer"}
+    assert set(params["transformer"]) == {"block00"}  # post-norm has no final LayerNorm
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(params))
+
+
+def test_an_empty_text_is_finite_with_finite_gradient():
+    module = TextTransformer(20, 32, 1, 2, max_len=6, pool="mean")
+    params = jax.jit(module.init)(KEY, IDS)
+    value, gradient = jax.jit(jax.value_and_grad(lambda p: module.apply(p, np.zeros((1, 4), np.int32))[0].sum()))(
+        params
+    )
+    assert value == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_errors_name_the_field():
+    for kind, word in [({"max_len": 4}, "max_len"), ({"heads": 3}, "heads"), ({"pool": "max"}, "pool")]:
+        with pytest.raises(ConfigError, match=word):
+            TextTransformer(**({"vocab": 20, "width": 32, "depth": 1, "heads": 2, "max_len": 8} | kind)).init(KEY, IDS)
+    with pytest.raises(ConfigError, match="causal"):
+        TextTransformer(20, 32, 1, 2, 8, causal=True, pool="cls").init(KEY, IDS)

@@ -1,0 +1,116 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrep.errors import ConfigError
+from mmrep.nn.attention import causal_mask
+from mmrep.nn.transformer import Block, Mlp, Transformer, stack_blocks, unstack_blocks
+
+KEY = jax.random.key(0)
+
+
+def close(a, b, atol=1e-5):
+    jax.tree.map(lambda u, v: np.testing.assert_allclose(u, v, atol=atol), a, b)
+
+
+@pytest.mark.parametrize("norm, remat", [("pre", True), ("post", False)])
+def test_scanned_equals_looped_with_gradients(norm, remat):
+    x, context = jax.random.normal(KEY, (2, 5, 16)), jax.random.normal(KEY, (2, 3, 8))
+    kind = {"depth": 3, "heads": 2, "cross": True, "norm": norm}
+    looped, scanned = Transformer(**kind), Transformer(**kind, scan=True, remat=remat)
+    params = jax.jit(looped.init)(KEY, x, causal_mask(5), context)["params"]
+    stacked = stack_blocks(params)
+    close(unstack_blocks(stacked), params, atol=0)
+    shapes = jax.eval_shape(scanned.init, KEY, x, causal_mask(5), context)["params"]
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, stacked)
+
+    def loss(module):
+        def f(params):
+            y, out = module.apply({"params": params}, x, causal_mask(5), context)
+            return (y**3).sum() / 50, (y, out)
+
+        return jax.jit(jax.value_and_grad(f, has_aux=True))
+
+    (loss_a, (y_a, out_a)), grad_a = loss(looped)(params)
+    (loss_b, (y_b, out_b)), grad_b = loss(scanned)(stacked)
+    close((loss_b, y_b), (loss_a, y_a))
+    close(unstack_blocks(grad_b), grad_a, atol=1e-4)
+    for i in range(3):
+        close(out_b["blocks"][i], out_a[f"block{i:02d}"])
+    close(out_a["tokens"], y_a, atol=0)
+
+
+def test_scan_gives_every_layer_its_own_start():
+    kernel = Transformer(2, 2, scan=True).init(KEY, jnp.ones((1, 2, 8)))["params"]["blocks"]["mlp"]["up"]["kernel"]
+    assert kernel.shape == (2, 8, 32) and (kernel[0] != kernel[1]).all()
+
+
+def test_stack_blocks_reaches_nested_trees_in_numeric_order():
+    tree = {"text": {"transformer": {f"block{i:02d}": {"w": jnp.full(2, i)} for i in range(12)}, "norm": jnp.ones(1)}}
+    stacked = stack_blocks(tree)
+    np.testing.assert_array_equal(stacked["text"]["transformer"]["blocks"]["w"][:, 0], range(12))
+    close(unstack_blocks(stacked), tree, atol=0)
+
+
+def norm(x):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+
+@pytest.mark.parametrize("order", ["pre", "post"])
+def test_where_the_norms_stand(order):
+    """With one key to attend to, attention is linear, so that a block can be written out by hand."""
+    x = np.asarray(jax.random.normal(KEY, (1, 1, 8)))
+    block = Block(2, norm=order)
+    params = jax.jit(block.init)(KEY, x)["params"]
+    attn = lambda v: v @ params["attn"]["value"]["kernel"] @ params["attn"]["out"]["kernel"]  # noqa: E731
+    mlp = lambda v: jax.nn.gelu(v @ params["mlp"]["up"]["kernel"], approximate=False) @ params["mlp"]["down"]["kernel"]  # noqa: E731
+    if order == "pre":
+        y = x + attn(norm(x))
+        expected = y + mlp(norm(y))
+    else:
+        y = norm(x + attn(x))
+        expected = norm(y + mlp(y))
+    close(jax.jit(block.apply)({"params": params}, x), expected)
+
+
+def test_causal_mask_stops_the_future_through_all_layers():
+    x = jax.random.normal(KEY, (1, 6, 16))
+    module = Transformer(2, 2)
+    params = jax.jit(module.init)(KEY, x)
+    run = jax.jit(lambda x: module.apply(params, x, causal_mask(6))[0])
+    changed = run(x.at[:, 3].add(1.0))
+    np.testing.assert_array_equal(changed[:, :3], run(x)[:, :3])
+    assert (changed[:, 3:] != run(x)[:, 3:]).any(-1).all()
+
+
+def test_context_mask_hides_context():
+    x, context = jax.random.normal(KEY, (1, 4, 16)), jax.random.normal(KEY, (1, 3, 16))
+    mask = jnp.array([True, True, False])[None, None, None]
+    module = Transformer(1, 2, cross=True)
+    params = jax.jit(module.init)(KEY, x, None, context)
+    run = jax.jit(lambda c: module.apply(params, x, None, c, mask)[0])
+    np.testing.assert_array_equal(run(context), run(context.at[:, 2].set(9.0)))
+
+
+@pytest.mark.parametrize(
+    "activation, at_one", [("gelu", 0.8413447), ("gelu_tanh", 0.8411920), ("quick_gelu", 0.8457958)]
+)
+def test_activations(activation, at_one):
+    one = {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}
+    y = Mlp(1, activation=activation).apply({"params": {"up": one, "down": one}}, jnp.ones((1, 1)))
+    np.testing.assert_allclose(y, [[at_one]], rtol=1e-6)
+
+
+def test_errors_name_the_field():
+    x = jnp.ones((1, 2, 8))
+    with pytest.raises(ConfigError, match="norm"):
+        Block(2, norm="mid").init(KEY, x)
+    with pytest.raises(ConfigError, match="context"):
+        Block(2, cross=True).init(KEY, x)
+    with pytest.raises(ConfigError, match="cross=True"):
+        Block(2).init(KEY, x, None, x)
+    with pytest.raises(ConfigError, match="depth"):
+        Transformer(0, 2).init(KEY, x)
+    with pytest.raises(ConfigError, match="did you mean 'gelu'"):
+        Mlp(4, activation="gelo").init(KEY, x)
