@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 Params: TypeAlias = dict[str, Any]
 Extras: TypeAlias = dict[str, Any]
-Batch: TypeAlias = dict[str, Array]
+Batch: TypeAlias = dict[str, Any]  # arrays; NumPy ones too, outside jit
 Metrics: TypeAlias = dict[str, Array]
 Infer: TypeAlias = Callable[[Params, Extras, Batch], Any]
 LossFn: TypeAlias = Callable[[Params, Extras, Batch, PRNGKeyArray], tuple[Float[Array, ""], tuple[Extras, Metrics]]]

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from dataclasses import dataclass
 from math import gcd
 
@@ -35,11 +36,15 @@ def read(path: str, limits: Limits = Limits(), where: str = "", most: int | None
     try:
         size = os.stat(path).st_size
         if size > most:
-            raise DataError(f"{where}{path} has {size:,} bytes, more than the limit of {most:,}: shrink it or raise limits")
+            raise DataError(
+                f"{where}{path} has {size:,} bytes, more than the limit of {most:,}: shrink it or raise limits"
+            )
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise DataError(f"{where}{path} cannot be read ({error.strerror or error}): mend the path or remove the record") from None
+        raise DataError(
+            f"{where}{path} cannot be read ({error.strerror or error}): mend the path or remove the record"
+        ) from None
 
 
 def image(data: bytes, where: str, limits: Limits = Limits()) -> np.ndarray:
@@ -158,5 +163,5 @@ def caption(value: object, where: str, limits: Limits = Limits()) -> str:
 
 
 def _brief(error: Exception) -> str:
-    words = " ".join(str(error).split())
+    words = " ".join(re.sub(r"\s*<_io\.[^>]*>", "", str(error)).split())
     return (words if len(words) <= 80 else words[:77] + "...") or type(error).__name__

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +33,7 @@ class Folder:
     fractions: shares of train, val and test of the hashed split.
     """
 
-    path: str
+    path: str | Path
     text: Literal["auto", "file", "folder", "none"] = "auto"
     lines: bool = True
     audio: bool = True

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,7 +19,16 @@ from mmrep.errors import ConfigError, DataError
 from mmrep.modality import Tokenize
 
 Record = Mapping[str, Any]
-HostBatch = dict[str, np.ndarray]
+HostBatch = dict[str, Any]
+
+
+@runtime_checkable
+class Records(Protocol):
+    """What a source's open(split) returns: random access to raw records. A record that cannot be read raises DataError."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> Record: ...
 
 
 @dataclass
@@ -28,7 +37,7 @@ class Split:
 
     data: Data
     source: Any
-    records: Sequence[Record]
+    records: Records
     tokenize: Tokenize | None
     name: str
     bad: dict[int, str] = field(default_factory=dict)

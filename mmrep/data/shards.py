@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mmrep import paths
 from mmrep.data import decode, splits
 from mmrep.data.decode import Limits
 from mmrep.errors import ConfigError, DataError, near
@@ -34,13 +35,13 @@ class Shards:
     text:      endings whose captions are gathered; "json:caption" is the key `caption` (text or list) of the member `json`.
     lines:     each line of a .txt is one caption of several (training draws one, evaluation takes the first).
     extra:     "emb.npy" gives the array `emb`, "json:age" the value `age`.
-    index:     folder for the index files; empty: beside the shards, or in ~/.cache/mmrep/shards where that cannot be written.
+    index:     folder for the index files; empty: beside the shards, or in the cache folder where that cannot be written.
                An index is built once and again whenever the shard's size or time of change differs.
     group:     a regular expression searched in a key; its first group keeps records in one split. Empty: the key.
     fractions: shares of train, val and test of the hashed split.
     """
 
-    pattern: str | tuple[tuple[str, str], ...]
+    pattern: str | Path | dict[str, str] | tuple[tuple[str, str], ...]
     image: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
     text: tuple[str, ...] = ("txt",)
     audio: tuple[str, ...] = ("wav", "flac", "ogg", "mp3")
@@ -67,7 +68,9 @@ class Shards:
                 raise ConfigError(f"{name} is {value!r}: give a tuple of endings, ({value!r},)")
             for ending in value:
                 if f".{ending}".endswith(_CODE):
-                    raise ConfigError(f"{name} names {ending!r}: pickled members can run code and are never read; use .npy")
+                    raise ConfigError(
+                        f"{name} names {ending!r}: pickled members can run code and are never read; use .npy"
+                    )
         for ending in self.extra:
             if not (ending.endswith("npy") or ":" in ending):
                 raise ConfigError(f"extra names {ending!r}: it can be an .npy ending or json:key")
@@ -121,7 +124,7 @@ class Shards:
         return found[1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Index:
     """Where a shard's members lie. Sample i has the members first[i] .. first[i + 1]; member j is named names[ends[j-1]:ends[j]]."""
 
@@ -146,7 +149,7 @@ class Index:
         return [(_split_name(self.name(j))[1], int(self.offsets[j]), int(self.sizes[j])) for j in span]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ShardRecords(Sequence):
     """One split: `at` [N, 2] holds each record's (shard, sample)."""
 
@@ -275,19 +278,19 @@ def expand(pattern: str) -> tuple[str, ...]:
     """
     parts = re.split(r"\{([^{}]*)\}", pattern)
     choices = [_braces(part, pattern) if i % 2 else [part] for i, part in enumerate(parts)]
-    paths: list[str] = []
+    shards: list[str] = []
     for words in itertools.product(*choices):
         one = "".join(words)
         if glob.has_magic(one):
             found = sorted(glob.glob(one))
             if not found:
                 raise DataError(f"no shard matches {one}: check the path (it is relative to {os.getcwd()})")
-            paths += found
+            shards += found
         elif not os.path.isfile(one):
             raise DataError(f"{one} is missing: check the pattern {pattern!r}")
         else:
-            paths.append(one)
-    return tuple(dict.fromkeys(paths))
+            shards.append(one)
+    return tuple(dict.fromkeys(shards))
 
 
 def _braces(inner: str, pattern: str) -> list[str]:
@@ -323,7 +326,7 @@ def _places(path: str, folder: str) -> list[Path]:
     name = f"{hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:16]}.index.npz"
     if folder:
         return [Path(folder) / name]
-    return [Path(f"{path}.index.npz"), Path.home() / ".cache" / "mmrep" / "shards" / name]
+    return [Path(f"{path}.index.npz"), paths.cache() / "shards" / name]
 
 
 def _load(path: str, place: Path, stamp: np.ndarray) -> Index | None:
@@ -365,7 +368,7 @@ def _build(path: str) -> Index:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 key, ending = _split_name(member.name)
-                if member.isreg() and not member.issparse() and ending and not os.path.basename(key).startswith("."):
+                if member.isreg() and not member.issparse() and ending and os.path.basename(key):
                     samples.setdefault(key, []).append((member.name, member.offset_data, member.size))
                 last = member.name
                 tar.members.clear()  # tarfile would keep every header

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ class Table:
     delimiter: of a .csv; empty: a comma.
     """
 
-    path: str
+    path: str | Path
     image: str | None = "image"
     text: str | tuple[str, ...] | None = "caption"
     audio: str | None = None
@@ -58,11 +59,11 @@ class Table:
             raise ConfigError(f"path {self.path!r} ends in {ending!r}: a table is one of {', '.join(FORMATS)}")
         if len(self.delimiter) > 1:
             raise ConfigError(f"delimiter {self.delimiter!r} has {len(self.delimiter)} characters: give one")
-        if not (self.image or self.audio or self.texts_in):
+        if not (self.image or self.audio or self.text_columns):
             raise ConfigError("image, audio and text are all None: name at least one column")
 
     @property
-    def texts_in(self) -> tuple[str, ...]:
+    def text_columns(self) -> tuple[str, ...]:
         return (self.text,) if isinstance(self.text, str) else tuple(self.text or ())
 
     def open(self, split: str) -> "TableRecords":
@@ -86,7 +87,7 @@ class Table:
     def _check_columns(self, columns: Sequence[str]) -> None:
         named = {"image": self.image, "audio": self.audio, "label": self.label, "group": self.group}
         wanted = [(f, c) for f, c in named.items() if c]
-        wanted += [("text", c) for c in self.texts_in] + [("extra", c) for c in self.extra]
+        wanted += [("text", c) for c in self.text_columns] + [("extra", c) for c in self.extra]
         wanted += [("split", self.split)] if self.split not in (None, "split") else []
         for name, column in wanted:
             if column not in columns:
@@ -135,7 +136,7 @@ class Table:
     def _group(self, row: "_Row") -> str:
         if self.group:
             return _plain(row.cells.get(self.group)) or f"line {row.line}"
-        for column in (self.image, self.audio, *self.texts_in):
+        for column in (self.image, self.audio, *self.text_columns):
             value = _plain(row.cells.get(column)) if column else ""
             if value:
                 return value
@@ -189,9 +190,9 @@ class TableRecords(Sequence):
             raise DataError(f"{where}: {rows[0].bad}")
         cells = rows[0].cells
         record: dict[str, Any] = {"file": where}
-        if source.texts_in:
-            record["text"] = self._captions(rows, source.texts_in)
-            for column in source.texts_in if len(source.texts_in) > 1 else ():
+        if source.text_columns:
+            record["text"] = self._captions(rows, source.text_columns)
+            for column in source.text_columns if len(source.text_columns) > 1 else ():
                 record[column] = self._captions(rows, (column,))
         if source.label:
             record["label"] = self._label(cells.get(source.label), where)
@@ -209,7 +210,7 @@ class TableRecords(Sequence):
         for item in self.items:
             if not item.rows[0].bad:
                 try:
-                    yield from self._captions(item.rows, self.source.texts_in)
+                    yield from self._captions(item.rows, self.source.text_columns)
                 except DataError:
                     continue
 

@@ -42,9 +42,10 @@ class Retrieval:
         if self.group:
             keys = np.asarray([str(v) for v in view.column(self.group, self.split)])
             positives: Any = keys[:, None] == keys[None, :]
+            right = positives.sum(1)
         else:
-            positives = np.arange(len(queries))
-        found = retrieval.retrieval_metrics(retrieval.ranks(queries, targets, positives), len(targets), self.ks)
+            positives, right = np.arange(len(queries)), 1
+        found = retrieval.retrieval_metrics(retrieval.ranks(queries, targets, positives), len(targets), self.ks, right)
         return {f"{self.label} {k}": float(v) for k, v in found.items()}
 
 

@@ -49,7 +49,9 @@ class Attention(nn.Module):
         context = x if context is None else context
 
         def project(inputs, name):
-            dense = nn.Dense(width, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)
+            # A key bias adds the same to all logits of a query: softmax does not see it, and no gradient reaches it.
+            init = nn.initializers.xavier_uniform()
+            dense = nn.Dense(width, use_bias=name != "key", dtype=self.dtype, kernel_init=init, name=name)
             return dense(inputs).reshape(*inputs.shape[:2], self.heads, -1)
 
         y = jax.nn.dot_product_attention(

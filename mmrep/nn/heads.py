@@ -9,6 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from mmrep.errors import ConfigError
+from mmrep.nn.transformer import layer_norm
 
 
 def l2_normalise(x: Float[Array, "... D"], eps: float = 1e-6) -> Float[Array, "... D"]:
@@ -83,3 +84,19 @@ class LogitBias(nn.Module):
     @nn.compact
     def __call__(self) -> Float[Array, ""]:
         return self.param("bias", lambda _: jnp.asarray(self.initial, jnp.float32))
+
+
+class MaskedLmHead(nn.Module):
+    """Logits over the vocabulary of each token: Dense, GELU, LayerNorm, then the embedding `table` itself and a bias (Devlin et al. 2019, BERT).
+
+    The table belongs to the text encoder (params["embed"]["embedding"]) and comes in as an argument, so it is learnt from both ends.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "... D"], table: Float[Array, "V D"]) -> Float[Array, "... V"]:
+        x = nn.Dense(tokens.shape[-1], dtype=self.dtype, name="transform")(tokens)
+        x = layer_norm(self.dtype, "norm")(nn.gelu(x, approximate=False))
+        bias = self.param("bias", nn.initializers.zeros_init(), (table.shape[0],), jnp.float32)
+        return (x @ table.T.astype(self.dtype)).astype(jnp.float32) + bias

@@ -184,19 +184,21 @@ def encoders(
     scale: float = 1 / 0.07,
     max_scale: float | None = 100.0,
     hidden: int | None = None,
+    normalise: bool = True,
     tokens: bool = False,
     dtype: str = "float32",
 ) -> Encoders:
     """An Embedder for each modality into one space of `dim`, and a LogScale that starts at `scale`.
 
     tokens: out["projected"] holds every token in the shared space.   hidden: width of a two-layer projection head.
+    normalise: False leaves the embeddings at their length, for a system that adds to them before it takes unit vectors.
     Raises ConfigError for a `dim` or `dtype` that cannot work.
     """
     if dim < 1:
         raise ConfigError(f"system.dim is {dim}: the shared space needs at least one dimension")
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ConfigError(f"system.dtype is {dtype!r}: choose float32, bfloat16 or float16")
-    modules = {n: Embedder(t, dim, hidden, tokens=tokens, dtype=jnp.dtype(dtype)) for n, t in towers.items()}
+    modules = {n: Embedder(t, dim, hidden, normalise, tokens, jnp.dtype(dtype)) for n, t in towers.items()}
     log_scale = LogScale(scale, max_scale)
 
     def full(params: Params, batch: Batch, name: str) -> tuple[Array, dict[str, Array]]:

@@ -40,7 +40,10 @@ class Context(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A trained experiment: `params` are those that evaluation uses (the average where one is kept)."""
+    """A trained experiment: `params` are those that evaluation uses (the average where one is kept).
+
+    rows: what metrics.jsonl holds.   compilations: of the training step, over all phases (one a phase is right).
+    """
 
     experiment: Experiment
     params: Params
@@ -48,6 +51,7 @@ class Trained(NamedTuple):
     tokenizer: bytes | None
     metrics: dict[str, float]
     rows: list[dict[str, float]]
+    compilations: int = 0
 
 
 class Stage(NamedTuple):
@@ -115,7 +119,7 @@ def train(
         done = (saves.latest or 0) if saves else 0
         log = metric_log.Writer(workdir if jax.process_index() == 0 else None, done, to_json(experiment))
         stack.callback(log.close)
-        current, at = None, -1
+        current, at, compiled = None, -1, 0
         if done:
             at, _ = experiment.phase_at(done - 1)
             stage = make_stage(experiment, at, mesh)
@@ -145,6 +149,7 @@ def train(
             else:
                 end = min(total, start + stage.phase.steps)
                 current = _steps(experiment, stage, current, split, key, mesh, done, end, bar, log, saves, tokenize)
+                compiled += stage.step._cache_size()
                 done = end
             if saves and done < total:
                 saves.save(done, current)
@@ -155,12 +160,13 @@ def train(
         if done >= experiment.steps:
             system = stage.system
             final = suite.evaluate(experiment, system, params, extras, tokenize, mesh) if experiment.evals else {}
-            log.write(done, {f"eval/{k}": v for k, v in final.items()})
+            if final:
+                log.write(done, {f"eval/{k}": v for k, v in final.items()})
             if workdir and jax.process_index() == 0:
                 (workdir / "evaluation.json").write_text(
                     json.dumps(final, indent=1, ensure_ascii=False), encoding="utf-8"
                 )
-        return Trained(experiment, params, extras, tokenizer, final, log.rows)
+        return Trained(experiment, params, extras, tokenizer, final, log.rows, compiled)
 
 
 def _steps(

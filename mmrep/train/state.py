@@ -10,14 +10,14 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from mmrep.config import Train, flatten, unflatten
 from mmrep.errors import ConfigError
 from mmrep.system import Batch, Metrics, Params, System
 
 State: TypeAlias = dict[str, Any]
-Flat: TypeAlias = dict[str, Array]
+Flat: TypeAlias = dict[str, Any]  # {"a/b/c": array}
 
 
 def split(params: Params, trainable: Sequence[str]) -> tuple[Flat, Flat]:

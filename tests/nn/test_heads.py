@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmrep.errors import ConfigError
-from mmrep.nn.heads import LogitBias, LogScale, Projection, l2_normalise
+from mmrep.nn.heads import LogitBias, LogScale, MaskedLmHead, Projection, l2_normalise
 
 
 def test_l2_normalise_numbers_zero_and_dtype():
@@ -63,3 +63,16 @@ def test_errors_name_the_field():
         LogScale(initial=0.0).init(jax.random.key(0))
     with pytest.raises(ConfigError, match="dim"):
         Projection(0).init(jax.random.key(0), jnp.ones((1, 2)))
+
+
+def test_masked_lm_head_equals_numpy_and_teaches_the_table():
+    tokens, table = jax.random.normal(jax.random.key(0), (2, 3, 4)), jax.random.normal(jax.random.key(1), (7, 4))
+    params = MaskedLmHead().init(jax.random.key(2), tokens, table)["params"]
+    params["bias"] = jnp.arange(7.0)
+    x = np.asarray(tokens @ params["transform"]["kernel"])
+    x = np.asarray(jax.nn.gelu(x, approximate=False))
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    found = MaskedLmHead().apply({"params": params}, tokens, table)
+    np.testing.assert_allclose(found, x @ np.asarray(table).T + np.arange(7), rtol=1e-4, atol=1e-5)
+    gradient = jax.grad(lambda t: MaskedLmHead().apply({"params": params}, tokens, t).sum())(table)
+    assert float(jnp.abs(gradient).min()) > 0

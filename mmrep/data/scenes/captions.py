@@ -9,7 +9,19 @@ from jaxtyping import Bool, Int
 
 from mmrep.data.scenes import lexicon
 from mmrep.data.scenes.world import (
-    COLOURS, GROUNDS, LIGHTS, MATERIALS, SHAPES, SIZES, STYLES, TEXTURES, Scenes, WorldSpec, swapped, take, uniform,
+    COLOURS,
+    GROUNDS,
+    LIGHTS,
+    MATERIALS,
+    SHAPES,
+    SIZES,
+    STYLES,
+    TEXTURES,
+    Scenes,
+    WorldSpec,
+    swapped,
+    take,
+    uniform,
 )  # fmt: skip
 from mmrep.errors import ConfigError, near
 
@@ -31,6 +43,7 @@ class CaptionSpec:
     synonyms:   probability that a word is not the plain one.
     languages:  "en", "de", "fr", "es", "cipher0" ... "cipher15"; translations of one another.
     variants:   differently worded captions per scene and language (they differ where form or synonyms leave a choice).
+    mix:        captions of all languages are variants of one another, instead of the first language's alone.
     place:      a lone object, which has no relations, is told with its place.
     setting:    patterned ground, night and line drawing are mentioned.
     """
@@ -40,6 +53,7 @@ class CaptionSpec:
     synonyms: float = 0.0
     languages: tuple[str, ...] = ("en",)
     variants: int = 1
+    mix: bool = False
     place: bool = True
     setting: bool = True
 
@@ -182,7 +196,9 @@ def _place(row: _Row, k: int, lang: lexicon.Language) -> list[Word]:
 
 def _setting(row: _Row, lang: lexicon.Language) -> list[Word]:
     texts = [
-        lang.grounds[s.removeprefix("ground ")] if s.startswith("ground ") else {"night": lang.night, "line": lang.line}[s]
+        lang.grounds[s.removeprefix("ground ")]
+        if s.startswith("ground ")
+        else {"night": lang.night, "line": lang.line}[s]
         for s in row.setting
     ]
     return _plain(" ".join(texts), "setting")
@@ -272,14 +288,16 @@ def falsified(scenes: Scenes, spec: CaptionSpec, world: WorldSpec, variant: int 
     u = uniform(scenes.key, f"falsified {variant}", 2).tolist()
     new: dict[str, Any] = {role: getattr(scenes, role).copy() for role in vocabulary}
     for i, caption in enumerate(grounded(scenes, spec, spec.languages[0], variant)):
-        places = sorted({(r, k) for r, k in zip(caption.roles, caption.objects) if len(vocabulary.get(r, ())) > 1})
-        if not places:
-            continue
-        role, k = places[int(u[i][0] * len(places))]
-        present = {int(v) for v in getattr(scenes, role)[i][scenes.valid[i]]}
-        own = int(getattr(scenes, role)[i, k])
-        choices = [v for v in vocabulary[role] if v not in present] or [v for v in vocabulary[role] if v != own]
-        new[role][i, k] = choices[int(u[i][1] * len(choices))]
+        mentioned = sorted({(r, k) for r, k in zip(caption.roles, caption.objects) if r in vocabulary})
+        present = {role: {*getattr(scenes, role)[i][scenes.valid[i]].tolist()} for role in vocabulary}
+        own = {(role, k): {int(getattr(scenes, role)[i, k])} for role, k in mentioned}
+        for excluded in ({place: present[place[0]] for place in mentioned}, own):
+            choices = {p: [v for v in vocabulary[p[0]] if v not in excluded[p]] for p in mentioned}
+            places = [p for p in mentioned if choices[p]]
+            if places:
+                role, k = places[int(u[i][0] * len(places))]
+                new[role][i, k] = choices[role, k][int(u[i][1] * len(choices[role, k]))]
+                break
     return scenes._replace(**new)
 
 

@@ -21,7 +21,7 @@ def local(
 ) -> tuple[Float32[np.ndarray, "m S S"], Float32[np.ndarray, "m S S"]]:
     """Pixel centres in the frame of objects (row, slot): right and up, turned with the object, 1 = its radius."""
     at = ((np.arange(size) + 0.5) / size).astype(np.float32)
-    f = [np.float32(v[row, slot])[:, None] for v in (scenes.x, scenes.y, scenes.radius, scenes.rotation)]
+    f = [v[row, slot].astype(np.float32)[:, None] for v in (scenes.x, scenes.y, scenes.radius, scenes.rotation)]
     dx, dy = (at - f[0]) / f[2], (f[1] - at) / f[2]
     cos, sin = np.cos(f[3]), np.sin(f[3])
     u = (dx * cos)[:, None, :] + (dy * sin)[:, :, None]
@@ -36,7 +36,7 @@ def distance(scenes: Scenes, size: int) -> Float32[np.ndarray, "n K S S"]:
     for shape in np.unique(scenes.shape[scenes.valid]):
         row, slot = np.nonzero(scenes.valid & (scenes.shape == shape))
         u, v = local(scenes, size, row, slot)
-        out[row, slot] = SDFS[SHAPES[shape]](u, v) * np.float32(scenes.radius[row, slot] * size)[:, None, None]
+        out[row, slot] = SDFS[SHAPES[shape]](u, v) * (scenes.radius[row, slot] * size).astype(np.float32)[:, None, None]
     return out
 
 

@@ -4,7 +4,20 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from mmrep.data.scenes import raster
-from mmrep.data.scenes.world import COLOURS, GROUNDS, LIGHTS, MATERIALS, STYLES, TEXTURES, TINTS, Scenes, keys, take, uniform
+from mmrep.data.scenes.world import (
+    COLOURS,
+    GROUNDS,
+    LIGHTS,
+    MATERIALS,
+    STYLES,
+    TEXTURES,
+    TINTS,
+    Scenes,
+    keys,
+    random_bits,
+    take,
+    uniform,
+)
 
 COLOUR_VALUES = {
     "red": (0.86, 0.15, 0.15), "orange": (0.96, 0.53, 0.08), "yellow": (0.95, 0.83, 0.12), "green": (0.16, 0.62, 0.24),
@@ -35,11 +48,11 @@ def rgb(
     grain: standard deviation of the pixel noise, of full scale 1.
     antialias: soft edges; without, a pixel shows exactly the object that masks.instances names.
     """
-    if not len(scenes.index):
+    if not len(scenes.id):
         return np.zeros((0, size, size, 3), np.uint8)
     # Small blocks stay in cache: three times as fast as one pass over many scenes.
     parts = []
-    for start in range(0, len(scenes.index), _BLOCK):
+    for start in range(0, len(scenes.id), _BLOCK):
         rows = slice(start, start + _BLOCK)
         inside = None if distance is None else distance[rows]
         parts.append(_paint(take(scenes, rows), size, seed, grain, antialias, inside))
@@ -54,8 +67,10 @@ def _paint(
     line = scenes.style == STYLES.index("line")
     n, K = scenes.valid.shape
     rows = np.arange(n)
-    tone = 1 + 0.16 * (np.float32(uniform(scenes.key, "tone", K, 1)) - 0.5)
-    colours = np.clip(_PALETTE[scenes.colour] * tone + 0.04 * np.float32(uniform(scenes.key, "hue", K, 3) - 0.5), 0, 1)
+    tone = 1 + 0.16 * (uniform(scenes.key, "tone", K, 1).astype(np.float32) - 0.5)
+    colours = np.clip(
+        _PALETTE[scenes.colour] * tone + 0.04 * (uniform(scenes.key, "hue", K, 3) - 0.5).astype(np.float32), 0, 1
+    )
     colours = np.where(night[:, None, None], colours**1.6 * np.float32(1.05), colours)
     image = _ground(scenes, size, night, line)
     alpha = raster.coverage(inside) if antialias else (inside >= 0).astype(np.float32)
@@ -75,18 +90,18 @@ def _paint(
         image = np.where(night[:, None, None, None], image * _lamp(scenes, size), image)
     if grain:
         image = image + grain * _gauss(scenes, seed, (3, size, size))
-    return np.ascontiguousarray(np.uint8(np.clip(image, 0, 1) * 255 + 0.5).transpose(0, 2, 3, 1))
+    return np.ascontiguousarray((np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(0, 2, 3, 1))
 
 
 def _ground(scenes: Scenes, size: int, night: np.ndarray, line: np.ndarray) -> np.ndarray:
     """[n, 3, S, S] (or broadcastable to it) in [0, 1]."""
-    tint = _TINTS[scenes.tint] * (1 - 0.06 * np.float32(uniform(scenes.key, "ground tone", 1)))
-    tint = np.where(night[:, None], tint * np.float32([0.13, 0.14, 0.24]), tint)
+    tint = _TINTS[scenes.tint] * (1 - 0.06 * uniform(scenes.key, "ground tone", 1).astype(np.float32))
+    tint = np.where(night[:, None], tint * np.array([0.13, 0.14, 0.24], np.float32), tint)
     tint = np.where(line[:, None], 0.5 + 0.5 * tint, tint).astype(np.float32)[:, :, None, None]
     patterned = np.nonzero(scenes.ground != GROUNDS.index("plain"))[0]
     image = np.broadcast_to(tint, (len(tint), 3, size, size)).copy()
     if len(patterned):
-        u = np.float32(uniform(scenes.key[patterned], "ground pattern", 4))[:, :, None, None]
+        u = uniform(scenes.key[patterned], "ground pattern", 4).astype(np.float32)[:, :, None, None]
         x, y = raster.pixel_grid(size)
         angle = np.pi * u[:, 0]
         a = np.cos(angle) * x + np.sin(angle) * y + u[:, 1]
@@ -97,7 +112,9 @@ def _ground(scenes: Scenes, size: int, night: np.ndarray, line: np.ndarray) -> n
     return image
 
 
-def _pattern(names: list[str], a: np.ndarray, b: np.ndarray, frequency: np.ndarray, soft: float) -> np.ndarray:
+def _pattern(
+    names: list[str], a: np.ndarray, b: np.ndarray, frequency: np.ndarray | np.float32, soft: float
+) -> np.ndarray:
     """[m, S, S] in [0, 1] along axes a and b, one named pattern a row."""
     turn = np.float32(2 * np.pi) * frequency
     wavy = np.array([name == "wavy" for name in names])[:, None, None]
@@ -130,16 +147,18 @@ def _finish(scenes: Scenes, size: int, slot: np.ndarray, fill: np.ndarray) -> np
 
 def _lamp(scenes: Scenes, size: int) -> np.ndarray:
     """The night's one lamp: [n, 3, S, S], a bluish pool of light with dark corners."""
-    u = np.float32(uniform(scenes.key, "lamp", 2))[:, :, None, None]
+    u = uniform(scenes.key, "lamp", 2).astype(np.float32)[:, :, None, None]
     x, y = raster.pixel_grid(size)
     away = (x - 0.25 - 0.5 * u[:, 0]) ** 2 + (y - 0.25 - 0.5 * u[:, 1]) ** 2
     pool = 0.45 + 0.55 * np.exp(-away / np.float32(0.18))
-    return pool[:, None] * np.float32([0.92, 0.95, 1.1])[:, None, None]
+    return pool[:, None] * np.array([0.92, 0.95, 1.1], np.float32)[:, None, None]
 
 
 def _gauss(scenes: Scenes, seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    """About normal: the sum of four bytes of one hash."""
-    key = keys(seed, scenes.key.view(np.int64))
-    bits = (uniform(key, "grain", *shape) * 2.0**32).astype(np.uint32)
-    total = sum(((bits >> np.uint32(s)) & np.uint32(255)).astype(np.float32) for s in (0, 8, 16, 24))
-    return (total - np.float32(510)) / np.float32(147.8)
+    """About normal, [n, *shape]: sums of four bytes, added within the words of a hash that gives two of them."""
+    count = int(np.prod(shape))
+    bits = random_bits(keys(seed, scenes.key.view(np.int64)), "grain", (count + 1) // 2)
+    pairs = (bits & np.uint64(0x00FF00FF00FF00FF)) + ((bits >> np.uint64(8)) & np.uint64(0x00FF00FF00FF00FF))
+    total = (pairs & np.uint64(0x0000FFFF0000FFFF)) + ((pairs >> np.uint64(16)) & np.uint64(0x0000FFFF0000FFFF))
+    noise = (total.view(np.uint32).astype(np.float32) - np.float32(510)) / np.float32(147.8)
+    return noise[:, :count].reshape(-1, *shape)

@@ -36,10 +36,10 @@ class Scenes(NamedTuple):
     Ids index the module's vocabularies (SHAPES, COLOURS, ...), whatever the spec, so they compare across domains.
     Positions: x to the right, y downwards, both in [0, 1]; radius in the same unit; rotation in radians, counter-clockwise;
     depth is the distance from the camera (nearer objects hide farther ones); temperature in degrees Celsius.
-    `key` is the scene's own random key, from which sensors draw their nuisances (`uniform`).
+    `id` is the index that was asked for; `key` is the scene's own random key, from which sensors draw their nuisances (`uniform`).
     """
 
-    index: Int[np.ndarray, "n"]
+    id: Int[np.ndarray, "n"]
     key: UInt64[np.ndarray, "n"]
     valid: Bool[np.ndarray, "n K"]
     shape: Int[np.ndarray, "n K"]
@@ -113,7 +113,9 @@ class WorldSpec:
                 raise ConfigError(f"world.held_out has ({shape!r}, {colour!r}): give (shape, colour) names")
         pairs = combinations(self)
         if not len(pairs):
-            raise ConfigError(f"world.combinations {self.combinations!r} leaves no (shape, colour) pair; see world.held_out")
+            raise ConfigError(
+                f"world.combinations {self.combinations!r} leaves no (shape, colour) pair; see world.held_out"
+            )
         most = {"none": high, "pair": len(pairs), "each": min(len({*s}) for s in pairs.T)}[self.distinct]
         if high > most:
             raise ConfigError(
@@ -177,19 +179,23 @@ def keys(seed: int, index: Int[np.ndarray, "n"]) -> UInt64[np.ndarray, "n"]:
     return _mix(index.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + start)
 
 
-def uniform(key: UInt64[np.ndarray, "n"], name: str, *shape: int) -> Float[np.ndarray, "n ..."]:
-    """Numbers in [0, 1), [n, *shape], a pure function of (key, name): independent streams for different names."""
-    count = int(np.prod(shape, dtype=np.int64))
+def random_bits(key: UInt64[np.ndarray, "n"], name: str, count: int) -> UInt64[np.ndarray, "n count"]:
+    """64 random bits each, a pure function of (key, name): independent streams for different names."""
     stream = np.uint64(zlib.crc32(name.encode()) << 32) + np.arange(count, dtype=np.uint64)
-    bits = _mix(key[:, None] ^ _mix(stream + np.uint64(0x9E3779B97F4A7C15)))
+    return _mix(key[:, None] ^ _mix(stream + np.uint64(0x9E3779B97F4A7C15)))
+
+
+def uniform(key: UInt64[np.ndarray, "n"], name: str, *shape: int) -> Float[np.ndarray, "n ..."]:
+    """Numbers in [0, 1), [n, *shape], a pure function of (key, name); a longer shape only adds numbers at the end."""
+    bits = random_bits(key, name, int(np.prod(shape, dtype=np.int64)))
     return ((bits >> np.uint64(11)) * 2.0**-53).reshape(len(key), *shape)
 
 
 def sample(seed: int, index: Int[np.ndarray, "n"], spec: WorldSpec) -> Scenes:
     """Scenes number `index` of world (seed, spec), in the order asked for; each is the same whatever else is asked for."""
     key = keys(seed, index)
-    n, K = len(index), spec.n_objects[1]
     low, high = spec.n_objects
+    K = high
     count = low + np.floor(uniform(key, "count") * (high - low + 1)).astype(np.int64)
 
     def pick(field: str, *shape: int) -> np.ndarray:
@@ -207,7 +213,7 @@ def sample(seed: int, index: Int[np.ndarray, "n"], spec: WorldSpec) -> Scenes:
         radius = np.array(RADII)[size] * (0.93 + 0.14 * uniform(key, "radius", K))
         x, y, radius = _scatter(uniform(key, "place", K, _CANDIDATES, 2), radius, valid, spec.overlap)
     return Scenes(
-        index=index.astype(np.int64),
+        id=index.astype(np.int64),
         key=key,
         valid=valid,
         shape=shape,
@@ -290,17 +296,23 @@ def recolour(scenes: Scenes, object: int | Int[np.ndarray, "n"], colour: int | I
 
 
 def swapped(scenes: Scenes) -> tuple[Scenes, Bool[np.ndarray, "n"]]:
-    """The scenes with the colours of two objects exchanged, and where that made another scene.
+    """The scenes with the colours of two objects exchanged, and where that was possible.
 
-    Takes the first two objects that differ both in shape and in colour; scenes without such a pair come back unchanged, False.
+    Takes the first two objects that differ in shape and in colour and whose exchange makes two (shape, colour) pairs that the scene
+    does not have, so that neither of the new objects is in the picture. Other scenes come back unchanged, False.
     """
     n, K = scenes.valid.shape
     colour, done, rows = scenes.colour.copy(), np.zeros(n, bool), np.arange(n)
+
+    def absent(shape: np.ndarray, colour: np.ndarray) -> np.ndarray:
+        same = (scenes.shape == shape[:, None]) & (scenes.colour == colour[:, None])
+        return ~(same & scenes.valid).any(1)
+
     for j in range(K):
         for k in range(j + 1, K):
             differ = (scenes.shape[:, j] != scenes.shape[:, k]) & (scenes.colour[:, j] != scenes.colour[:, k])
-            here = rows[~done & scenes.valid[:, k] & differ]
+            new = absent(scenes.shape[:, j], scenes.colour[:, k]) & absent(scenes.shape[:, k], scenes.colour[:, j])
+            here = rows[~done & scenes.valid[:, k] & differ & new]
             colour[here, j], colour[here, k] = scenes.colour[here, k], scenes.colour[here, j]
             done[here] = True
-    # Exchanging colours can give back the same set of objects only where both shapes agree, which is ruled out above.
     return scenes._replace(colour=colour), done

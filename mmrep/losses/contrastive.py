@@ -1,0 +1,155 @@
+"""Contrastive losses over a matrix of logits: rows are anchors, columns are candidates.
+
+Written for the global view of `jax.jit`: with rows sharded over devices the compiler gathers the columns, and the negatives are
+those of the whole batch. Values are per row, in float32; reduce them with `masked_mean`.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mmrep.errors import ConfigError
+
+Scalar = Float[Array, ""] | float | int
+
+# A finite stand-in for -inf: an all-masked row stays finite, in value and in gradient.
+MASKED = -1e30
+
+
+def similarity(x: Float[Array, "B D"], y: Float[Array, "N D"]) -> Float[Array, "B N"]:
+    """Dot products of all rows, in float32. A scale of 100 would show the rounding of a fast (TF32, bfloat16) product."""
+    return jnp.einsum("bd,nd->bn", x, y, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+
+
+def same_id(row_ids: Int[Array, " B"], column_ids: Int[Array, " N"]) -> Bool[Array, "B N"]:
+    """True where row and column carry the same id: the positives of a multi-positive loss."""
+    return row_ids[:, None] == column_ids[None, :]
+
+
+def false_negatives(
+    row_ids: Int[Array, " B"], column_ids: Int[Array, " N"], positives: Bool[Array, "B N"]
+) -> Bool[Array, "B N"]:
+    """Entries of the same id that are not positives: neither to be attracted nor repelled (`ignore` of the losses)."""
+    return same_id(row_ids, column_ids) & ~positives
+
+
+def targets_from_positives(
+    positives: Bool[Array, "B N"], smoothing: Scalar = 0.0, where: Bool[Array, "B N"] | None = None
+) -> Float[Array, "B N"]:
+    """Target rows: (1 - smoothing) shared by the row's positives, plus smoothing / N in every column (Jia et al. 2021, ALIGN).
+
+    `where` keeps columns: the others get nothing and N counts the kept ones. A row without positives is all zero.
+    """
+    kept = jnp.ones_like(positives) if where is None else where
+    hits = (positives & kept).astype(jnp.float32)
+    counts = hits.sum(-1, keepdims=True)
+    columns = jnp.maximum(kept.sum(-1, keepdims=True, dtype=jnp.float32), 1.0)
+    targets = (1.0 - smoothing) * hits / jnp.maximum(counts, 1.0) + smoothing * kept / columns
+    return jnp.where(counts > 0, targets, 0.0)
+
+
+def cross_entropy(
+    logits: Float[Array, "B N"], targets: Float[Array, "B N"], where: Bool[Array, "B N"] | None = None
+) -> Float[Array, " B"]:
+    """-sum_j targets_ij log softmax_j(logits_i), the softmax running over the columns kept by `where`.
+
+    Target mass on a dropped column counts for nothing; a row that keeps none is 0. Rows of `targets` need not sum to one.
+    Drop entries through `where`, not by infinite logits.
+    """
+    logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)
+    if where is None:
+        return -jnp.sum(targets * jax.nn.log_softmax(logits, axis=-1), axis=-1)
+    log_p = jax.nn.log_softmax(jnp.where(where, logits, MASKED), axis=-1)
+    return -jnp.sum(jnp.where(where, targets * log_p, 0.0), axis=-1)
+
+
+def info_nce(
+    logits: Float[Array, "B N"],
+    positives: Bool[Array, "B N"] | None = None,
+    targets: Float[Array, "B N"] | None = None,
+    smoothing: Scalar = 0.0,
+    ignore: Bool[Array, "B N"] | None = None,
+) -> Float[Array, " B"]:
+    """InfoNCE of each row: cross-entropy of softmax(logits) against its positives (van den Oord et al. 2018).
+
+    positives: default column i for row i (further columns, such as a queue, are negatives). Several share the target equally.
+    targets:   soft target rows instead of positives; no gradient flows into them.
+    ignore:    entries removed from the denominator; a positive is never removed.
+    Raises ConfigError where both positives and targets are given, or fewer columns than rows without either.
+    """
+    if targets is not None:
+        if positives is not None:
+            raise ConfigError("info_nce takes positives or targets, not both; smooth and mix the targets beforehand")
+        return cross_entropy(logits, jax.lax.stop_gradient(targets), None if ignore is None else ~ignore)
+    if positives is None:
+        rows, columns = logits.shape
+        if columns < rows:
+            raise ConfigError(f"info_nce: {rows} rows need at least as many columns, found {columns}; give positives")
+        positives = jnp.eye(rows, columns, dtype=bool)
+    kept = None if ignore is None else ~ignore | positives
+    return cross_entropy(logits, targets_from_positives(positives, smoothing, kept), kept)
+
+
+def symmetric_info_nce_of_logits(
+    logits_xy: Float[Array, "B B"],
+    logits_yx: Float[Array, "B B"],
+    ids: Int[Array, " B"] | None = None,
+    smoothing: Scalar = 0.0,
+    multi_positive: bool = False,
+) -> Float[Array, " B"]:
+    """Half the sum of both directions, for two matrices that need not be transposes: rows of `logits_yx` are the y side."""
+    positives = jnp.eye(logits_xy.shape[0], dtype=bool)
+    ignore = None
+    if ids is not None and multi_positive:
+        positives = same_id(ids, ids)
+    elif ids is not None:
+        ignore = false_negatives(ids, ids, positives)
+    elif multi_positive:
+        raise ConfigError("multi_positive needs ids: rows of equal id are each other's positives")
+    x_to_y = info_nce(logits_xy, positives, smoothing=smoothing, ignore=ignore)
+    return 0.5 * (x_to_y + info_nce(logits_yx, positives, smoothing=smoothing, ignore=ignore))
+
+
+def symmetric_info_nce(
+    x: Float[Array, "B D"],
+    y: Float[Array, "B D"],
+    scale: Scalar,
+    ids: Int[Array, " B"] | None = None,
+    smoothing: Scalar = 0.0,
+    multi_positive: bool = False,
+) -> Float[Array, " B"]:
+    """CLIP's loss: half the sum of InfoNCE(x -> y) and InfoNCE(y -> x) on scale * x y^T (Radford et al. 2021).
+
+    x, y: unit rows, pairs aligned.   scale: 1 / temperature.
+    ids:  rows that share an id are ignored as negatives, or with `multi_positive` are positives.
+    """
+    logits = scale * similarity(x, y)
+    return symmetric_info_nce_of_logits(logits, logits.T, ids, smoothing, multi_positive)
+
+
+def pairwise_info_nce(embeddings: Sequence[Float[Array, "B D"]], scale: Scalar) -> Float[Array, " B"]:
+    """CLIP for M modalities: the sum of `symmetric_info_nce` over all pairs. Raises ConfigError for fewer than two."""
+    if len(embeddings) < 2:
+        raise ConfigError(f"pairwise_info_nce needs at least 2 modalities, found {len(embeddings)}")
+    return sum((symmetric_info_nce(x, y, scale) for x, y in combinations(embeddings, 2)), jnp.float32(0.0))
+
+
+def sigmoid_loss(
+    logits: Float[Array, "B N"],
+    positives: Bool[Array, "B N"] | None = None,
+    ignore: Bool[Array, "B N"] | None = None,
+) -> Float[Array, " B"]:
+    """SigLIP: each entry is its own yes/no question, summed over the row (Zhai et al. 2023, equation 1).
+
+    logits: scale * cosine + bias.   positives: default column i for row i.   ignore: entries that count for nothing, unless positive.
+    """
+    if positives is None:
+        positives = jnp.eye(*logits.shape, dtype=bool)
+    logits = logits.astype(jnp.float32)
+    values = jax.nn.softplus(jnp.where(positives, -logits, logits))
+    if ignore is not None:
+        values = jnp.where(ignore & ~positives, 0.0, values)
+    return values.sum(-1)

@@ -1,0 +1,1 @@
+"""Which tokens are seen and which are predicted: pure functions of an explicit key."""

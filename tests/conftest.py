@@ -1,0 +1,41 @@
+"""Four simulated devices, shape checks on, and one small trained state a system for all generic tests."""
+
+import os
+
+# Before JAX starts: the simulated devices of the sharding tests.
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("mmrep", "beartype.beartype")
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_cache() -> None:
+    from experiments import _cli
+
+    _cli.enable_compile_cache()
+
+
+@pytest.fixture
+def run_command(monkeypatch, capsys):
+    """run_command("train", "align", "--size", "tiny") -> (exit code, stdout, stderr), in this process."""
+    import importlib
+    import sys
+
+    from experiments import _cli
+
+    def run(command: str, *args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [command, *args])
+        module = importlib.import_module(f"experiments.{command}")
+        try:
+            _cli.main(module.run)
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run

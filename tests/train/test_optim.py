@@ -1,0 +1,49 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrep.config import Optim
+from mmrep.errors import ConfigError
+from mmrep.train.optim import optimizer, schedule
+
+
+def test_warmup_then_cosine_ends_at_its_final_share():
+    lr = schedule(Optim(lr=1.0, warmup=10, final=0.1), 110)
+    assert [float(lr(s)) for s in (0, 5, 10)] == pytest.approx([0, 0.5, 1.0])
+    assert float(lr(60)) == pytest.approx(0.1 + 0.9 * 0.5) and float(lr(110)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("name", "at", "value"), [("linear", 50, 0.5), ("constant", 99, 1.0), ("rsqrt", 300, 0.5)])
+def test_other_schedules(name, at, value):
+    warmup = 100 if name == "rsqrt" else 0
+    assert float(
+        schedule(Optim(lr=1.0, schedule=name, warmup=warmup), 1000 if name == "rsqrt" else 100)(at + warmup)
+    ) == pytest.approx(value)
+
+
+def test_adamw_is_the_published_update_and_spares_vectors_from_decay():
+    config = Optim(lr=0.1, weight_decay=0.5, clip=None, b1=0.9, b2=0.98, schedule="constant")
+    params = {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full((2,), 2.0)}
+    grads = {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full((2,), 3.0)}
+    tx = optimizer(config, 10)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_allclose(updates["bias"], -0.1, rtol=1e-5)
+    np.testing.assert_allclose(updates["kernel"], -0.1 * (1 + 0.5 * 2.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "lion", "sgd", "adafactor"])
+def test_every_optimiser_descends(name):
+    tx = optimizer(Optim(name=name, lr=0.05, schedule="constant", weight_decay=0.0), 50)
+    params = {"x": jnp.ones((4, 4))}
+    state = tx.init(params)
+    for _ in range(50):
+        updates, state = tx.update({"x": params["x"]}, state, params)
+        params = {"x": params["x"] + updates["x"]}
+    assert float(jnp.abs(params["x"]).mean()) < 0.9
+
+
+def test_what_cannot_work_is_told():
+    with pytest.raises(ConfigError, match=r"optim.warmup is 50: it must lie in \[0, 50\)"):
+        schedule(Optim(warmup=50), 50)
+    with pytest.raises(ConfigError, match=r"optim.clip is 0"):
+        optimizer(Optim(clip=0.0), 5)
