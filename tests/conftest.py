@@ -9,7 +9,12 @@ from jaxtyping import install_import_hook
 
 install_import_hook("mmrep", "beartype.beartype")
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+
+# A first call may import or compile; the clock of a shared machine proves nothing.
+hypothesis.settings.register_profile("mmrep", deadline=None, max_examples=50)
+hypothesis.settings.load_profile("mmrep")
 
 
 @pytest.fixture(scope="session", autouse=True)

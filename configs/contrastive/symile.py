@@ -24,13 +24,13 @@ def xor(p: float, objective: str = "symile", steps: int = 400, batch: int = 256,
 
 def towers(width: int, depth: int, vocab: int):
     return (
-        ("image", ImageTower(width, 2, kind="conv", stem_stride=4)),
+        ("image", ImageTower(width, depth, 4, 4)),
         ("text", TextTower(vocab, 12, width, depth, 4)),
         ("speech", AudioTower(width, depth, 4, 4000, 128, 64, 24, (2,))),
     )
 
 
-def polyglot(objective: str = "symile", steps: int = 1500, batch: int = 128, lr: float = 2e-3, dim: int = 128, width: int = 48, source: PolyglotData = PolyglotData(), scale=1/.07) -> Experiment:
+def polyglot(objective: str = "symile", steps: int = 1500, batch: int = 128, lr: float = 2e-3, dim: int = 128, width: int = 48, source: PolyglotData = PolyglotData(), scale=1/.07, negatives='n') -> Experiment:
     vocab = 5 + 1 + 20 * source.languages
     parts = (
         modality.image("image", source.size),
@@ -42,7 +42,7 @@ def polyglot(objective: str = "symile", steps: int = 1500, batch: int = 128, lr:
         Predict("image", ("text", "speech"), objective, "class", 20),
         Predict("image", ("text",), objective, "class", 20),
     )
-    system = Config(towers(width, 1, vocab), dim, objective, scale=scale)
+    system = Config(towers(width, 1, vocab), dim, objective, scale=scale, negatives=negatives)
     return Experiment(system, data, (Phase(steps=steps),), Optim(lr=lr, warmup=100), evals, Train(log_every=50))
 
 

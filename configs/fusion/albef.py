@@ -10,15 +10,15 @@ from mmrep.evals.matching import Foil, Rerank
 from mmrep.nn.towers import ImageTower, TextTower
 from mmrep.systems.fusion.albef import Config
 
-VOCAB, LENGTH = 64, 10
+SIDE, VOCAB, LENGTH = 16, 64, 10
 EVALS = (Rerank(k=16, group="caption"), Rerank(k=0, group="caption", name="match"), Foil())
 
 
 def scenes(noise: float = 0.0, **sizes) -> SceneData:
     """Two objects of different shape and colour, told with their relation; each caption has a foil with the colours swapped."""
-    world = WorldSpec(n_objects=(2, 2), shapes=SHAPES, colours=COLOURS, sizes=("big",), distinct="each")
+    world = WorldSpec(n_objects=(2, 2), shapes=SHAPES, colours=COLOURS, sizes=("big",), tints=("white",), distinct="each", grid=2, rotation=0.0)
     return SceneData(
-        sensors=("rgb", "caption", "hard"), world=world, caption=CaptionSpec(attributes=("colour",)),
+        size=SIDE, sensors=("rgb", "caption", "hard"), world=world, caption=CaptionSpec(attributes=("colour",)),
         noise=Noise(noise, 0.5, 0.0, 0.5), **sizes,
     )  # fmt: skip
 
@@ -27,7 +27,7 @@ SHAPES = ("circle", "square", "triangle", "cross", "ring")
 COLOURS = ("red", "yellow", "green", "blue", "black")
 
 
-def modalities(size: int = 32, length: int = LENGTH, vocab: int = VOCAB, ids: bool = True):
+def modalities(size: int = SIDE, length: int = LENGTH, vocab: int = VOCAB, ids: bool = True):
     pair = (modality.image("image", size, field="rgb"), modality.text("text", length, vocab, field="caption"))
     return (*pair, modality.label("id", 2**31 - 1)) if ids else pair
 

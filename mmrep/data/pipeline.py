@@ -57,8 +57,10 @@ class Split:
 
         Raises DataError naming split and record where the record cannot be used.
         """
+        file = ""
         try:
             record = self.record(i, rng)
+            file = f"{record['file']}: " if "file" in record else ""
             entries: HostBatch = {}
             for m in self.data.modalities:
                 source_field = (fields or {}).get(m.name, m.source)
@@ -69,7 +71,7 @@ class Split:
                 entries |= modality.encode(m, record[source_field], self.tokenize, rng)
             return entries
         except DataError as error:
-            raise DataError(f"{self.name} record {i}: {error}") from None
+            raise DataError(f"{self.name} record {i}: {file}{error}") from None
 
     def good_entry(self, i: int, rng: np.random.Generator | None, fields: Mapping[str, str] | None = None) -> HostBatch:
         """`entry(i)`, or the next good record's in its place; more than `data.max_bad_records` bad ones stop the run."""

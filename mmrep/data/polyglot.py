@@ -31,7 +31,7 @@ class PolyglotData:
     n_val: int = 500
     n_test: int = 500
     languages: int = 4
-    size: int = 32
+    size: int = 16
     rate: int = 4000
     seconds: float = 0.25
     seed: int = 0
@@ -44,11 +44,11 @@ class PolyglotData:
 
     @property
     def world(self) -> WorldSpec:
-        return WorldSpec(n_objects=(1, 1), shapes=SHAPES[:4], colours=COLOURS[:5])
+        return WorldSpec(n_objects=(1, 1), shapes=SHAPES[:2], colours=COLOURS[:10], sizes=("big",))
 
     @property
     def classes(self) -> tuple[tuple[str, str], ...]:
-        return tuple((s, c) for s in SHAPES[:4] for c in COLOURS[:5])
+        return tuple((s, c) for s in SHAPES[:2] for c in COLOURS[:10])
 
     @property
     def samples(self) -> int:
@@ -68,7 +68,7 @@ class PolyglotData:
         if n < 1:
             raise DataError(f"split {split!r} is empty: set n_{split} to 1 or more")
         scenes = sample(self.seed, np.arange(n) + SPLIT_START[split], self.world)
-        kind = scenes.shape[:, 0] * 5 + scenes.colour[:, 0]
+        kind = scenes.shape[:, 0] * 10 + scenes.colour[:, 0]
         language = (uniform(scenes.key, "language") * self.languages).astype(np.int64)
         order = uniform(scenes.key, "words", len(self.classes)).argsort(1)
         rows = np.arange(n)

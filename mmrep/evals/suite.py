@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mmrep.config import Experiment
+from mmrep.data import pipeline
 from mmrep.evals import knn, probe, retrieval, zero_shot
 from mmrep.evals.view import Fields, View
 from mmrep.system import Extras, Params, System
@@ -118,6 +119,12 @@ def evaluate(
     """All of `experiment.evals` over one shared view: {metric: value}."""
     view = View(system, params, extras, experiment.data, tokenize, mesh)
     return run_all(experiment.evals, view)
+
+
+def check_splits(experiment: Experiment, tokenize: Any) -> None:
+    """Opens what the evaluators will read. Raises DataError for an absent or empty split before any training, not after it."""
+    for name in dict.fromkeys(e.split for e in experiment.evals if hasattr(e, "split")):
+        pipeline.open_split(experiment.data, tokenize, name)
 
 
 def run_all(evals: tuple[Any, ...], view: View) -> dict[str, float]:

@@ -68,6 +68,7 @@ class ViT(nn.Module):
     Returns (pooled [B,width], out). out["tokens"] are the final normed tokens, with pool="cls" the class token first; out["patches"] are
     the patch tokens alone. `keep` [B,K] are the patches that go in, in that order (MAE); None takes all.
     pool: "cls", "mean" of the patches, or "map" (AttentionPool). `pre_norm` normalises the embeddings before the first block (CLIP).
+    `pooled_only` (pool="cls") lets the last block work for the class token alone: the same pooled numbers; out has no tokens.
     Raises ConfigError where `patch` does not divide the image or `heads` the width.
     """
 
@@ -79,6 +80,7 @@ class ViT(nn.Module):
     mlp_ratio: float = 4.0
     posemb: str = "learned"
     pre_norm: bool = False
+    pooled_only: bool = False
     scan: bool = False
     remat: bool = False
     dtype: Any = jnp.float32
@@ -92,6 +94,10 @@ class ViT(nn.Module):
         check_heads(self.width, self.heads)
         if self.pool not in ("cls", "mean", "map"):
             raise ConfigError(f"pool is {self.pool!r}; choose 'cls', 'mean' or 'map'.")
+        if self.pooled_only and self.pool != "cls":
+            raise ConfigError(
+                f"pooled_only is True and pool is {self.pool!r}, which needs all tokens; choose pool='cls'."
+            )
         if self.posemb not in ("learned", "sincos2d"):
             raise ConfigError(f"posemb is {self.posemb!r}; choose 'learned' or 'sincos2d'.")
         x = patchify(images, self.patch) * 2 - 1
@@ -121,8 +127,9 @@ class ViT(nn.Module):
             activation=self.activation,
             implementation=self.implementation,
             name="transformer",
-        )(x)
-        out["patches"] = x[:, 1:] if self.pool == "cls" else x
+        )(x, at=jnp.zeros(b, jnp.int32) if self.pooled_only else None)
+        if not self.pooled_only:
+            out["patches"] = x[:, 1:] if self.pool == "cls" else x
         if self.pool == "cls":
             pooled = x[:, 0]
         elif self.pool == "mean":

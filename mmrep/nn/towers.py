@@ -26,7 +26,10 @@ from mmrep.system import Batch, Extras, Params
 
 @dataclass(frozen=True)
 class ImageTower:
-    """A ViT, or with kind="conv" a ConvNet of stages width, 2 width, 4 width, ... (`depth` of them, `blocks` blocks each)."""
+    """A ViT, or with kind="conv" a ConvNet of stages width, 2 width, 4 width, ... (`depth` of them, `blocks` blocks each).
+
+    pre_norm: a LayerNorm over the embedded patches before the first block of the ViT, as in CLIP.
+    """
 
     width: int = 96
     depth: int = 4
@@ -37,6 +40,7 @@ class ImageTower:
     blocks: int = 1
     stem_stride: int = 2
     mlp_ratio: float = 4.0
+    pre_norm: bool = False
     scan: bool = False
     remat: bool = False
 
@@ -46,7 +50,7 @@ class ImageTower:
             return ConvNet(widths, self.blocks, self.stem_stride, dtype=dtype, name=name)
         return ViT(
             self.width, self.depth, self.heads, self.patch, self.pool, self.mlp_ratio,
-            scan=self.scan, remat=self.remat, dtype=dtype, name=name,
+            pre_norm=self.pre_norm, scan=self.scan, remat=self.remat, dtype=dtype, name=name,
         )  # fmt: skip
 
 

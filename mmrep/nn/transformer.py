@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mmrep.errors import ConfigError, near
 from mmrep.nn.attention import Attention
@@ -37,15 +37,27 @@ class Mlp(nn.Module):
         if self.activation not in ACTIVATIONS:
             raise ConfigError(f"activation {self.activation!r} is unknown{near(self.activation, ACTIVATIONS)}")
         kernel_init = nn.initializers.xavier_uniform()
-        y = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=kernel_init, name="up")(x)
+        # One axis for all tokens: see `flat_dense`.
+        y = x.reshape(-1, x.shape[-1])
+        y = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=kernel_init, name="up")(y)
         y = ACTIVATIONS[self.activation](y)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=kernel_init, name="down")(y)
+        y = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=kernel_init, name="down")(y)
+        return y.reshape(x.shape)
+
+
+def take_rows(mask: Bool[Array, "_ H N M"] | None, at: Int[Array, " B"]) -> Bool[Array, "_ H 1 M"] | None:
+    """The mask's rows of the queries `at`, one an example."""
+    if mask is None or mask.shape[2] == 1:
+        return mask
+    mask = jnp.broadcast_to(mask, (at.shape[0], *mask.shape[1:]))
+    return jnp.take_along_axis(mask, at[:, None, None, None], axis=2)
 
 
 class Block(nn.Module):
     """Self-attention, with `cross` cross-attention to `context`, then an MLP, each with a residual.
 
     norm="pre" normalises what goes into each part (Xiong et al. 2020), "post" the sum behind it (BERT).
+    `at` [B] asks for one token of each example alone: [B,1,D], the same numbers as that row of the whole, for far less work.
     """
 
     heads: int
@@ -63,7 +75,8 @@ class Block(nn.Module):
         mask: Bool[Array, "#B #H #N #N"] | None = None,
         context: Float[Array, "B M E"] | None = None,
         context_mask: Bool[Array, "#B #H #N #M"] | None = None,
-    ) -> Float[Array, "B N D"]:
+        at: Int[Array, " B"] | None = None,
+    ) -> Float[Array, "B _ D"]:
         if self.norm not in ("pre", "post"):
             raise ConfigError(f"norm is {self.norm!r}; choose 'pre' or 'post'.")
         if self.cross != (context is not None):
@@ -71,14 +84,18 @@ class Block(nn.Module):
                 "cross=True needs a context to attend to." if self.cross else "A context was given; set cross=True."
             )
         attention = {"heads": self.heads, "dtype": self.dtype, "implementation": self.implementation}
-        parts = [("attn", lambda y: Attention(**attention, name="attn")(y, mask=mask))]
+        rows = (lambda y: y) if at is None else (lambda y: jnp.take_along_axis(y, at[:, None, None], axis=1))
+        if at is not None:
+            mask, context_mask = (take_rows(m, at) for m in (mask, context_mask))
+        parts = [("attn", lambda y: Attention(**attention, name="attn")(rows(y), None if at is None else y, mask=mask))]
         if self.cross:
             parts.append(("cross", lambda y: Attention(**attention, name="cross")(y, context, mask=context_mask)))
         hidden = int(x.shape[-1] * self.mlp_ratio)
         parts.append(("mlp", lambda y: Mlp(hidden, self.dtype, self.activation, name="mlp")(y)))
         for name, part in parts:
             norm = layer_norm(self.dtype, f"norm_{name}")
-            x = x + part(norm(x)) if self.norm == "pre" else norm(x + part(x))
+            residual = rows(x) if name == "attn" else x
+            x = residual + part(norm(x)) if self.norm == "pre" else norm(residual + part(x))
         return x
 
 
@@ -88,6 +105,7 @@ class Transformer(nn.Module):
     Returns (y, out): y is the final (normed) [B,N,D], out holds it as "tokens" and every block's output as "block00", "block01", ...,
     or with `scan` as "blocks" [depth,B,N,D]. `scan` compiles one block whatever the depth and keeps parameters stacked under
     "blocks" (see `stack_blocks`); `remat` recomputes a block's inside in the backward pass instead of keeping it.
+    `at` [B] asks for one token of each example: y is [B,1,D] and the last block works for it alone; out has neither "tokens" nor that block.
     """
 
     depth: int
@@ -108,7 +126,10 @@ class Transformer(nn.Module):
         mask: Bool[Array, "#B #H #N #N"] | None = None,
         context: Float[Array, "B M E"] | None = None,
         context_mask: Bool[Array, "#B #H #N #M"] | None = None,
-    ) -> tuple[Float[Array, "B N D"], dict[str, Array]]:
+        at: Int[Array, " B"] | None = None,
+    ) -> tuple[Float[Array, "B _ D"], dict[str, Array]]:
+        if self.scan and at is not None:
+            raise ConfigError("pooled_only (or `at`) treats the last block apart, which a scan cannot; set scan=False.")
         if self.depth < 1:
             raise ConfigError(f"depth is {self.depth}; it must be at least 1.")
         settings = {
@@ -139,11 +160,15 @@ class Transformer(nn.Module):
             x, out["blocks"] = layers(block(**settings, name="blocks"), x, mask, context, context_mask)
         else:
             for i in range(self.depth):
-                x = block(**settings, name=f"block{i:02d}")(x, mask, context, context_mask)
+                here = at if i == self.depth - 1 else None
+                x = block(**settings, name=f"block{i:02d}")(x, mask, context, context_mask, here)
                 out[f"block{i:02d}"] = x
         if self.norm == "pre":
             x = layer_norm(self.dtype, "norm")(x)
-        out["tokens"] = x
+        if at is None:
+            out["tokens"] = x
+        else:
+            del out[f"block{self.depth - 1:02d}"]
         return x, out
 
 

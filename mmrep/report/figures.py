@@ -1,6 +1,7 @@
 """Curves and maps as inline SVG. Colours are CSS variables of page.css, so that light, dark and print share one figure."""
 
 import io
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -28,7 +29,9 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def plot_svg(
-    lines: Sequence[tuple[Sequence[float], Sequence[float], Sequence[float] | None, int, int]], label: str, log: bool = False
+    lines: Sequence[tuple[Sequence[float], Sequence[float], Sequence[float] | None, int, int]],
+    label: str,
+    log: bool = False,
 ) -> str:
     """Curves as an inline SVG: each line is (steps, raw values, smoothed values or None, colour, index of DASHES).
 
@@ -96,11 +99,13 @@ def _inline(svg: str, label: str) -> str:
     return svg.replace("<svg ", f'<svg class="plot" role="img" aria-label="{escape(label)}" ', 1)
 
 
-def _extremes(steps: Sequence[float], values: Sequence[float], buckets: int = 300) -> tuple[list[float], list[float]]:
+def _extremes(
+    steps: Sequence[int | float], values: Sequence[int | float], buckets: int = 300
+) -> tuple[list[int | float], list[int | float]]:
     edges = np.linspace(0, len(steps), buckets + 1).astype(int)
-    xs: list[float] = []
-    ys: list[float] = []
-    for a, b in zip(edges, edges[1:]):
+    xs: list[int | float] = []
+    ys: list[int | float] = []
+    for a, b in itertools.pairwise(edges):
         part = np.asarray(values[a:b], np.float64)
         if np.isnan(part).all():
             xs, ys = [*xs, steps[a]], [*ys, math.nan]
@@ -123,7 +128,7 @@ def project_2d(embeddings: Float[np.ndarray, "N D"], seed: int, method: str = "t
     if len(bad):
         raise DataError(f"{len(bad)} embeddings are not finite (first: row {bad[0]}): leave them out of the map")
     n, d = embeddings.shape
-    centred = embeddings - embeddings.mean(0)
+    centred = embeddings - embeddings.sum(0) / max(n, 1)
     if n < 2 or not np.abs(centred).max(initial=0.0) > 0:
         return np.zeros((n, 2), np.float32)
     if method == "pca" or n < 8 or d < 2:
@@ -174,7 +179,7 @@ def map_svg(
     side = 36.0
     boxes: list[tuple[float, float, float, float]] = []
     for i in sorted(range(len(xy)), key=lambda i: bool(thumbnails[i]), reverse=True):
-        x, y = xy[i]
+        x, y = map(float, xy[i])
         if thumbnails[i]:
             shape = (
                 f'<rect x="{-side / 2:g}" y="{-side / 2:g}" width="{side:g}" height="{side:g}" rx="3"/>'
@@ -185,12 +190,14 @@ def map_svg(
             shape = _MARKS[series[i] % len(_MARKS)]
             boxes.append((x - 4, y - 4, x + 4, y + 4))
         kind = "thumb" if thumbnails[i] else "dot"
-        parts.append(f'<g class="{kind} c{series[i] % PALETTE}" transform="translate({x:.1f} {y:.1f})">{shape}<title>{escape(labels[i])}</title></g>')
+        parts.append(
+            f'<g class="{kind} c{series[i] % PALETTE}" transform="translate({x:.1f} {y:.1f})">{shape}<title>{escape(labels[i])}</title></g>'
+        )
     shown = 0
     for i in range(len(xy)):
         if thumbnails[i] or not labels[i] or shown >= max_labels:
             continue
-        x, y = xy[i]
+        x, y = map(float, xy[i])
         text = labels[i] if len(labels[i]) <= 22 else labels[i][:21] + "…"
         width = text_width(text) * 11.5
         for left, anchor in ((x + 8, "start"), (x - 8 - width, "end")):
@@ -199,7 +206,9 @@ def map_svg(
                 continue
             boxes.append(box)
             # x is the left or right edge whatever the script's direction: text-anchor alone would flip for Arabic or Hebrew.
-            parts.append(f'<text direction="ltr" text-anchor="{anchor}" x="{x + (8 if anchor == "start" else -8):.1f}" y="{y + 4:.1f}">{escape(text)}</text>')
+            parts.append(
+                f'<text direction="ltr" text-anchor="{anchor}" x="{x + (8 if anchor == "start" else -8):.1f}" y="{y + 4:.1f}">{escape(text)}</text>'
+            )
             shown += 1
             break
     return "".join([*parts, "</svg>"])

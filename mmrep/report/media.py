@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 from html import escape
 
 import numpy as np
@@ -61,7 +62,7 @@ def sound_uri(waveform: Float[np.ndarray, " T"], rate: int) -> str:
 def wave_svg(waveform: Float[np.ndarray, " T"], label: str, bins: int = 72) -> str:
     """The envelope (least and greatest value of each of `bins` stretches) of a waveform, scaled to its own peak."""
     edges = np.linspace(0, len(waveform), min(bins, len(waveform)) + 1).astype(int)
-    parts = [waveform[a:b] for a, b in zip(edges, edges[1:])] or [np.zeros(1)]
+    parts = [waveform[a:b] for a, b in itertools.pairwise(edges)] or [np.zeros(1)]
     peak = max(float(np.abs(waveform).max(initial=0.0)), 1e-6)
     width = 100 / len(parts)
     bars = "".join(

@@ -86,7 +86,15 @@ def _numbers(panel: panels.Numbers) -> dict[str, Any]:
         shown = []
         for c, (cell, spec) in enumerate(zip(cells[r], columns)):
             if not isinstance(cell, Number):
-                shown.append({"text": "–" if cell is None else str(cell), "best": False, "chance": "", "spread": "", "plain": True})
+                shown.append(
+                    {
+                        "text": "–" if cell is None else str(cell),
+                        "best": False,
+                        "chance": "",
+                        "spread": "",
+                        "plain": True,
+                    }
+                )
                 continue
             chance = "" if cell.chance is None else f"chance {_chance(cell.chance, spec.digits)}"
             if cell.chance is not None and spec.better:
@@ -103,7 +111,10 @@ def _numbers(panel: panels.Numbers) -> dict[str, Any]:
             )
         rows.append({"name": name, "cells": shown})
     arrows = {"higher": "↑", "lower": "↓", "": ""}
-    heads = [{"name": c.name, "arrow": arrows[c.better], "says": f"{c.better} is better" if c.better else ""} for c in columns]
+    heads = [
+        {"name": c.name, "arrow": arrows[c.better], "says": f"{c.better} is better" if c.better else ""}
+        for c in columns
+    ]
     return {"columns": heads, "rows": rows, "any_best": any(map(any, marks))}
 
 
@@ -144,7 +155,15 @@ def _curves(panel: panels.Curves) -> dict[str, Any]:
             look = _look(name, len(lines))
             lines.append((steps, values, smoothed, *look))
             last = figures.number([v for v in smoothed or finite if not math.isnan(v)][-1])
-            legend.append({"name": run.arrows(name.removeprefix("eval/")), "colour": look[0], "dash": figures.DASHES[look[1]], "last": last, "smoothed": smoothed is not None})
+            legend.append(
+                {
+                    "name": run.arrows(name.removeprefix("eval/")),
+                    "colour": look[0],
+                    "dash": figures.DASHES[look[1]],
+                    "last": last,
+                    "smoothed": smoothed is not None,
+                }
+            )
         if not lines:
             continue
         label = f"{title}: " + "; ".join(
@@ -180,14 +199,28 @@ def _media(thing: Any) -> dict[str, Any]:
             if pixels.dtype != np.uint8:
                 raise DataError(f"a picture is {pixels.dtype}: give uint8 in [0, 255]")
             small = max(pixels.shape[:2]) <= 32
-            return {"kind": "picture", "uri": media.picture_uri(pixels), "caption": caption, "alt": alt or caption or "picture", "small": small}
+            return {
+                "kind": "picture",
+                "uri": media.picture_uri(pixels),
+                "caption": caption,
+                "alt": alt or caption or "picture",
+                "small": small,
+            }
         case Words(text, caption, lang):
             return {"kind": "words", "text": text, "caption": caption, "lang": lang}
         case Sound(waveform, rate, caption):
             wave = media.trim(_float_wave(waveform), rate)
             says = f"sound of {len(wave) / rate:.1f} s" + (f": {caption}" if caption else "")
-            return {"kind": "sound", "uri": media.sound_uri(wave, rate), "caption": caption, "svg": Markup(media.wave_svg(wave, says)), "says": says}
-    raise DataError(f"a gallery cannot show a {type(thing).__name__}: give a uint8 array, text, Picture, Words or Sound")
+            return {
+                "kind": "sound",
+                "uri": media.sound_uri(wave, rate),
+                "caption": caption,
+                "svg": Markup(media.wave_svg(wave, says)),
+                "says": says,
+            }
+    raise DataError(
+        f"a gallery cannot show a {type(thing).__name__}: give a uint8 array, text, Picture, Words or Sound"
+    )
 
 
 def _float_wave(waveform: Any) -> np.ndarray:
@@ -212,7 +245,12 @@ def _item(item: panels.Item) -> dict[str, Any]:
 def _candidate(candidate: Candidate, rank: int | None) -> dict[str, Any]:
     score = float(candidate.score)
     text = f"{score:.3f}" if abs(score) < 100 else figures.number(score, 3)
-    return {"media": _media(candidate.media), "score": text.replace("-", "\u2212"), "right": candidate.right, "rank": rank}
+    return {
+        "media": _media(candidate.media),
+        "score": text.replace("-", "\u2212"),
+        "right": candidate.right,
+        "rank": rank,
+    }
 
 
 def _heatmap(panel: panels.Heatmap) -> dict[str, Any]:
@@ -233,8 +271,8 @@ def _heatmap(panel: panels.Heatmap) -> dict[str, Any]:
     return {
         "rows": rows,
         "columns": list(panel.column_labels),
-        "low": figures.number(low, 2),
-        "high": figures.number(high, 2),
+        "low": figures.number(low, 2).replace("-", "\u2212"),
+        "high": figures.number(high, 2).replace("-", "\u2212"),
         "dense": matrix.shape[1] > 16,
         "any_right": bool(right),
     }

@@ -65,7 +65,9 @@ class Curves:
     note: str = ""
 
     def __post_init__(self) -> None:
-        _check(0 <= self.smoothing < 1, f"Curves {self.title!r}: smoothing is {self.smoothing}: a weight lies in [0, 1)")
+        _check(
+            0 <= self.smoothing < 1, f"Curves {self.title!r}: smoothing is {self.smoothing}: a weight lies in [0, 1)"
+        )
 
 
 class Picture(NamedTuple):
@@ -130,7 +132,10 @@ def retrieve(query: Any, pool: Sequence[Any], scores: Any, right: Sequence[int],
     Ties count against the query: a wrong candidate with the same score, or one with NaN for the right answer, goes first.
     """
     order_by = np.asarray(scores, np.float64)
-    _check(order_by.shape == (len(pool),), f"scores have shape {order_by.shape} for a pool of {len(pool)}: give one score each")
+    _check(
+        order_by.shape == (len(pool),),
+        f"scores have shape {order_by.shape} for a pool of {len(pool)}: give one score each",
+    )
     is_right = np.zeros(len(pool), bool)
     is_right[np.asarray(right, int)] = True
     order = np.lexsort((is_right, -np.nan_to_num(order_by, nan=-np.inf, posinf=np.inf, neginf=-np.inf)))

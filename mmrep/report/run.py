@@ -1,46 +1,14 @@
 """What a run has logged, as plain rows and series."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, Literal
 
-from mmrep.errors import DataError
 from mmrep.report.panels import Column, Number, Numbers
 
 Row = Mapping[str, Any]
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl, one dict a line; "nan", "inf" and "-inf" become floats.
-
-    A last line cut by a crash is left out. Raises DataError for a missing file or a broken line elsewhere.
-    """
-    if not path.exists():
-        raise DataError(f"{path} does not exist: give the metrics.jsonl of a run")
-    # A cut can fall inside a UTF-8 character.
-    lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError
-        except ValueError:
-            if any(rest.strip() for rest in lines[number:]):
-                raise DataError(f"{path} line {number} is not a JSON object: mend or delete that line") from None
-            break
-        rows.append({k: _number(v) for k, v in row.items()})
-    return rows
-
-
-def _number(value: Any) -> Any:
-    return float(value) if value in ("nan", "inf", "-inf") else value
 
 
 def series(rows: Sequence[Row], key: str) -> tuple[list[float], list[float]]:

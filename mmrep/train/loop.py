@@ -112,6 +112,7 @@ def train(
         )
     tokenizer = _open_workdir(experiment, workdir, meta)
     tokenize = pipeline.load_tokenizer(experiment.data, tokenizer)
+    suite.check_splits(experiment, tokenize)
     key = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
     with ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))

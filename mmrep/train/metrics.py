@@ -8,17 +8,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmrep.errors import DataError
+
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file; a last line cut by a crash is left out."""
+    """The rows of a metrics.jsonl, one dict a line; "nan", "inf" and "-inf" become floats.
+
+    A last line cut by a crash is left out. Raises DataError for a missing file or a broken line elsewhere.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist: give the metrics.jsonl of a run")
+    # A cut can fall inside a UTF-8 character.
+    lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
     rows = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError
+        except ValueError:
+            if any(rest.strip() for rest in lines[number:]):
+                raise DataError(f"{path} line {number} is not a JSON object: mend or delete that line") from None
+            break
+        rows.append({k: _number(v) for k, v in row.items()})
     return rows
+
+
+def _number(value: Any) -> Any:
+    return float(value) if value in ("nan", "inf", "-inf") else value
 
 
 class Writer:
@@ -37,7 +56,11 @@ class Writer:
         from tensorboardX import SummaryWriter
 
         path = folder / "metrics.jsonl"
-        self.rows = [r for r in read(path) if r["step"] < start or (r["step"] == start and "train/loss" in r)]
+        self.rows = [
+            r
+            for r in (read(path) if path.exists() else [])
+            if r["step"] < start or (r["step"] == start and "train/loss" in r)
+        ]
         path.write_text("".join(json.dumps(r) + "\n" for r in self.rows), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)

@@ -6,6 +6,7 @@ import pickle
 import sys
 import tarfile
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,7 +70,9 @@ def test_lossless_images_come_back_with_transparency_on_white(height, width, mod
     values = np.array([[[random.randrange(256) for _ in range(channels)] for _ in range(width)] for _ in range(height)])
     pixels = values.astype(np.uint8)
     data = encoded(
-        Image.fromarray(pixels[..., 0] if channels == 1 else pixels, name), kind, **({"lossless": True} if kind == "WEBP" else {})
+        Image.fromarray(pixels[..., 0] if channels == 1 else pixels, name),
+        kind,
+        **({"lossless": True} if kind == "WEBP" else {}),
     )
     got = decode.image(data, "x")
     assert got.dtype == np.uint8 and got.shape == (height, width, 3)
@@ -178,7 +181,11 @@ def test_bad_sounds_are_named():
 
 def test_texts():
     assert decode.text("\ufeffein Hund \n".encode(), "x") == "ein Hund"
-    for data, says in [("ä".encode("latin-1"), "byte 0 is not UTF-8"), (b" \n", "empty"), (b"a" * 100_001, "100,001 characters")]:
+    for data, says in [
+        ("ä".encode("latin-1"), "byte 0 is not UTF-8"),
+        (b" \n", "empty"),
+        (b"a" * 100_001, "100,001 characters"),
+    ]:
         with pytest.raises(DataError, match=f"a.txt: .*{says}"):
             decode.text(data, "a.txt")
     with pytest.raises(DataError, match="expected text, found int"):
@@ -229,7 +236,7 @@ def test_folder_with_defaults(photos):
             parts[name] = [r["file"] for r in source.open(name)]
         except DataError as error:
             assert f"split '{name}' is empty" in str(error)
-    assert sorted(sum(parts.values(), [])) == sorted(str(p) for p in photos.glob("[a-z]*.png"))
+    assert sorted(f for part in parts.values() for f in part) == sorted(str(p) for p in photos.glob("[a-z]*.png"))
     records = Folder(photos, fractions=EVERY).open("train")
     assert records.unused == (str(photos / "README.txt"),)
     blue = records[0]
@@ -290,8 +297,12 @@ def test_folder_says_what_is_wrong(tmp_path, photos):
     for call, says in cases:
         with pytest.raises(DataError, match=says):
             call()
-    for bad in (lambda: Folder("x", group="("), lambda: Folder("x", group="p"), lambda: Folder("x", fractions=(1.0, 1.0, 0.0))):
-        with pytest.raises(ConfigError, match="group|fractions"):
+    for bad in (
+        lambda: Folder("x", group="("),
+        lambda: Folder("x", group="p"),
+        lambda: Folder("x", fractions=(1.0, 1.0, 0.0)),
+    ):
+        with pytest.raises(ConfigError, match=r"group|fractions"):
             bad()
     (photos / "blue.txt").unlink()
     with pytest.raises(DataError, match=r"blue\.png has no caption: write .*blue\.txt"):
@@ -326,7 +337,13 @@ def test_linked_folders_are_followed_once(tmp_path):
 def pairs(tmp_path):
     for i in range(3):
         picture(tmp_path / "img" / f"{i}.png", (i, 0, 0))
-    rows = [["image", "caption"], ["img/0.png", 'a "red", square'], ["img/1.png", "zwei\nZeilen"], ["img/0.png", "again"], ["img/2.png", "x"]]
+    rows = [
+        ["image", "caption"],
+        ["img/0.png", 'a "red", square'],
+        ["img/1.png", "zwei\nZeilen"],
+        ["img/0.png", "again"],
+        ["img/2.png", "x"],
+    ]
     write_table(tmp_path / "pairs.csv", rows)
     return tmp_path / "pairs.csv"
 
@@ -343,11 +360,18 @@ def test_table_formats_agree(tmp_path):
     rows = [("a.png", "ein Bär", 1), ("b.png", "zwei", 0)]
     for name in "ab":
         picture(tmp_path / f"{name}.png")
-    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({"image": i, "caption": c, "y": y}) for i, c, y in rows) + "\n\n")
-    (tmp_path / "t.tsv").write_text("image\tcaption\ty\n" + "".join(f"{i}\t{c}\t{y}\n" for i, c, y in rows), "utf-8-sig")
+    (tmp_path / "t.jsonl").write_text(
+        "\n".join(json.dumps({"image": i, "caption": c, "y": y}) for i, c, y in rows) + "\n\n"
+    )
+    (tmp_path / "t.tsv").write_text(
+        "image\tcaption\ty\n" + "".join(f"{i}\t{c}\t{y}\n" for i, c, y in rows), "utf-8-sig"
+    )
     write_table(tmp_path / "t.csv", [("image", "caption", "y"), *rows])
     got = [
-        [(r["text"], r["label"], r["y"]) for r in Table(tmp_path / f"t.{e}", label="y", extra=("y",), fractions=EVERY).open("train")]
+        [
+            (r["text"], r["label"], r["y"])
+            for r in Table(tmp_path / f"t.{e}", label="y", extra=("y",), fractions=EVERY).open("train")
+        ]
         for e in ("jsonl", "tsv", "csv")
     ]
     assert got[0] == got[1] == got[2] == [(("ein Bär",), 1, 1), (("zwei",), 0, 0)]
@@ -360,7 +384,9 @@ def test_table_columns(tmp_path):
         {"en": "wolf", "de": "Wolf", "sound": "a2.wav", "kind": "wild", "vec": [0, 0], "split": "validation"},
     ]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    source = Table(tmp_path / "t.jsonl", image=None, text=("en", "de"), audio="sound", label="kind", extra=("vec",), rate=8000)
+    source = Table(
+        tmp_path / "t.jsonl", image=None, text=("en", "de"), audio="sound", label="kind", extra=("vec",), rate=8000
+    )
     record = source.open("train")[0]
     assert record["text"] == ("dog", "a dog", "Hund") and record["de"] == ("Hund",) and record["label"] == 0
     assert record["vec"].tolist() == [1.0, 2.5] and record["audio"].shape == (800,)
@@ -388,14 +414,20 @@ def test_table_says_what_is_wrong_with_the_table(tmp_path, pairs):
     (tmp_path / "wide.csv").write_text("image,caption\na,b\n", "utf-16")
     cases.append((lambda: Table(tmp_path / "wide.csv").open("train"), "UTF-16"))
     (tmp_path / "leak.csv").write_text("image,caption,split,who\na,b,test,ann\nc,d,train,ann\n")
-    cases.append((lambda: Table(tmp_path / "leak.csv", group="who").open("train"), "who 'ann' is in split 'test'.*'train'"))
+    cases.append(
+        (lambda: Table(tmp_path / "leak.csv", group="who").open("train"), "who 'ann' is in split 'test'.*'train'")
+    )
     (tmp_path / "label.csv").write_text("image,caption,y\na,b,1\na,d,2\n")
     cases.append((lambda: Table(tmp_path / "label.csv", label="y").open("train"), "lines 2 and 3 .*label '1' and '2'"))
     for call, says in cases:
         with pytest.raises(DataError, match=says):
             call()
-    for bad in (lambda: Table("a.xlsx"), lambda: Table("a.csv", image=None, text=None), lambda: Table("a.csv", delimiter="::")):
-        with pytest.raises(ConfigError, match="path|None|delimiter"):
+    for bad in (
+        lambda: Table("a.xlsx"),
+        lambda: Table("a.csv", image=None, text=None),
+        lambda: Table("a.csv", delimiter="::"),
+    ):
+        with pytest.raises(ConfigError, match=r"path|None|delimiter"):
             bad()
 
 
@@ -428,13 +460,23 @@ def test_ragged_and_huge_csv_rows_do_not_end_the_table(tmp_path):
     before = csv.field_size_limit()
     records = Table(tmp_path / "t.csv", fractions=EVERY).open("train")
     assert csv.field_size_limit() == before and len(records) == 4 and records[0]["text"] == ("fine",)
-    for i, says in [(1, "line 3: the row has 3 cells, the header 2"), (2, "line 4: the row has 1"), (3, "line 5.*10,000,000 characters")]:
+    for i, says in [
+        (1, "line 3: the row has 3 cells, the header 2"),
+        (2, "line 4: the row has 1"),
+        (3, "line 5.*10,000,000 characters"),
+    ]:
         with pytest.raises(DataError, match=says):
             records[i]
     assert list(Table(tmp_path / "t.csv", fractions=EVERY).texts("train")) == ["fine"]
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).filter(str.strip), min_size=1, max_size=8))
+@given(
+    st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).filter(str.strip),
+        min_size=1,
+        max_size=8,
+    )
+)
 @settings(max_examples=30, deadline=None)
 def test_any_caption_survives_csv_and_jsonl(tmp_path_factory, captions):
     folder = tmp_path_factory.mktemp("any")
@@ -449,7 +491,11 @@ def test_any_caption_survives_csv_and_jsonl(tmp_path_factory, captions):
 
 
 def sample(key, colour, caption):
-    return [(f"{key}.png", encoded(Image.new("RGB", (4, 3), colour))), (f"{key}.txt", caption.encode()), (f"{key}.cls", b"3")]
+    return [
+        (f"{key}.png", encoded(Image.new("RGB", (4, 3), colour))),
+        (f"{key}.txt", caption.encode()),
+        (f"{key}.cls", b"3"),
+    ]
 
 
 @pytest.fixture
@@ -517,10 +563,17 @@ def test_members_apart_are_gathered_and_endings_are_read(tmp_path):
         [("a/x.jpg", encoded(Image.new("RGB", (2, 2)), "JPEG")), ("._x.jpg", b"mac"), ("a/y.jpg", b"bad"), ("a/x.json", about),
          ("a/x.emb.npy", emb.getvalue()), ("a/y.json", b"{}"), ("a/x.WAV", sound()), ("note", b"no ending")],
     )  # fmt: skip
-    records = Shards(str(tmp_path / "a.tar"), text=("txt", "json:captions"), extra=("emb.npy", "json:age"), fractions=EVERY).open("train")
+    records = Shards(
+        str(tmp_path / "a.tar"), text=("txt", "json:captions"), extra=("emb.npy", "json:age"), fractions=EVERY
+    ).open("train")
     assert len(records) == 2
     record = records[0]
-    assert record["text"] == ("one", "two") and record["emb"].tolist() == [0, 1, 2] and record["age"] == 7 and len(record["audio"]) == 1600
+    assert (
+        record["text"] == ("one", "two")
+        and record["emb"].tolist() == [0, 1, 2]
+        and record["age"] == 7
+        and len(record["audio"]) == 1600
+    )
     with pytest.raises(DataError, match=r"a\.tar record a/y has no caption"):
         records[1]
 
@@ -533,7 +586,10 @@ def test_nothing_is_unpickled(tmp_path):
     evil = pickle.dumps(Evil())
     array = io.BytesIO()
     np.save(array, np.array([Evil()], dtype=object), allow_pickle=True)
-    write_shard(tmp_path / "a.tar", [*sample("x", (1, 1, 1), "x"), ("x.pyd", evil), ("x.pkl", evil), ("x.npy", array.getvalue())])
+    write_shard(
+        tmp_path / "a.tar",
+        [*sample("x", (1, 1, 1), "x"), ("x.pyd", evil), ("x.pkl", evil), ("x.npy", array.getvalue())],
+    )
     pattern = str(tmp_path / "a.tar")
     assert Shards(pattern, fractions=EVERY).open("train")[0]["text"] == ("x",)
     with pytest.raises(DataError, match=r"record x\.npy: not an array file"):
@@ -569,13 +625,20 @@ def test_shards_say_what_is_wrong(tmp_path, tars):
         Shards({"trian": "a.tar"})
 
 
-@given(st.dictionaries(st.from_regex(r"[a-z]{1,3}(/[a-z]{1,3})?", fullmatch=True), st.binary(min_size=1, max_size=700), min_size=1, max_size=9))
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z]{1,3}(/[a-z]{1,3})?", fullmatch=True),
+        st.binary(min_size=1, max_size=700),
+        min_size=1,
+        max_size=9,
+    )
+)
 @settings(max_examples=30, deadline=None)
 def test_offsets_find_the_members(tmp_path_factory, contents):
     path = str(tmp_path_factory.mktemp("tar") / "x.tar")
     write_shard(path, [(f"{k}.bin", v) for k, v in contents.items()])
     built, stored = shards.index(path), shards.index(path)
-    data = open(path, "rb").read()
+    data = Path(path).read_bytes()
     for found in (built, stored):
         got = {}
         for i in range(len(found.first) - 1):
@@ -624,7 +687,14 @@ def prepared(tmp_path_factory):
 
 
 def test_tfds_reads_without_tensorflow(prepared):
-    fields = {"image": "image", "mask": "mask", "text": "captions/text", "name": "label:name", "label": "label", "sound": "sound"}
+    fields = {
+        "image": "image",
+        "mask": "mask",
+        "text": "captions/text",
+        "name": "label:name",
+        "label": "label",
+        "sound": "sound",
+    }
     source = TFDS("tiny_set", fields, data_dir=prepared, audio=("sound",), stored_rate=8000)
     records = source.open("train")
     assert len(records) == 10
@@ -633,12 +703,24 @@ def test_tfds_reads_without_tensorflow(prepared):
         i = int(record["image"][0, 0, 0])
         seen.add(i)
         assert record["image"].shape == (6, 8, 3) and record["mask"].shape == (6, 8, 1) and record["mask"][0, 0, 0] == i
-        assert record["text"] == (f"caption {i}", "Bär") and record["label"] == i % 2 and record["name"] == ["cat", "dog"][i % 2]
+        assert (
+            record["text"] == (f"caption {i}", "Bär")
+            and record["label"] == i % 2
+            and record["name"] == ["cat", "dog"][i % 2]
+        )
         assert record["sound"].dtype == np.float32 and len(record["sound"]) == 160
         assert abs(float(record["sound"][80]) - 0.5) < 0.02
     assert seen == set(range(10)) and "tensorflow" not in sys.modules
     assert len(source.open("val")) == 2 and "caption 3" in list(source.texts("train"))
-    assert set(TFDS("tiny_set", data_dir=prepared).open("val")[0]) == {"file", "image", "mask", "captions", "title", "label", "sound"}
+    assert set(TFDS("tiny_set", data_dir=prepared).open("val")[0]) == {
+        "file",
+        "image",
+        "mask",
+        "captions",
+        "title",
+        "label",
+        "sound",
+    }
 
 
 def test_tfds_splits_and_sentences(prepared):
@@ -647,10 +729,16 @@ def test_tfds_splits_and_sentences(prepared):
     by_path = TFDS(os.path.join(prepared, "tiny_set", "1.0.0"))
     assert len(by_path.open("val")) == 2
     cases = [
-        (lambda: TFDS("tiny_set", data_dir=prepared).open("test"), "no split for 'test', only train, validation: give slices"),
+        (
+            lambda: TFDS("tiny_set", data_dir=prepared).open("test"),
+            "no split for 'test', only train, validation: give slices",
+        ),
         (lambda: halves.open("val"), "no 'val': it has train, test"),
         (lambda: TFDS("tiny_set", splits={"train": "trian"}, data_dir=prepared).open("train"), "did you mean 'train'"),
-        (lambda: TFDS("tiny_set", {"text": "captions/txt"}, data_dir=prepared).open("train"), "no feature 'txt' inside captions .*'text'"),
+        (
+            lambda: TFDS("tiny_set", {"text": "captions/txt"}, data_dir=prepared).open("train"),
+            "no feature 'txt' inside captions .*'text'",
+        ),
         (lambda: TFDS("tiny_set", {"text": "titel"}, data_dir=prepared).open("train"), "did you mean 'title'"),
         (lambda: TFDS("tiny_set", {"text": "title:name"}, data_dir=prepared).open("train"), "only labels"),
         (lambda: TFDS("mnist", data_dir=prepared).open("train"), "mnist is not prepared in .*download_and_prepare"),

@@ -30,10 +30,10 @@ def experiment(tmp_path):
         soundfile.write(folder / f"{word}.wav", np.full(800 + 100 * i, 0.5), 8000)
     source = Folder(tmp_path / "set", rate=8000)
     modalities = (
-        modality.image("image", 8, augment=(brighter,)), modality.text("text", 12, 300),
+        modality.image("image", 8, augment=(brighter,)), modality.text("text", 20, 400),
         modality.audio("sound", 1600, 8000, field="audio"),
     )  # fmt: skip
-    return Experiment(source, Data(source, modalities, Tokenizer(300, "unigram")))
+    return Experiment(source, Data(source, modalities, Tokenizer(400, "unigram")))
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_report_holds_the_numbers_of_the_samples(experiment, tokenize):
     assert (image.shape, image.dtype, image.high) == ((8, 8, 3), "float32", 1.0)
     assert image.mean == pytest.approx((np.mean(reds) + 0 + 1) / 3, abs=1e-6)
     lengths = [int((s["text"] > 0).sum()) for s in report.samples]
-    assert text.valid.startswith(f"{np.mean(lengths) / 12:.0%} ids {min(lengths)}..{max(lengths)}") and text.low == 1.0
+    assert text.valid.startswith(f"{np.mean(lengths) / 20:.0%} ids {min(lengths)}..{max(lengths)}") and text.low == 1.0
     seconds = [(800 + 100 * WORDS.index(order[i])) / 8000 for i in report.indices]
     assert f"{min(seconds):.2f}..{max(seconds):.2f} s" in sound.valid and sound.mean == pytest.approx(0.5, abs=1e-3)
     printed = inspect.table(report)
@@ -144,7 +144,12 @@ def test_command_refuses_bad_records_with_code_2(command, tmp_path):
     code, _, err = command()
     assert code == 2 and err.startswith("error: train record 0: ") and "black.png" in err
     code, out, err = command("--all")
-    assert code == 2 and "8 records, 1 bad" in out and "not a whole image file" in out and "1 bad records, 0 allowed" in err
+    assert (
+        code == 2
+        and "8 records, 1 bad" in out
+        and "not a whole image file" in out
+        and "1 bad records, 0 allowed" in err
+    )
     code, out, _ = command("--all", "--data.max-bad-records", "1")
     assert code == 0 and "8 records, 1 bad" in out
 
@@ -159,5 +164,7 @@ def test_missing_fields_are_told_without_a_file_too(experiment, tokenize):
             return record
 
     bare = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, source=Bare()))
-    with pytest.raises(DataError, match=r"^train record 0: the record has no field 'image' for modality 'image'; it has text"):
+    with pytest.raises(
+        DataError, match=r"^train record 0: the record has no field 'image' for modality 'image'; it has text"
+    ):
         inspect.inspect(bare, tokenize)

@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 
 from mmrep.errors import ConfigError
-from mmrep.nn.attention import Attention, causal_mask, padding_mask
+from mmrep.nn.attention import Attention, attend, causal_mask, padding_mask
 
 
 def naive(params, x, context, heads, mask=None, bias=None):
     """Attention with loops over batch, heads and queries, in float64."""
 
     def dense(name, v):
-        kernel, bias = (np.asarray(params[name][key], np.float64) for key in ("kernel", "bias"))
-        return np.asarray(v, np.float64) @ kernel + bias
+        return np.asarray(v, np.float64) @ np.asarray(params[name]["kernel"]) + np.asarray(
+            params[name].get("bias", 0.0)
+        )
 
     q, k, v = dense("query", x), dense("key", context), dense("value", context)
     b, n, d = q.shape
@@ -63,6 +64,46 @@ def test_hidden_keys_have_no_influence_nor_gradient(setting):
     assert (gradient[1, 3:] == 0).all() and (gradient[1, :3] != 0).all()
 
 
+def qkv(dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(3), 4)
+    q = jax.random.normal(keys[0], (2, 5, 2, 4), dtype)
+    k, v = (jax.random.normal(key, (2, 7, 2, 4), dtype) for key in keys[1:3])
+    return q, k, v, jax.random.normal(keys[3], (1, 2, 5, 7))
+
+
+@pytest.mark.parametrize("masked, biased", [(False, False), (True, False), (True, True)])
+def test_matmul_equals_xla_with_gradients(masked, biased):
+    q, k, v, bias = qkv()
+    mask = causal_mask(7)[:, :, 2:] & padding_mask(jnp.arange(7) < jnp.array([[7], [4]])) if masked else None
+    bias = bias if biased else jnp.zeros((1, 1, 1, 7))
+
+    def both(implementation):
+        def f(q, k, v, bias):
+            y = attend(q, k, v, mask, bias if biased else None, implementation)
+            return jnp.sum(jnp.sin(y)), y
+
+        return jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2, 3), has_aux=True))(q, k, v, bias)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), both("matmul"), both("xla"))
+
+
+def test_a_query_without_keys_gets_the_mean_in_both():
+    q, k, v, _ = qkv()
+    hidden = jnp.zeros((1, 1, 5, 7), bool)
+    for implementation in ("matmul", "xla"):
+        y = attend(q, k, v, hidden, implementation=implementation)
+        np.testing.assert_allclose(y, np.broadcast_to(v.mean(1, keepdims=True), y.shape), atol=1e-6)
+
+
+def test_bfloat16_matmul_is_as_near_the_truth_as_xla():
+    q, k, v, _ = qkv(jnp.bfloat16)
+    truth = attend(*(part.astype(jnp.float32) for part in (q, k, v)), implementation="xla")
+    for implementation in ("matmul", "xla"):
+        y = attend(q, k, v, implementation=implementation)
+        assert y.dtype == jnp.bfloat16
+        np.testing.assert_allclose(y.astype(jnp.float32), truth, atol=0.02)
+
+
 def test_masks():
     np.testing.assert_array_equal(causal_mask(3)[0, 0], [[1, 0, 0], [1, 1, 0], [1, 1, 1]])
     assert padding_mask(jnp.ones((2, 4), bool)).shape == (2, 1, 1, 4)
@@ -81,3 +122,5 @@ def test_bfloat16_keeps_float32_parameters(setting):
 def test_heads_must_divide_the_width(setting):
     with pytest.raises(ConfigError, match="heads is 3"):
         Attention(3).init(setting[-1], setting[0])
+    with pytest.raises(ConfigError, match="implementation"):
+        Attention(2, implementation="flash").init(setting[-1], setting[0])

@@ -74,6 +74,15 @@ def test_scan_and_remat_equal_the_loop():
     np.testing.assert_allclose(scanned, pooled, atol=1e-5)
 
 
+def test_pooled_only_equals_pooled():
+    params = jax.jit(ViT(16, 2, 2, 4).init)(KEY, IMAGES)
+    pooled, out = jax.jit(ViT(16, 2, 2, 4, pooled_only=True).apply)(params, IMAGES)
+    np.testing.assert_allclose(pooled, jax.jit(ViT(16, 2, 2, 4).apply)(params, IMAGES)[0], atol=1e-5)
+    assert set(out) == {"block00", "pooled"}
+    with pytest.raises(ConfigError, match="pooled_only"):
+        ViT(16, 2, 2, 4, pool="mean", pooled_only=True).init(KEY, IMAGES)
+
+
 def test_examples_are_independent():
     for module in (ViT(16, 1, 2, 4), ConvNet((8,))):
         params = jax.jit(module.init)(KEY, IMAGES)

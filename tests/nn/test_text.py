@@ -42,6 +42,32 @@ def test_pooled_is_the_token_it_says():
             np.testing.assert_array_equal(pooled[i], out["tokens"][i, place])
 
 
+@pytest.mark.parametrize("pool, causal, norm", [("eos", True, "pre"), ("cls", False, "post")])
+def test_pooled_only_equals_pooled_with_gradients(pool, causal, norm):
+    kind = {
+        "vocab": 20,
+        "width": 16,
+        "depth": 2,
+        "heads": 2,
+        "max_len": 6,
+        "pool": pool,
+        "causal": causal,
+        "norm": norm,
+    }
+    params = jax.jit(TextTransformer(**kind).init)(KEY, IDS)
+
+    def run(pooled_only):
+        def f(params):
+            pooled, _ = TextTransformer(**kind, pooled_only=pooled_only).apply(params, IDS)
+            return jnp.sin(pooled).sum(), pooled
+
+        (_, pooled), gradient = jax.value_and_grad(f, has_aux=True)(params)
+        return pooled, gradient
+
+    fast, slow = (jax.jit(run, static_argnums=0)(flag) for flag in (True, False))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), fast, slow)
+
+
 def test_causal_tokens_do_not_see_the_future_and_others_do():
     changed = IDS.copy()
     changed[0, 3] = 11
@@ -77,5 +103,9 @@ def test_errors_name_the_field():
     for kind, word in [({"max_len": 4}, "max_len"), ({"heads": 3}, "heads"), ({"pool": "max"}, "pool")]:
         with pytest.raises(ConfigError, match=word):
             TextTransformer(**({"vocab": 20, "width": 32, "depth": 1, "heads": 2, "max_len": 8} | kind)).init(KEY, IDS)
+    with pytest.raises(ConfigError, match="pooled_only"):
+        TextTransformer(20, 32, 1, 2, 8, pool="mean", pooled_only=True).init(KEY, IDS)
+    with pytest.raises(ConfigError, match="scan=False"):
+        TextTransformer(20, 32, 1, 2, 8, scan=True, pooled_only=True).init(KEY, IDS)
     with pytest.raises(ConfigError, match="causal"):
         TextTransformer(20, 32, 1, 2, 8, causal=True, pool="cls").init(KEY, IDS)

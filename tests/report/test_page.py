@@ -13,7 +13,23 @@ from PIL import Image
 from mmrep.errors import ConfigError, DataError
 from mmrep.report import figures, media, page
 from mmrep.report.panels import (
-    Candidate, Column, Config, Curves, EmbeddingMap, Gallery, Heatmap, Item, Number, Numbers, Picture, Sound, Text, Versions, Words, best, retrieve,
+    Candidate,
+    Column,
+    Config,
+    Curves,
+    EmbeddingMap,
+    Gallery,
+    Heatmap,
+    Item,
+    Number,
+    Numbers,
+    Picture,
+    Sound,
+    Text,
+    Versions,
+    Words,
+    best,
+    retrieve,
 )  # fmt: skip
 
 RNG = np.random.default_rng(0)
@@ -224,7 +240,9 @@ def test_best_values_and_values_not_above_chance():
     assert best([1.0], "higher") == best([2.0], "") == [False]
     rows = [("a", [Number(0.5, 0.1), 7.0]), ("b", [Number(0.04, 0.0550), 9.0])]
     html = page.render("t", "l", [Numbers("n", rows, ["R@1", Column("median rank", "lower")])])
-    assert "<strong>0.500</strong>" in html and "<strong>7</strong>" in html and html.count("<strong>") == 3  # and the key
+    assert (
+        "<strong>0.500</strong>" in html and "<strong>7</strong>" in html and html.count("<strong>") == 3
+    )  # and the key
     assert ">not better than chance 0.055<" in html and ">chance 0.1<" in html
 
 
@@ -262,7 +280,7 @@ def test_heat_follows_the_values():
 def test_spikes_survive_thinning():
     values = np.ones(20_000)
     values[[777, 15_000]] = [9.0, -9.0]
-    xs, ys = figures._extremes(list(range(20_000)), list(values))
+    xs, ys = figures._extremes(list(range(20_000)), values.tolist())
     assert len(xs) <= 600 and xs == sorted(xs) and max(ys) == 9.0 and min(ys) == -9.0
     assert xs[ys.index(9.0)] == 777
 

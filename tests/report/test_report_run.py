@@ -6,6 +6,7 @@ import pytest
 
 from mmrep.errors import DataError
 from mmrep.report import run
+from mmrep.train.metrics import read
 
 
 def test_a_cut_last_line_is_left_out(tmp_path):
@@ -14,7 +15,7 @@ def test_a_cut_last_line_is_left_out(tmp_path):
     text = "\n".join(json.dumps(r, ensure_ascii=False) for r in whole) + "\n"
     cut = '{"step": 3, "name": "緑'.encode()[:-1]
     path.write_bytes(text.encode() + cut)
-    rows = run.read_metrics(path)
+    rows = read(path)
     assert [r["step"] for r in rows] == [1, 2]
     assert rows[0] == whole[0]
     assert math.isnan(rows[1]["train/loss"])
@@ -25,9 +26,9 @@ def test_a_broken_line_elsewhere_and_a_missing_file_are_told(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(DataError, match="line 2"):
-        run.read_metrics(path)
+        read(path)
     with pytest.raises(DataError, match="does not exist"):
-        run.read_metrics(tmp_path / "none.jsonl")
+        read(tmp_path / "none.jsonl")
 
 
 def test_smoothing_is_the_two_sided_average_and_passes_over_nan():
@@ -45,9 +46,22 @@ def test_smoothing_is_the_two_sided_average_and_passes_over_nan():
 
 def test_default_groups_part_scales_that_do_not_go_together():
     rows = [
-        {"step": 1, "train/loss": 1.0, "train/loss_i2t": 1.0, "train/lr": 1.0, "train/grad_norm": 1.0, "train/scale": 14.0},
+        {
+            "step": 1,
+            "train/loss": 1.0,
+            "train/loss_i2t": 1.0,
+            "train/lr": 1.0,
+            "train/grad_norm": 1.0,
+            "train/scale": 14.0,
+        },
         {"step": 1, "examples_per_second": 9.0, "phase": "train"},
-        {"step": 2, "eval/a->b R@1": 0.1, "eval/a->b R@5": 0.2, "eval/a->b chance_R@1": 0.01, "eval/a->b median_rank": 7.0},
+        {
+            "step": 2,
+            "eval/a->b R@1": 0.1,
+            "eval/a->b R@5": 0.2,
+            "eval/a->b chance_R@1": 0.01,
+            "eval/a->b median_rank": 7.0,
+        },
         {"step": 2, "eval/a->b candidates": 100.0},
     ]
     assert dict(run.default_groups(rows)) == {

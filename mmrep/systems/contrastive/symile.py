@@ -150,12 +150,15 @@ class Predict:
     """Prediction of modality `target` from the `observed` ones, by the objective's own score.
 
     objective:  that of the system.   group: a record field; candidates that share its value with the query are all right.
+    averaged:   modalities that were not observed and stand in by their mean embedding over the split: the expected score. Merely left
+                out, a factor takes its sign along, and Symile's modalities are free to flip signs in pairs.
     candidates: 0 ranks the whole split; k ranks the true one among k - 1 drawn from other groups, fixed by `seed`.
     """
 
     target: str
     observed: tuple[str, ...]
     objective: str = "symile"
+    averaged: tuple[str, ...] = ()
     group: str = ""
     candidates: int = 0
     split: str = "test"
@@ -165,7 +168,9 @@ class Predict:
 
     def run(self, view: View) -> dict[str, float]:
         gallery = view.embed(self.target, self.split)
-        found = np.asarray(scores(gallery, [view.embed(o, self.split) for o in self.observed], self.objective))
+        vectors = [view.embed(o, self.split) for o in self.observed]
+        vectors += [np.broadcast_to(view.embed(o, self.split).mean(0), gallery.shape) for o in self.averaged]
+        found = np.asarray(scores(gallery, vectors, self.objective))
         same = np.eye(len(gallery), dtype=bool)
         if self.group:
             keys = np.asarray([str(v) for v in view.column(self.group, self.split)])

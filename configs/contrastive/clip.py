@@ -1,0 +1,75 @@
+"""CLIP: a dual encoder that tells the pairs of a batch apart (Radford et al., ICML 2021)
+
+Learning Transferable Visual Models From Natural Language Supervision, arXiv 2103.00020; with system.loss=sigmoid SigLIP, 2303.15343.
+    python -m experiments.train clip
+    python -m experiments.prove clip
+    python -m experiments.bench clip --size bench
+"""
+
+from dataclasses import replace
+
+from mmrep import modality
+from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
+from mmrep.data.scenes import CaptionSpec, Noise, SceneData, WorldSpec
+from mmrep.data.scenes.world import COLOURS, SHAPES
+from mmrep.evals.suite import Retrieval, ZeroShot
+from mmrep.nn.towers import ImageTower, TextTower
+from mmrep.systems.contrastive.clip import Config
+
+SIZES = ("tiny", "small", "bench", "paper")
+VOCAB, LENGTH = 512, 40
+EVALS = (
+    Retrieval("image", "text"),
+    Retrieval("text", "image"),
+    ZeroShot(SHAPES[:8], "shape", tuple(f"a {c} {{}}" for c in COLOURS[:8]), name="zero-shot shape"),
+    ZeroShot(COLOURS[:8], "colour", tuple(f"a {{}} {s}" for s in SHAPES[:8]), name="zero-shot colour"),
+)
+
+
+def towers(width: int, depth: int, heads: int, patch: int, vocab: int = VOCAB, length: int = LENGTH, **kw):
+    """The two of CLIP: a ViT with a class token and a LayerNorm before its blocks, a causal text transformer read at EOS."""
+    return {
+        "image": ImageTower(width, depth, heads, patch, pool="cls", pre_norm=True, **kw),
+        "text": TextTower(vocab, length, width, depth, heads, causal=True, pool="eos", **kw),
+    }
+
+
+def scenes(n: int, size: int = 32, shuffled: bool = False, **splits: int) -> SceneData:
+    """n scenes of 1 to 3 objects; `shuffled` gives every training image another scene's caption."""
+    noise = Noise(1.0, other=1.0, generic=0.0, attribute=0.0) if shuffled else Noise()
+    caption = CaptionSpec("list", place=False, setting=False)
+    return SceneData(n, size=size, world=WorldSpec(n_objects=(1, 3)), caption=caption, noise=noise, **splits)
+
+
+def experiment(
+    source: SceneData, system: Config, steps: int, batch: int, lr: float = 1e-3, vocab: int = VOCAB
+) -> Experiment:
+    pair = (
+        modality.image("image", source.size, field="rgb"),
+        modality.text("text", system.text.length, system.text.vocab, "caption"),
+    )
+    return Experiment(
+        system, Data(source, pair, Tokenizer(vocab, "word"), batch), (Phase(steps=steps),),
+        Optim(lr=lr, warmup=min(100, steps // 10), weight_decay=0.05), EVALS, Train(log_every=50),
+    )  # fmt: skip
+
+
+def get_config(size: str = "small") -> Experiment:
+    if size == "tiny":
+        return experiment(
+            scenes(64, n_val=16, n_test=16), Config(**towers(32, 2, 4, 8, 64), dim=32), 4, 8, vocab=64
+        )
+    if size == "small":
+        return experiment(scenes(16_000), Config(**towers(64, 3, 4, 4)), 3000, 128)
+    if size == "bench":  # what experiments.bench times: the shapes count, not the data
+        system = Config(**towers(192, 6, 3, 8, 8192, 32), dim=128)
+        return experiment(scenes(1000, 64), system, 1000, 64, vocab=8192)
+    # ViT-B/32: 400 M pairs, 32 epochs at batch 32,768; GPT-2's small transformer reads the text.
+    system = Config(
+        ImageTower(768, 12, 12, 32, pool="cls", pre_norm=True, scan=True, remat=True),
+        TextTower(49_408, 77, 512, 12, 8, causal=True, pool="eos", scan=True, remat=True),
+        512, dtype="bfloat16",
+    )  # fmt: skip
+    large = experiment(scenes(1_000_000, 224), system, 390_000, 32_768, vocab=49_408)
+    optim = Optim(lr=5e-4, warmup=2000, weight_decay=0.2, b2=0.98, eps=1e-6)
+    return replace(large, optim=optim, sharding=(Rule(".*", "fsdp"),))

@@ -1,0 +1,29 @@
+"""What train and evaluate show at the end: the metrics on the console and the run's page."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments import _cli
+
+
+def print_metrics(metrics: Mapping[str, float]) -> None:
+    """One line a metric, aligned."""
+    width = max((len(k) for k in metrics), default=0)
+    for name, value in metrics.items():
+        print(f"{name:{width}}  {value:.4g}")
+
+
+def write_report(slug: str, trained: Any, workdir: Path) -> Path:
+    """Writes workdir/report.html and returns its path."""
+    from mmrep.evals.view import view_of
+    from mmrep.report import experiment
+    from mmrep.train.loop import versions
+
+    entry = _cli.find(slug)
+    view = view_of(trained.experiment, trained.params, trained.extras, trained.tokenizer)
+    lead = f"System {slug}, {trained.experiment.steps:,} steps of {trained.experiment.data.batch_size} examples. All numbers come from this run."
+    path = workdir / "report.html"
+    return experiment.write(
+        path, entry.title, lead, trained.experiment, view, trained.metrics, trained.rows, versions()
+    )

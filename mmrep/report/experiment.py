@@ -1,0 +1,124 @@
+"""The page of a run: its numbers, curves, retrieval galleries, similarities and a map of its space, all from one View."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmrep.config import Experiment, to_json
+from mmrep.evals import retrieval
+from mmrep.evals.suite import Retrieval
+from mmrep.evals.view import Fields, View
+from mmrep.report import panels
+from mmrep.report.figures import project_2d
+from mmrep.report.page import write_page
+from mmrep.report.panels import Panel, Picture, Sound, Words
+from mmrep.report.run import number_panels
+
+SHOWN = 8
+MAPPED = 60
+NOTE = "Chance stands beside each number that has one. Ties count by their mean rank."
+
+
+def write(
+    path: Path, title: str, lead: str, experiment: Experiment, view: View, metrics: Mapping[str, float],
+    rows: Sequence[Mapping[str, Any]], versions: Mapping[str, str],
+) -> Path:  # fmt: skip
+    """Writes the page of a trained experiment. Every number on it comes from `metrics`, `rows` or the view's embeddings."""
+    found: list[Panel] = [*number_panels("Held-out data", metrics, NOTE), panels.Curves("Training", rows)]
+    asked = [e for e in experiment.evals if isinstance(e, Retrieval) and _is_matrix(view, e)]
+    for e in asked[:4]:
+        found.append(gallery(view, e))
+    if asked:
+        found += [heatmap(view, asked[0]), *embedding_map(view, asked)]
+    found += [panels.Config("Config", to_json(experiment)), panels.Versions("Versions", dict(versions))]
+    return write_page(path, title, lead, found, getattr(experiment.data.source, "attribution", ()))
+
+
+def media(view: View, name: str, fields: Fields, split: str, i: int) -> Any:
+    """Record i as modality `name` shows it: a picture, words or a sound."""
+    m = next(m for m in view.data.modalities if m.name == name)
+    value = view.split(split).record(i)[dict(fields).get(name, m.source)]
+    if m.kind == "image":
+        pixels = np.asarray(value)
+        return Picture(pixels if pixels.dtype == np.uint8 else (np.clip(pixels, 0, 1) * 255).astype(np.uint8))
+    if m.kind == "audio":
+        return Sound(np.asarray(value), m.rate)
+    language = dict(fields).get(name, m.source).rpartition("_")[2]
+    return Words(str(value), lang=language if len(language) == 2 else "")
+
+
+def gallery(view: View, e: Retrieval, shown: int = SHOWN) -> Panel:
+    """Evenly spaced queries of the split, so that nobody picks the good ones, and what each retrieves."""
+    queries, targets = e.embeddings(view)
+    scores = retrieval.dot(queries, targets)
+    keys = [str(v) for v in view.column(e.group, e.split)] if e.group else list(range(len(queries)))
+    chosen = np.linspace(0, len(queries) - 1, min(shown, len(queries))).astype(int)
+    items = []
+    for i in chosen:
+        right = [j for j, k in enumerate(keys) if k == keys[i]]
+        # Only what is shown is decoded: the five best and the right one.
+        near = [*np.argsort(-scores[i], kind="stable")[:5], *right]
+        pool: list[Any] = [""] * len(targets)
+        for j in near:
+            pool[j] = media(view, e.target, e.target_fields, e.split, int(j))
+        items.append(panels.retrieve(media(view, e.query, e.query_fields, e.split, int(i)), pool, scores[i], right))
+    return panels.Gallery(
+        f"Retrieval, {e.label}",
+        items,
+        f"Evenly spaced queries of the {e.split} split, not chosen by hand; the right answer is framed and ticked.",
+    )
+
+
+def heatmap(view: View, e: Retrieval, shown: int = 24) -> Panel:
+    """Similarities of evenly spaced pairs; a good space has a bright diagonal."""
+    queries, targets = e.embeddings(view)
+    chosen = np.linspace(0, len(queries) - 1, min(shown, len(queries))).astype(int)
+    names = [_label(view, e, int(i)) for i in chosen]
+    matrix = retrieval.dot(queries[chosen], targets[chosen])
+    note = "Rows are queries, columns candidates; the diagonal holds the true pairs."
+    return panels.Heatmap(f"Similarity, {e.label}", matrix, names, names, note, [(i, i) for i in range(len(chosen))])
+
+
+def embedding_map(view: View, asked: Sequence[Retrieval], shown: int = MAPPED) -> list[Panel]:
+    """The shared space in two dimensions: every modality's embedding of the same examples."""
+    sides: dict[tuple[str, Fields], np.ndarray] = {}
+    for e in asked:
+        for name, fields in ((e.query, e.query_fields), (e.target, e.target_fields)):
+            sides.setdefault((name, fields), view.embed(name, e.split, fields))
+    sides = dict(list(sides.items())[:3])
+    n = len(next(iter(sides.values())))
+    if n < 3 or any(len(v) != n for v in sides.values()):
+        return []
+    chosen = np.linspace(0, n - 1, min(shown, n)).astype(int)
+    # Each modality is centred on its own mean, or the map would only show the gap between modalities.
+    stacked = np.concatenate([v[chosen] - v.mean(0) for v in sides.values()])
+    points = project_2d(stacked, seed=0)
+    series = [name for name, _ in sides for _ in chosen]
+    labels = [_label(view, asked[0], int(i)) for _ in sides for i in chosen]
+    kinds = {m.name: m.kind for m in view.data.modalities}
+    thumbnails = [
+        media(view, name, fields, asked[0].split, int(i)).pixels if kinds[name] == "image" else None
+        for name, fields in sides
+        for i in chosen
+    ]
+    pairs = [(i, k * len(chosen) + i) for i in range(len(chosen)) for k in range(1, len(sides))]
+    note = "t-SNE of held-out examples, each modality centred on its own mean; lines join the views of one example."
+    return [panels.EmbeddingMap("Map of the shared space", points, series, labels, thumbnails, pairs, note)]
+
+
+def _label(view: View, e: Retrieval, i: int) -> str:
+    kinds = {m.name: m for m in view.data.modalities}
+    sides = ((e.query, e.query_fields), (e.target, e.target_fields), *((m.name, ()) for m in view.data.modalities))
+    for name, fields in sides:
+        if name in kinds and kinds[name].kind == "text":
+            return str(view.split(e.split).record(i)[dict(fields).get(name, kinds[name].source)])[:40]
+    return f"{e.split} {i}"
+
+
+def _is_matrix(view: View, e: Retrieval) -> bool:
+    known = {m.name for m in view.data.modalities}
+    if e.query not in known or e.target not in known:
+        return False
+    return all(isinstance(x, np.ndarray) and x.ndim == 2 for x in e.embeddings(view))

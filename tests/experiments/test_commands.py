@@ -1,0 +1,109 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments import _cli
+from experiments import list as systems
+
+
+def fails(run_command, *args):
+    code, out, err = run_command(*args)
+    assert code == 2 and not out.strip(), (code, out)
+    assert err.startswith("error: ") and "Traceback" not in err and len(err.strip().splitlines()) == 1, err
+    return err
+
+
+def test_train_evaluate_and_resume_as_a_user_would(run_command, tmp_path):
+    run = str(tmp_path / "run")
+    code, out, _ = run_command("train", "align", "--size", "tiny", "--workdir", run, "--quiet")
+    assert code == 0 and "image->text R@1" in out and "report:" in out
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Retrieval" in page and "http://" not in page.replace("http://www.w3.org", "")
+    first = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    code, out, err = run_command("train", "align", "--size", "tiny", "--workdir", run, "--quiet", "--no-report")
+    assert code == 0 and "nothing left to do" in err
+    code, out, _ = run_command("evaluate", "align", "--size", "tiny", "--workdir", run, "--json")
+    assert code == 0 and json.loads(out) == pytest.approx(first, abs=1e-6)
+    assert "holds a run of another config (optim.lr" in fails(
+        run_command, "train", "align", "--size", "tiny", "--workdir", run, "--optim.lr", "0.5"
+    )
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text()) == pytest.approx(first, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["aling"], "no system 'aling' (did you mean 'align'?)"),
+        (["align", "--size", "smal"], "align has no size 'smal' (did you mean 'small'?)"),
+        (["align", "--optim.lrr", "1"], "--optim.lrr is no field of this config (did you mean 'optim.lr'?)"),
+        (["align", "--optim.lr", "fast"], "--optim.lr"),
+        (["align", "--system.image.heads", "5"], "heads"),
+        (["align", "--system.image.patch", "7"], "patch"),
+        (["align", "--data.source.n-val", "0", "--data.source.n-test", "0"], "empty"),
+        (["align", "--system.smoothing", "2"], "system.smoothing is 2.0: it must lie in [0, 1)"),
+        (["align", "--data.batch-size", "0"], "data.batch_size is 0"),
+        (["align", "--mesh.data", "64"], "asks for 64 devices"),
+        (["align", "--optim.name", "adam"], "--optim.name"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_nothing_is_written(run_command, tmp_path, monkeypatch, args, sentence):
+    monkeypatch.chdir(tmp_path)
+    if "--size" not in args:
+        args = [args[0], "--size", "tiny", *args[1:]]
+    assert sentence in fails(run_command, "train", *args, "--quiet")
+    assert not list(tmp_path.glob("**/checkpoints/*"))
+
+
+def test_a_stray_argument_is_told(run_command):
+    assert "unexpected argument 'small'" in fails(run_command, "train", "align", "small")
+
+
+def test_evaluate_without_a_run_is_told(run_command, tmp_path):
+    assert "holds no run" in fails(run_command, "evaluate", "align", "--workdir", str(tmp_path / "none"))
+
+
+def test_prove_refuses_what_it_cannot_run(run_command):
+    assert "--seeds 'a' is not a list" in fails(run_command, "prove", "align", "--seeds", "a")
+    assert "no arm 'cleen-1k' (did you mean 'clean-1k'?)" in fails(run_command, "prove", "align", "--arms", "cleen-1k")
+
+
+def test_bench_prints_one_json_line(run_command):
+    code, out, _ = run_command("bench", "align", "--size", "tiny", "--steps", "3", "--mesh.data", "1")
+    row = json.loads(out)
+    assert code == 0 and row["batch_size"] == 8
+    assert row["examples_per_second"] == pytest.approx(8 / row["step_ms"] * 1e3)
+    assert 0 < row["mfu"] < 1 and row["parameters"] > 1e4
+
+
+def test_fields_lists_every_override(run_command):
+    code, out, _ = run_command("train", "align", "--fields")
+    assert code == 0 and "--optim.lr  0.001" in out and "--system.image.width  64" in out
+
+
+@pytest.mark.parametrize("args", [["-m", "experiments.list"], ["-m", "experiments.train", "--help"]])
+def test_help_and_list_answer_at_once(args):
+    clock = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *args], capture_output=True, text=True, cwd=_cli.ROOT, check=True
+    )
+    # The imports decide the time; the clock itself is at the mercy of the machine.
+    assert not any(f" {name}\n" in done.stderr for name in ("jax", "flax", "numpy", "tensorflow_datasets"))
+    assert time.perf_counter() - clock < 10 and done.stdout.strip()
+
+
+def test_list_tells_every_system_with_its_verdict(run_command):
+    code, out, _ = run_command("list", "--json")
+    rows = {r["slug"]: r for r in json.loads(out)}
+    assert code == 0 and set(rows) == {e.slug for e in _cli.entries()}
+    assert rows["align"]["family"] == "contrastive" and rows["align"]["sizes"] == ["tiny", "small", "paper"]
+    assert all(
+        r["verdict"] in ("holds", "does not hold", "inconclusive", "not run") and r["title"] for r in rows.values()
+    )
+
+
+def test_the_readme_table_is_fresh():
+    text = (_cli.ROOT / "README.md").read_text(encoding="utf-8")
+    assert systems.with_table(text) == text, "run python -m experiments.list --readme"

@@ -1,0 +1,90 @@
+import dataclasses
+import json
+
+import pytest
+import toy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments import _cli
+from mmrep.config import Experiment, Phase, differences, fingerprint, flatten, from_json, to_json, unflatten
+from mmrep.errors import ConfigError
+
+leaves = st.one_of(st.integers(), st.floats(allow_nan=False), st.text())
+trees = st.recursive(
+    st.dictionaries(st.text("abc", min_size=1), leaves, min_size=1),
+    lambda inner: st.dictionaries(st.text("abc", min_size=1), st.one_of(leaves, inner), min_size=1),
+    max_leaves=8,
+)
+
+
+@given(trees)
+def test_flatten_and_unflatten_are_inverse(tree):
+    assert unflatten(flatten(tree)) == tree
+
+
+@given(st.floats(1e-6, 1.0), st.integers(1, 512), st.sampled_from(["adamw", "lion", "sgd"]))
+def test_overrides_are_typed_and_change_nothing_else(lr, batch, name):
+    base = toy.experiment()
+    changed = _cli.override(base, ["--optim.lr", repr(lr), "--data.batch-size", str(batch), "--optim.name", name])
+    assert (changed.optim.lr, changed.data.batch_size, changed.optim.name) == (lr, batch, name)
+    back = dataclasses.replace(
+        changed, optim=dataclasses.replace(changed.optim, lr=base.optim.lr, name=base.optim.name),
+        data=dataclasses.replace(changed.data, batch_size=base.data.batch_size),
+    )  # fmt: skip
+    assert back == base
+
+
+def test_phases_are_reached_by_number():
+    changed = _cli.override(toy.experiment(), ["--phases.0.steps", "7", "--train.ema", "0.5"])
+    assert changed.phases[0].steps == 7 and changed.train.ema == 0.5
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--optim.lr", "abc"], "--optim.lr"),
+        (["--optim.clipp", "1"], r"--optim.clipp is no field of this config \(did you mean 'optim.clip'\?\)"),
+        (["--phases.0.steps", "1.5"], "--phases.0.steps"),
+        (["--phases.0.steps", "0"], r"phases\['train'\].steps is 0: it must be at least 1"),
+        (["--train.ema", "1.5"], r"train.ema is 1.5: a decay lies in \[0, 1\)"),
+        (["--optim.lr"], "--optim.lr"),
+    ],
+)
+def test_override_mistakes_are_one_sentence(args, sentence):
+    with pytest.raises(ConfigError, match=sentence) as error:
+        _cli.override(toy.experiment(), args)
+    assert "\n" not in str(error.value)
+
+
+def test_json_is_plain_and_names_its_types():
+    stored = json.loads(json.dumps(to_json(toy.experiment())))
+    assert stored["type"] == "mmrep.config:Experiment" and stored["system"]["type"] == "toy:Line"
+    assert from_json(stored) == toy.experiment()
+
+
+def test_stored_configs_cannot_reach_outside_code():
+    stored = to_json(toy.experiment())
+    with pytest.raises(ConfigError, match="outside mmrep and configs"):
+        from_json(stored | {"system": {"type": "antigravity:Config"}})
+    with pytest.raises(ConfigError, match="is not a config class"):
+        from_json(stored | {"system": {"type": "os:system"}})
+    with pytest.raises(ConfigError, match=r"optim.momentum|Optim.momentum"):
+        from_json(stored | {"optim": stored["optim"] | {"momentum": 1}})
+    with pytest.raises(ConfigError, match="a config cannot hold"):
+        to_json(dataclasses.replace(toy.experiment(), evals=(lambda view: {},)))
+
+
+def test_fingerprints_tell_configs_apart():
+    a, b = toy.experiment(), toy.experiment(21)
+    assert fingerprint(a) == fingerprint(toy.experiment()) != fingerprint(b)
+    assert differences(to_json(a), to_json(b)) == ["phases.0.steps: 20 -> 21"]
+
+
+def test_steps_and_phases():
+    config = toy.experiment(phases=(Phase("a", 3), Phase("b", run=print), Phase("c", 2)))
+    assert config.steps == 6
+    assert [config.phase_at(s)[0] for s in range(6)] == [0, 0, 0, 1, 2, 2]
+    assert config.phase_at(5) == (2, 4)
+    with pytest.raises(ConfigError, match="phases is empty"):
+        Experiment(toy.Line(), toy.experiment().data, phases=())

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from mmrep import modality
+from mmrep.errors import ConfigError, DataError
+from mmrep.modality import audio, check_batch, encode, example, image, label, text, vector
+
+ALL = (image("image", 8), text("text", 6, 20), audio("sound", 40), vector("vector", 3), label("label", 4))
+
+
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 3]))))
+def test_any_picture_becomes_the_modality_s_shape(pixels):
+    out = encode(image("image", 8), pixels, None)["image"]
+    assert out.shape == (8, 8, 3) and out.dtype == np.float32 and out.min() >= 0 and out.max() <= 1
+
+
+@given(hnp.arrays(np.int16, st.integers(1, 60)))
+def test_any_sound_is_cut_or_padded_and_tells_its_length(wave):
+    out = encode(audio("sound", 40), wave, None)
+    n = min(len(wave), 40)
+    assert out["sound_length"] == n and not out["sound"][n:].any()
+    np.testing.assert_allclose(out["sound"][:n], wave[:n] / 32768)
+
+
+@pytest.mark.parametrize(
+    ("m", "value", "sentence"),
+    [
+        (image("x", 8), np.zeros((8, 8, 4), np.uint8), "expected 3 channels, found 4"),
+        (image("x", 8), np.full((8, 8, 3), 2.0), r"within \[0, 1\]"),
+        (image("x", 8), np.zeros(8), "expected an image"),
+        (audio("x", 8), np.array([0.1, np.nan]), "NaN"),
+        (audio("x", 8), np.zeros((2, 8)), "mono"),
+        (text("x", 8, 9), "   ", "the text is empty"),
+        (text("x", 8, 9), 3, "expected text, found int"),
+        (label("x", 3), 3, r"ids must lie in \[0, 3\), found 3..3"),
+        (vector("x", 2), np.zeros(3), r"expected shape \(2,\), found \(3,\)"),
+        (vector("x", 2), np.array([np.inf, 0]), "NaN or infinite"),
+    ],
+)
+def test_wrong_values_are_told(m, value, sentence):
+    with pytest.raises(DataError, match=sentence):
+        encode(m, value, lambda t, n: np.zeros(n, np.int32))
+
+
+def test_modalities_check_themselves():
+    with pytest.raises(ConfigError, match=r"shape \(8,\) does not fit kind 'image'"):
+        modality.Modality("x", "image", (8,))
+    with pytest.raises(ConfigError, match="needs vocab >= 1"):
+        modality.Modality("x", "text", (8,))
+    with pytest.raises(ConfigError, match="must be positive"):
+        image("x", 0)
+
+
+def test_examples_are_valid_batches():
+    batch = example(ALL, 5, seed=1)
+    check_batch(ALL, batch)
+    assert (batch["text"][:, 0] == modality.BOS).all() and ((batch["text"] == modality.EOS).sum(1) == 1).all()
+    hidden = np.arange(40) >= batch["sound_length"][:, None]
+    assert not batch["sound"][hidden].any()
+    with pytest.raises(ConfigError, match="batch has no 'text'"):
+        check_batch(ALL, {"image": batch["image"]})
+    with pytest.raises(ConfigError, match=r"batch\['label'\] is int64\[5\]"):
+        check_batch(ALL, batch | {"label": batch["label"].astype(np.int64)})
+
+
+def test_augmentation_runs_in_training_only_and_keeps_the_shape():
+    flipped = image("x", 8, augment=(flip,))
+    pixels = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    plain = encode(flipped, pixels, None)["x"]
+    np.testing.assert_array_equal(encode(flipped, pixels, None, np.random.default_rng(0))["x"], plain[:, ::-1])
+    with pytest.raises(DataError, match="changed the shape"):
+        encode(image("x", 8, augment=(crop,)), pixels, None, np.random.default_rng(0))
+
+
+def flip(rng, x):
+    return x[:, ::-1]
+
+
+def crop(rng, x):
+    return x[1:]
