@@ -254,7 +254,7 @@ def from_json(value: Any) -> Any:
     if value["type"] == "function":
         return _find(value["name"])
     kind = _find(value["type"])
-    if not dataclasses.is_dataclass(kind):
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         raise ConfigError(f"{value['type']} in a stored config is not a config class")
     known = {f.name for f in dataclasses.fields(kind)}
     given = {k: from_json(v) for k, v in value.items() if k != "type"}

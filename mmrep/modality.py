@@ -159,7 +159,7 @@ def _audio(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
         raise DataError(f"{m.name}: the waveform has NaN or infinite samples")
     samples = m.shape[0]
     kept = np.clip(wave[:samples], -1.0, 1.0)
-    return {m.name: np.pad(kept, (0, samples - len(kept))), f"{m.name}_length": np.int32(len(kept))}
+    return {m.name: np.pad(kept, (0, samples - len(kept))), f"{m.name}_length": np.array(len(kept), np.int32)}
 
 
 def _plain(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:

@@ -1,42 +1,90 @@
-"""CWCL: soft targets from a frozen encoder (Srinivasa et al., NeurIPS 2023)
+"""CWCL: soft targets from a frozen text encoder for speech (Srinivasa et al., NeurIPS 2023)
 
+CWCL: Cross-Modal Transfer with Continuously Weighted Contrastive Loss, arXiv 2309.14580.
+    python -m experiments.train cwcl
+    python -m experiments.prove cwcl
 """
 
 from dataclasses import replace
 
 from mmrep import modality
-from mmrep.config import Data, Experiment, Optim, Phase, Tokenizer, Train
+from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
 from mmrep.data.intents import INTENTS, IntentData, sentence
 from mmrep.evals.suite import Retrieval
 from mmrep.nn.towers import AudioTower, TextTower
-from mmrep.systems.contrastive.cwcl import Config, SpokenIntent
+from mmrep.systems.contrastive.cwcl import Config, SpokenIntent, Weights
 
 READ, SPOKEN, PROMPTS = (0, 1, 2, 3), (4, 5, 6), (7, 8, 9, 10, 11)
-"""Templates that the text encoder reads, that are spoken with their transcripts, and of the prompts: disjoint."""
-LENGTH = 16
+"""Templates: what the text encoder reads, what is spoken with its transcript, and the prompts. No sentence is in two of them."""
+VOCAB, LENGTH = 128, 16
 
 
-def prompts(count: int = 5) -> tuple[tuple[str, ...], ...]:
-    """`count` sentences for each intent, from templates that occur in no training, with some slots filled."""
-    return tuple(tuple(sentence(i, t, (0.13 * t % 1, 0.19 * t % 1, 0.31 * t % 1)) for t in PROMPTS[:count]) for i in range(len(INTENTS)))
+def prompts() -> tuple[tuple[str, ...], ...]:
+    """Five sentences for each intent, from templates that occur in no training, with any place, number and colour."""
+    slots = [[u * t % 1 for u in (0.13, 0.19, 0.31)] for t in range(12)]
+    return tuple(tuple(sentence(i, t, slots[t]) for t in PROMPTS) for i in range(len(INTENTS)))
 
 
-def experiment(system: Config, source: IntentData, phases: tuple[Phase, ...], batch: int = 128, vocab: int = 128, lr: float = 2e-3) -> Experiment:
+def experiment(
+    system: Config, spoken: IntentData, read: int, speak: int, batch: int, lr: float, vocab: int = VOCAB
+) -> Experiment:
+    """Reading: the text encoder learns intents from text alone. Speaking: it is frozen, and the speech encoder learns to meet it."""
     parts = (
-        modality.text("text", LENGTH, vocab),
-        modality.audio("speech", source.samples, source.rate),
+        modality.text("text", system.text.length, vocab),
+        modality.audio("speech", spoken.samples, spoken.rate),
         modality.label("intent", len(INTENTS)),
     )
-    evals = (SpokenIntent(prompts()), Retrieval("speech", "text", group="text"))
-    return Experiment(system, Data(source, parts, Tokenizer(vocab, "word"), batch), phases, Optim(lr=lr, warmup=50), evals, Train(log_every=50))
+    phases = (
+        Phase(
+            "read", read, replace(spoken, templates=READ, spoken=False), ("text/.*", "intent/.*"),
+            replace(system, objective="intent"), Optim(lr=2e-3, warmup=min(20, read // 2)),
+        ),
+        Phase("speak", speak, trainable=("speech/.*", "scale/.*")),
+    )  # fmt: skip
+    return Experiment(
+        system, Data(spoken, parts, Tokenizer(min(vocab, 32_000), "word"), batch), phases, Optim(lr=lr, warmup=min(50, speak // 2)),
+        (SpokenIntent(prompts()), Retrieval("speech", "text", group="text")), Train(log_every=50),
+    )  # fmt: skip
 
 
-def small(weights: str = "frozen", kernel=None, read: int = 150, steps: int = 600, width: int = 64, dim: int = 64, lr=2e-3, n=2000, rlr=2e-3) -> Experiment:
-    system = Config(TextTower(128, LENGTH, width, 1, 4), AudioTower(width, 1, 4, 4000, 256, 80, 32, (2, 2)), dim, weights=weights, kernel=kernel)
-    reading = Phase("read", read, IntentData(2000, templates=READ, spoken=False), ("text/.*", "intent/.*"), replace(system, objective="intent"), Optim(lr=rlr, warmup=20))
-    speaking = Phase("speak", steps, trainable=("speech/.*", "scale/.*"))
-    return experiment(system, IntentData(n, templates=SPOKEN), (reading, speaking) if read else (speaking,), lr=lr)
+def small(
+    weights: Weights = "frozen", steps: int = 600, read: int = 200, kernel: float | None = None, lr: float = 2e-3
+) -> Experiment:
+    system = Config(
+        TextTower(VOCAB, LENGTH, 64, 1, 4), AudioTower(64, 1, 4, 4000, 256, 80, 32), 64, weights=weights, kernel=kernel
+    )
+    return experiment(system, IntentData(templates=SPOKEN), read, steps, 128, lr)
 
 
 def get_config(size: str = "small") -> Experiment:
-    return small()
+    if size == "tiny":
+        system = Config(TextTower(VOCAB, LENGTH, 32, 2, 4), AudioTower(32, 2, 4, 4000, 256, 80, 16), 32)
+        return experiment(system, IntentData(64, 16, 16, templates=SPOKEN), 4, 4, 8, 1e-3)
+    if size == "small":
+        return small(steps=2000)
+    # A sentence encoder of XLM-R-large's size and Whisper-medium's encoder.
+    system = Config(
+        TextTower(250_002, 512, 1024, 24, 16, scan=True, remat=True),
+        AudioTower(1024, 24, 16, 16_000, 400, 160, 80, scan=True, remat=True), 768, dtype="bfloat16",
+    )  # fmt: skip
+    large = experiment(
+        system, IntentData(1_000_000, templates=SPOKEN, rate=16_000), 10_000, 100_000, 2048, 1e-4, 250_002
+    )
+    return replace(large, sharding=(Rule(".*", "fsdp"),))
+
+
+def get_proof() -> Proof:
+    arms = (
+        Arm("cwcl", small()), Arm("lit", small("identity")),
+        Arm("permuted", small("permuted")), Arm("untrained", small("untrained")),
+    )  # fmt: skip
+    expects = (
+        Expect("cwcl", "lit", 0.08, "weights from the frozen text encoder bring 8 points of zero-shot intent accuracy over plain contrast"),
+        Expect("lit", "permuted", 0.0, "weights of the wrong rows do harm"),
+        Expect("cwcl", "untrained", 0.05, "weights of an untrained text encoder do not bring it"),
+        Expect("cwcl/speech->text R@1", "lit/speech->text R@1", 0.0, "transcripts are found better, too (the paper's trade: they may not be)", False),
+    )  # fmt: skip
+    return Proof(
+        "Against soft targets from a frozen text encoder, speech learns intents that zero-shot prompts name better than against one-hot pairs.",
+        "zero-shot intent accuracy", arms, expects, data="spoken intents by grammar, words as pairs of tones",
+    )  # fmt: skip

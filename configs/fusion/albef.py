@@ -1,7 +1,14 @@
 """ALBEF: align before fuse (Li et al., NeurIPS 2021)
 
 Paper: "Align before Fuse: Vision and Language Representation Learning with Momentum Distillation", arXiv 2107.07651.
+
+    python -m experiments.train albef            TRAIN_SECONDS
+    python -m experiments.prove albef            PROVE_SECONDS
+
+NUMBERS
 """
+
+from dataclasses import replace
 
 from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Tokenizer, Train
@@ -12,30 +19,98 @@ from mmrep.systems.fusion.albef import Config
 
 SIDE, VOCAB, LENGTH = 16, 64, 10
 EVALS = (Rerank(k=16, group="caption"), Rerank(k=0, group="caption", name="match"), Foil())
+SMALL = Config(
+    ImageTower(width=48, depth=1, heads=2, patch=8, pool="cls"),
+    TextTower(VOCAB, LENGTH, width=48, depth=1, heads=2, pool="cls", norm="post"),
+    dim=32, queue=512, ramp=94,
+)  # fmt: skip
 
 
-def scenes(noise: float = 0.0, **sizes) -> SceneData:
-    """Two objects of different shape and colour, told with their relation; each caption has a foil with the colours swapped."""
-    world = WorldSpec(n_objects=(2, 2), shapes=SHAPES, colours=COLOURS, sizes=("big",), tints=("white",), distinct="each", grid=2, rotation=0.0)
+def scenes(noise: float = 0.0, n_train: int = 6000, n_eval: int = 256) -> SceneData:
+    """Two objects of different shape and colour in a 2 x 2 grid, told with their relation; the foil swaps their colours.
+
+    noise: share of false captions, half of them another scene's, half with one wrong attribute.
+    """
+    world = WorldSpec(
+        n_objects=(2, 2), shapes=("circle", "square", "cross", "ring"), sizes=("big",), grid=2, rotation=0.0,
+        colours=("red", "yellow", "blue", "black"), tints=("white",), distinct="each",
+    )  # fmt: skip
     return SceneData(
-        size=SIDE, sensors=("rgb", "caption", "hard"), world=world, caption=CaptionSpec(attributes=("colour",)),
-        noise=Noise(noise, 0.5, 0.0, 0.5), **sizes,
+        n_train, n_eval, n_eval, size=SIDE, sensors=("rgb", "caption", "hard"), world=world,
+        caption=CaptionSpec(attributes=("colour",)), noise=Noise(noise, 0.5, 0.0, 0.5),
     )  # fmt: skip
 
 
-SHAPES = ("circle", "square", "triangle", "cross", "ring")
-COLOURS = ("red", "yellow", "green", "blue", "black")
+def modalities(size: int = SIDE, length: int = LENGTH, vocab: int = VOCAB) -> tuple[modality.Modality, ...]:
+    """Pairs; the record's id makes captions of one image positives of one another, in the batch and in the queue."""
+    return (
+        modality.image("image", size, field="rgb"), modality.text("text", length, vocab, field="caption"),
+        modality.label("id", 2**31 - 1),
+    )  # fmt: skip
 
 
-def modalities(size: int = SIDE, length: int = LENGTH, vocab: int = VOCAB, ids: bool = True):
-    pair = (modality.image("image", size, field="rgb"), modality.text("text", length, vocab, field="caption"))
-    return (*pair, modality.label("id", 2**31 - 1)) if ids else pair
+def made(system: Config, noise: float = 0.0, steps: int = 400) -> Experiment:
+    data = Data(scenes(noise), modalities(), Tokenizer(VOCAB, "word"), batch_size=64)
+    optim = Optim(lr=3e-3, warmup=40, weight_decay=0.02)
+    return Experiment(system, data, (Phase(steps=steps),), optim, EVALS, Train(log_every=50))
 
 
-def experiment(system: Config = Config(), noise: float = 0.0, steps: int = 500) -> Experiment:
+def get_config(size: str = "small") -> Experiment:
+    if size == "small":
+        return made(SMALL, steps=2000)
+    if size == "tiny":
+        system = Config(
+            ImageTower(width=32, depth=2, heads=2, patch=8, pool="cls"),
+            TextTower(VOCAB, LENGTH, width=32, depth=2, heads=2, pool="cls", norm="post"),
+            dim=16, queue=24, ramp=2,
+        )  # fmt: skip
+        data = Data(
+            scenes(n_train=96, n_eval=16), modalities(), Tokenizer(VOCAB, "word"), batch_size=8, eval_batch_size=16
+        )
+        evals = (Rerank(k=4, group="caption", block=16), Foil())
+        return Experiment(system, data, (Phase(steps=4),), Optim(lr=1e-3), evals, Train(log_every=2))
+    system = Config(
+        ImageTower(width=768, depth=12, heads=12, patch=16, pool="cls", scan=True, remat=True),
+        TextTower(30522, 30, width=768, depth=6, heads=12, pool="cls", norm="post", scan=True, remat=True),
+        fusion_depth=6, dim=256, queue=65536, ramp=27_000, dtype="bfloat16",
+    )  # fmt: skip
     data = Data(
-        scenes(noise, n_train=6000, n_val=256, n_test=256), modalities(), Tokenizer(VOCAB, "word"), batch_size=64
+        replace(scenes(), size=256),
+        modalities(256, 30, 30522)[:2],
+        Tokenizer(30522),
+        batch_size=512,
+        eval_batch_size=64,
     )
-    return Experiment(
-        system, data, (Phase(steps=steps),), Optim(lr=2e-3, warmup=50, weight_decay=0.02), EVALS, Train(log_every=50)
-    )
+    optim = Optim(lr=1e-4, warmup=1000, final=0.1, weight_decay=0.02, b2=0.999, clip=None)
+    return Experiment(system, data, (Phase(steps=30 * 27_000),), optim, (Rerank(k=128), Foil()))
+
+
+def get_proof() -> Proof:
+    plain, random = replace(SMALL, alpha=0.0), replace(SMALL, alpha=0.0, negatives="random")
+    return Proof(
+        claim="Aligning image and text features by contrast before they are fused makes the fusion encoder learn to match them sooner.",
+        metric="match R@1",
+        arms=(
+            Arm("ITM+MLM", made(replace(random, contrast=0.0))),
+            Arm("ITC+ITM+MLM", made(random)),
+            Arm("hard negatives", made(plain)),
+            Arm("distillation", made(SMALL)),
+            Arm("noisy", made(plain, noise=0.4)),
+            Arm("noisy, distillation", made(SMALL, noise=0.4)),
+        ),
+        expects=(
+            Expect("ITC+ITM+MLM", "ITM+MLM", 0.10, "with ITC > without, ranking all candidates by ITM"),
+            Expect("distillation", "ITM+MLM", 0.10, "full ALBEF > ITM+MLM", headline=False),
+            Expect(
+                "hard negatives/swap accuracy", "ITC+ITM+MLM/swap accuracy", 0.05,
+                "hard > random negatives at telling swapped colours", headline=False,
+            ),
+            Expect("noisy, distillation", "noisy", 0.02, "momentum distillation helps at 40 % noise", headline=False),
+            Expect("distillation", "hard negatives", 0.0, "momentum distillation helps without noise", headline=False),
+            Expect(
+                "hard negatives/rerank R@1", "hard negatives/contrast R@1", 0.0,
+                "re-ranking 16 candidates by ITM > ITC alone", headline=False,
+            ),
+        ),
+        notes="Equal steps, data and learning rate; ITM+MLM keeps ITC's parameters, which it does not train.",
+    )  # fmt: skip

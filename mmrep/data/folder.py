@@ -55,14 +55,18 @@ class Folder:
     def open(self, split: str) -> "FolderRecords":
         """The records of `split` ("train", "val", "test"). Raises DataError for a missing folder or an empty split."""
         splits.check(split)
-        tree = _scan(self.path)
+        tree = _scan(str(self.path))
         fix = (
             f"put files into {os.path.join(self.path, split)}/"
             if tree.explicit
             else f"add files, set fractions, or make folders train/, val/ and test/ in {self.path}"
         )
         chosen = splits.choose(
-            tree.items, lambda item: item.split or splits.hashed(self._key(item), self.fractions), split, self.path, fix
+            tree.items,
+            lambda item: item.split or splits.hashed(self._key(item), self.fractions),
+            split,
+            str(self.path),
+            fix,
         )
         return FolderRecords(self, chosen, tree.classes, self._text(tree), tree.unused)
 

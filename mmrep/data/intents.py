@@ -34,7 +34,8 @@ SLOTS = {
 }
 
 WORDS = sorted(
-    {w for t in TEMPLATES for w in t.split() if "{" not in w} | {w for words in (*ACTIONS, *OBJECTS, *SLOTS.values()) for w in words}
+    {w for t in TEMPLATES for w in t.split() if "{" not in w}
+    | {w for words in (*ACTIONS, *OBJECTS, *SLOTS.values()) for w in words}
 )
 
 _TONES = 240 * 6 ** (np.arange(14) / 13)
@@ -60,7 +61,9 @@ def tones(word: str) -> tuple[float, float]:
     return float(_TONES[first]), float(_TONES[(first + 1 + second) % len(_TONES)])
 
 
-def speak(text: str, rng: np.random.Generator, rate: int, pitch: float, tempo: float, snr_db: float) -> Float[np.ndarray, "T"]:
+def speak(
+    text: str, rng: np.random.Generator, rate: int, pitch: float, tempo: float, snr_db: float
+) -> Float[np.ndarray, "T"]:
     """The text as sound, float32 in [-1, 1]: a speaker's pitch (+-`pitch`) and tempo (+-`tempo`), pink noise `snr_db` below the voice."""
     high, slow, loud = rng.uniform(-1, 1, 3)
     half = round(_WORD_SECONDS / 2 * rate * (1 + tempo * slow))
@@ -68,8 +71,9 @@ def speak(text: str, rng: np.random.Generator, rate: int, pitch: float, tempo: f
     gliding = np.interp((np.arange(len(hz) * half) + 0.5) / half, np.arange(len(hz)) + 0.5, hz)
     envelope = np.tile(np.sin(np.pi * (np.arange(2 * half) + 0.5) / (2 * half)) ** 0.5, len(hz) // 2)
     voice = (0.25 + 0.1 * loud) * envelope * np.sin(2 * np.pi * np.cumsum(gliding) / rate)
-    spectrum = np.fft.rfft(rng.standard_normal(len(voice)))
-    noise = np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(len(spectrum)), 1)), len(voice))
+    white = np.fft.rfft(rng.standard_normal(len(voice)))
+    white[0] = 0
+    noise = np.fft.irfft(white / np.sqrt(np.maximum(np.arange(len(white)), 1)), len(voice))
     noise *= np.sqrt(np.mean(voice**2) / np.mean(noise**2)) * 10 ** (-snr_db / 20)
     return np.clip(voice + noise, -1, 1).astype(np.float32)
 
@@ -129,7 +133,10 @@ class Commands(Sequence[Record]):
         rng = np.random.default_rng(self.key)
         self.intent = rng.integers(0, len(INTENTS), n).astype(np.int32)
         self.template = rng.choice(np.array(data.templates, np.int32), n)
-        self.text = [sentence(*row) for row in zip(self.intent, self.template, rng.random((n, len(SLOTS))))]
+        self.text = [
+            sentence(*row)
+            for row in zip(self.intent.tolist(), self.template.tolist(), rng.random((n, len(SLOTS))).tolist())
+        ]
         self._spoken: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:

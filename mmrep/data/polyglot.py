@@ -9,12 +9,13 @@ import numpy as np
 from mmrep.data import splits
 from mmrep.data.scenes.rgb import rgb
 from mmrep.data.scenes.source import SPLIT_START
-from mmrep.data.scenes.world import COLOURS, SHAPES, WorldSpec, sample, uniform
+from mmrep.data.scenes.world import COLOURS, SHAPES, SIZES, WorldSpec, sample, uniform
 from mmrep.data.xor import Columns
 from mmrep.errors import ConfigError, DataError
 
 Record = dict[str, Any]
 CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
+KINDS = tuple((size, colour) for size in ("small", "big") for colour in (*COLOURS[:9], "black"))
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class PolyglotData:
     """A text of one word a language, each naming another kind of object; a tone that tells a language; a picture of what it names.
 
     Records: image uint8 [size, size, 3], one object; text str, the words in random order; speech float32 [T] at `rate` Hz, the
-    language's tone with a speaker's pitch, loudness, length and noise; class int32 (shape x colour, 20 of them); language int32.
+    language's tone with a speaker's pitch, loudness, length and noise; class int32, an index of KINDS (size and colour, 20 of them);
+    language int32; present float32 [3], 0 where image, text or speech is missing: each is with probability `missing`, in training
+    only, and then holds a placeholder (black, "?", one silent sample).
     Every kind of object has a word of its own in every language. From the text alone the class is one of `languages`; the sound
     alone and the picture alone tell nothing of each other.
     """
@@ -34,21 +37,20 @@ class PolyglotData:
     size: int = 16
     rate: int = 4000
     seconds: float = 0.25
+    missing: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 2 <= self.languages <= len(self.classes):
-            raise ConfigError(f"languages is {self.languages}: it must lie in [2, {len(self.classes)}]")
+        if not 2 <= self.languages <= len(KINDS):
+            raise ConfigError(f"languages is {self.languages}: it must lie in [2, {len(KINDS)}]")
+        if not 0 <= self.missing < 1:
+            raise ConfigError(f"missing is {self.missing}: it is a probability, in [0, 1)")
         if self.rate < 4000 or self.seconds < 0.1:
             raise ConfigError(f"rate is {self.rate} Hz and seconds {self.seconds}: give at least 4000 Hz and 0.1 s")
 
     @property
     def world(self) -> WorldSpec:
-        return WorldSpec(n_objects=(1, 1), shapes=SHAPES[:2], colours=COLOURS[:10], sizes=("big",))
-
-    @property
-    def classes(self) -> tuple[tuple[str, str], ...]:
-        return tuple((s, c) for s in SHAPES[:2] for c in COLOURS[:10])
+        return WorldSpec(n_objects=(1, 1), shapes=SHAPES[:4], colours=(*COLOURS[:9], "black"), sizes=("small", "big"))
 
     @property
     def samples(self) -> int:
@@ -57,7 +59,7 @@ class PolyglotData:
     def words(self) -> np.ndarray:
         """[languages, classes] made-up words of two syllables, all distinct."""
         syllables = [c + v for c in CONSONANTS for v in VOWELS]
-        chosen = np.random.default_rng(self.seed).choice(len(syllables) ** 2, self.languages * len(self.classes), False)
+        chosen = np.random.default_rng(self.seed).choice(len(syllables) ** 2, self.languages * len(KINDS), False)
         names = [syllables[i // len(syllables)] + syllables[i % len(syllables)] for i in chosen]
         return np.array(names).reshape(self.languages, -1)
 
@@ -68,9 +70,10 @@ class PolyglotData:
         if n < 1:
             raise DataError(f"split {split!r} is empty: set n_{split} to 1 or more")
         scenes = sample(self.seed, np.arange(n) + SPLIT_START[split], self.world)
-        kind = scenes.shape[:, 0] * 10 + scenes.colour[:, 0]
+        kind_of = {(SIZES.index(s), COLOURS.index(c)): i for i, (s, c) in enumerate(KINDS)}
+        kind = np.array([kind_of[k] for k in zip(scenes.size[:, 0].tolist(), scenes.colour[:, 0].tolist())])
         language = (uniform(scenes.key, "language") * self.languages).astype(np.int64)
-        order = uniform(scenes.key, "words", len(self.classes)).argsort(1)
+        order = uniform(scenes.key, "words", len(KINDS)).argsort(1)
         rows = np.arange(n)
         at = (order == kind[:, None]).argmax(1)
         # The picture's class goes to its language's place by a swap: the others stay distinct from it and from each other.
@@ -80,13 +83,18 @@ class PolyglotData:
 
     def open(self, split: str) -> Columns:
         scenes, kind, language, _ = self._latent(split)
+        rate = self.missing if split == "train" else 0.0
+        present = uniform(scenes.key, "missing", 3) >= rate
+        here = present.T
+        speech = self._speech(scenes.key, language)
         return Columns(
             {
-                "image": rgb(scenes, self.size, self.seed, 0.02),
-                "text": list(self.texts(split)),
-                "speech": self._speech(scenes.key, language),
+                "image": rgb(scenes, self.size, self.seed, 0.02) * here[0][:, None, None, None].astype(np.uint8),
+                "text": [t if p else "?" for t, p in zip(self.texts(split), here[1])],
+                "speech": [w if p else np.zeros(1, np.float32) for w, p in zip(speech, here[2])],
                 "class": kind.astype(np.int32),
                 "language": language.astype(np.int32),
+                "present": present.astype(np.float32),
             }
         )
 

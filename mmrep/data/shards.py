@@ -58,8 +58,9 @@ class Shards:
         if isinstance(self.pattern, (str, os.PathLike)):
             object.__setattr__(self, "pattern", os.fspath(self.pattern))
         else:
-            object.__setattr__(self, "pattern", splits.pairs(self.pattern, "pattern"))
-            for name, _ in self.pattern:
+            named = splits.pairs(self.pattern, "pattern")
+            object.__setattr__(self, "pattern", named)
+            for name, _ in named:
                 if name not in splits.NAMES:
                     raise ConfigError(f"pattern has no split {name!r}{near(name, splits.NAMES)}")
         for name in ("image", "text", "audio", "label", "extra"):
@@ -88,7 +89,7 @@ class Shards:
         if isinstance(self.pattern, str):
             pattern, explicit = self.pattern, False
         else:
-            named = dict(self.pattern)
+            named = dict(self.pattern)  # type: ignore[arg-type]  # pairs, by __post_init__
             if split not in named:
                 raise DataError(f"pattern has no split {split!r}: it has {', '.join(named)}; add {split!r} to it")
             pattern, explicit = named[split], True
@@ -371,7 +372,7 @@ def _build(path: str) -> Index:
                 if member.isreg() and not member.issparse() and ending and os.path.basename(key):
                     samples.setdefault(key, []).append((member.name, member.offset_data, member.size))
                 last = member.name
-                tar.members.clear()  # tarfile would keep every header
+                tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header
     except tarfile.TarError as error:
         raise DataError(f"{path} is not a whole tar file (after {last}: {error}): copy it again") from None
     members = [m for sample in samples.values() for m in sample]

@@ -69,11 +69,11 @@ class Table:
     def open(self, split: str) -> "TableRecords":
         """The records of `split` ("train", "val", "test"). Raises DataError for a missing file or column or an empty split."""
         splits.check(split)
-        columns, rows = _rows(self.path, self.delimiter)
+        columns, rows = _rows(str(self.path), self.delimiter)
         self._check_columns(columns)
         items = self._items(rows, self.split if self.split in columns else None)
         fix = "fill the split column" if self.split in columns else "add rows, set fractions, or give a split column"
-        chosen = splits.choose(items, lambda item: item.split, split, self.path, fix)
+        chosen = splits.choose(items, lambda item: item.split, split, str(self.path), fix)
         return TableRecords(self, chosen, self._classes(rows))
 
     def texts(self, split: str) -> Iterator[str]:
@@ -86,7 +86,7 @@ class Table:
 
     def _check_columns(self, columns: Sequence[str]) -> None:
         named = {"image": self.image, "audio": self.audio, "label": self.label, "group": self.group}
-        wanted = [(f, c) for f, c in named.items() if c]
+        wanted: list[tuple[str, str | None]] = [(f, c) for f, c in named.items() if c]
         wanted += [("text", c) for c in self.text_columns] + [("extra", c) for c in self.extra]
         wanted += [("split", self.split)] if self.split not in (None, "split") else []
         for name, column in wanted:
@@ -99,7 +99,8 @@ class Table:
         for row in rows:
             files = tuple(_plain(row.cells.get(c)) for c in (self.image, self.audio) if c)
             merged.setdefault(files if any(files) and not row.bad else row.line, []).append(row)
-        items, group_splits = [], {}
+        items: list[_Item] = []
+        group_splits: dict[str, tuple[str, int]] = {}
         for same in merged.values():
             first = same[0]
             group = self._group(first)
@@ -122,7 +123,7 @@ class Table:
                             f"(line {row.line}): keep a group in one split"
                         )
             for row in same[1:] if self.label else ():
-                self._agree("label", first.cells.get(self.label), row.cells.get(self.label), first, row)
+                self._agree("label", first.cells.get(str(self.label)), row.cells.get(str(self.label)), first, row)
             items.append(_Item(tuple(same), where))
         return items
 

@@ -42,10 +42,10 @@ class TFDS:
         object.__setattr__(self, "data_dir", os.fspath(self.data_dir))
         object.__setattr__(self, "fields", splits.pairs(self.fields, "fields"))
         object.__setattr__(self, "splits", splits.pairs(self.splits, "splits"))
-        for name, _ in self.splits:
+        for name in dict(self.splits):
             if name not in splits.NAMES:
                 raise ConfigError(f"splits has no split {name!r}{near(name, splits.NAMES)}")
-        known = {f for f, _ in self.fields}
+        known = {*dict(self.fields)}
         for name in self.audio:
             if known and name not in known:
                 raise ConfigError(f"audio names {name!r}, which is not in fields{near(name, known)}")
@@ -55,8 +55,8 @@ class TFDS:
         splits.check(split)
         builder = self._builder()
         features = builder.info.features
-        fields = self.fields or tuple((name, name) for name in features)
-        places = tuple((name, *_find(features, path, self.name)) for name, path in fields)
+        fields = dict(self.fields) or {name: name for name in features}
+        places = tuple((name, *_find(features, path, str(self.name))) for name, path in fields.items())
         wanted = self._split(split, tuple(builder.info.splits))
         try:
             records = builder.as_data_source(wanted, decoders=_skip_images(features))

@@ -147,7 +147,7 @@ def sigmoid_loss(
     logits: scale * cosine + bias.   positives: default column i for row i.   ignore: entries that count for nothing, unless positive.
     """
     if positives is None:
-        positives = jnp.eye(*logits.shape, dtype=bool)
+        positives = jnp.eye(logits.shape[0], logits.shape[1], dtype=bool)
     logits = logits.astype(jnp.float32)
     values = jax.nn.softplus(jnp.where(positives, -logits, logits))
     if ignore is not None:

@@ -33,7 +33,8 @@ def mel_filters(
     if not 0 <= fmin < fmax <= sample_rate / 2:
         raise ConfigError(f"fmin is {fmin} and fmax is {fmax}; they must rise within 0 and {sample_rate / 2} Hz.")
     bins = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
-    edges = _mel_to_hz(np.linspace(*_hz_to_mel(np.array([fmin, fmax])), n_mels + 2))
+    lowest, highest = _hz_to_mel(np.array([fmin, fmax]))
+    edges = _mel_to_hz(np.linspace(lowest, highest, n_mels + 2))
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
     up, down = (bins[:, None] - low) / (centre - low), (high - bins[:, None]) / (high - centre)
     return (np.maximum(0, np.minimum(up, down)) * 2 / (high - low)).astype(np.float32)

@@ -73,7 +73,7 @@ class TextTower:
     def module(self, dtype: Any, name: str | None = None) -> nn.Module:
         return TextTransformer(
             self.vocab, self.width, self.depth, self.heads, self.length, self.causal, self.pool, self.mlp_ratio, self.norm,
-            self.scan, self.remat, dtype, name=name,
+            scan=self.scan, remat=self.remat, dtype=dtype, name=name,
         )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ class AudioTower:
     def module(self, dtype: Any, name: str | None = None) -> nn.Module:
         return AudioEncoder(
             self.width, self.depth, self.heads, self.rate, self.n_fft, self.hop, self.n_mels, self.strides, self.mlp_ratio,
-            self.scan, self.remat, dtype, name=name,
+            scan=self.scan, remat=self.remat, dtype=dtype, name=name,
         )  # fmt: skip
 
 
@@ -148,7 +148,7 @@ class Embedder(nn.Module):
         return project(pooled).astype(jnp.float32), out
 
 
-def inputs(batch: Batch, name: str) -> tuple[Array, ...]:
+def inputs(batch: Batch, name: str) -> tuple[Any, ...]:
     """What the encoder of modality `name` takes from a batch: the array, and its length where it is ragged."""
     length = f"{name}_length"
     return (batch[name], batch[length]) if length in batch else (batch[name],)
@@ -178,11 +178,15 @@ class Encoders(NamedTuple):
 
     def infer(self) -> dict[str, Callable[[Params, Extras, Batch], Array]]:
         """{modality: (params, extras, batch) -> embedding}: the infer functions of a system made of these encoders."""
-        return {name: lambda params, extras, batch, n=name: self.embed(params, batch, n) for name in self.names}
+
+        def of(name: str) -> Callable[[Params, Extras, Batch], Array]:
+            return lambda params, extras, batch: self.embed(params, batch, name)
+
+        return {name: of(name) for name in self.names}
 
 
 def encoders(
-    towers: Mapping[str, Tower],
+    towers: Mapping[str, Any],
     dim: int,
     *,
     scale: float = 1 / 0.07,
@@ -192,7 +196,7 @@ def encoders(
     tokens: bool = False,
     dtype: str = "float32",
 ) -> Encoders:
-    """An Embedder for each modality into one space of `dim`, and a LogScale that starts at `scale`.
+    """An Embedder for each modality's tower (`Tower`) into one space of `dim`, and a LogScale that starts at `scale`.
 
     tokens: out["projected"] holds every token in the shared space.   hidden: width of a two-layer projection head.
     normalise: False leaves the embeddings at their length, for a system that adds to them before it takes unit vectors.

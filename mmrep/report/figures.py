@@ -43,7 +43,7 @@ def plot_svg(
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    settings = {"svg.fonttype": "none", "svg.hashsalt": label, "path.simplify": True, "font.size": 11}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": label, "path.simplify": True, "font.size": 11}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(4.6, 2.8), layout="constrained")
         axes = figure.add_subplot()

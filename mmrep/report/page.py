@@ -138,10 +138,12 @@ def _chance(value: float, digits: int) -> str:
 
 
 def _curves(panel: panels.Curves) -> dict[str, Any]:
-    plots = []
+    plots: list[dict[str, Any]] = []
     for title, patterns in panel.groups or run.default_groups(panel.rows):
         names = run.keys(panel.rows, patterns)
-        lines, legend, missing, log = [], [], 0, title in panel.log
+        lines: list[Any] = []
+        legend: list[dict[str, Any]] = []
+        missing, log = 0, title in panel.log
         for name in names:
             steps, values = run.series(panel.rows, name)
             finite = [v for v in values if not math.isnan(v)]
@@ -172,8 +174,8 @@ def _curves(panel: panels.Curves) -> dict[str, Any]:
         )
         svg = Markup(figures.plot_svg(lines, label, log))
         plots.append({"title": title, "svg": svg, "legend": legend, "missing": missing, "log": log})
-    smoothed = any(k["smoothed"] for p in plots for k in p["legend"])
-    return {"plots": plots, "smoothing": panel.smoothing if smoothed else 0}
+    shown = any(k["smoothed"] for p in plots for k in p["legend"])
+    return {"plots": plots, "smoothing": panel.smoothing if shown else 0}
 
 
 def _look(name: str, index: int) -> tuple[int, int]:

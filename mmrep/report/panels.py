@@ -143,7 +143,7 @@ def retrieve(query: Any, pool: Sequence[Any], scores: Any, right: Sequence[int],
     ranks = np.flatnonzero(is_right[order])
     rank = int(ranks[0]) + 1 if len(ranks) else None
     first = int(order[ranks[0]]) if len(ranks) else None
-    beside = Candidate(pool[first], float(order_by[first]), True) if first is not None and rank > k else None
+    beside = Candidate(pool[first], float(order_by[first]), True) if first is not None and (rank or 0) > k else None
     return Item(query, tuple(shown), rank, len(pool), beside)
 
 

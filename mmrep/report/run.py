@@ -13,8 +13,8 @@ Row = Mapping[str, Any]
 
 def series(rows: Sequence[Row], key: str) -> tuple[list[float], list[float]]:
     """(steps, values) of the rows that hold `key`; non-finite values stay, as NaN."""
-    found = [(float(r["step"]), _float(r[key])) for r in rows if key in r and "step" in r]
-    found = [(s, v) for s, v in found if v is not None]
+    read = [(float(r["step"]), _float(r[key])) for r in rows if key in r and "step" in r]
+    found = [(s, v) for s, v in read if v is not None]
     return [s for s, _ in found], [v if math.isfinite(v) else math.nan for _, v in found]
 
 

@@ -60,7 +60,7 @@ class Stage(NamedTuple):
     phase: Phase
     system: System
     create: Callable[[Params, Extras], state.State]
-    step: Callable[..., tuple[state.State, dict[str, jax.Array]]]
+    step: Any  # jitted: (state, batch, key) -> (state, metrics), the state donated
     abstract: state.State
 
 
@@ -120,7 +120,8 @@ def train(
         done = (saves.latest or 0) if saves else 0
         log = metric_log.Writer(workdir if jax.process_index() == 0 else None, done, to_json(experiment))
         stack.callback(log.close)
-        current, at, compiled = None, -1, 0
+        current: Any = None
+        at, compiled = -1, 0
         if done:
             at, _ = experiment.phase_at(done - 1)
             stage = make_stage(experiment, at, mesh)

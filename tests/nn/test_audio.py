@@ -46,7 +46,7 @@ def test_silence_is_the_floor():
 def test_mel_filters_equal_librosa_with_limits():
     librosa = pytest.importorskip("librosa")
     expected = librosa.filters.mel(sr=16_000, n_fft=512, n_mels=30, fmin=50, fmax=7000).T
-    np.testing.assert_allclose(mel_filters(16_000, 512, 30, 50, 7000), expected, rtol=1e-4, atol=1e-8)
+    np.testing.assert_allclose(mel_filters(16_000, 512, 30, 50.0, 7000.0), expected, rtol=1e-4, atol=1e-8)
 
 
 def test_encoder_does_not_see_padding():
@@ -96,6 +96,6 @@ def test_errors_name_the_field():
     with pytest.raises(ConfigError, match="pad_mode='constant'"):
         log_mel(np.zeros((1, 100), np.float32))
     with pytest.raises(ConfigError, match="fmax"):
-        mel_filters(16_000, 400, 8, fmax=9000)
+        mel_filters(16_000, 400, 8, fmax=9000.0)
     with pytest.raises(ConfigError, match="heads"):
         AudioEncoder(32, 1, 3).init(KEY, np.zeros((1, 800), np.float32), np.array([800]))

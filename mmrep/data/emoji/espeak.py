@@ -64,7 +64,9 @@ def resample(wave: np.ndarray) -> np.ndarray:
 
     out = upfirdn(_low_pass(), wave.astype(np.float32), _UP, _DOWN)
     count = -(-len(wave) * _UP // _DOWN)
-    return np.clip(np.rint(out[_REACH : _REACH + count]), -32768, 32767).astype(np.int16)  # _REACH is the filter's delay
+    return np.clip(np.rint(out[_REACH : _REACH + count]), -32768, 32767).astype(
+        np.int16
+    )  # _REACH is the filter's delay
 
 
 @cache

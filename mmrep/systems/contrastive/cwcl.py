@@ -16,9 +16,9 @@ from mmrep.losses.contrastive import Scalar, info_nce, similarity
 from mmrep.losses.reduce import masked_mean
 from mmrep.nn.heads import Projection
 from mmrep.nn.towers import AudioTower, TextTower, encoders
-from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
+from mmrep.system import Batch, Extras, Metrics, Params, System
 
-Weights = Literal["frozen", "identity", "permuted"]
+Weights = Literal["frozen", "identity", "permuted", "untrained"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Config:
 
     objective: "intent": the text-only first phase, classification of intents.   "cwcl": the second.
     weights:   "frozen": w_ij = (1 + <p_i, p_j>) / 2.   "identity": plain contrast in both directions, as in locked-image tuning.
-               "permuted": the frozen weights of other rows, the diagonal kept: an ablation of the geometry.
+               Ablations of the geometry: "permuted": the weights of other rows, the diagonal kept; "untrained": the weights of a
+               text encoder that learnt nothing, which then stands in the extras.
     kernel:    None for the paper's linear weights; t for exp((cos - 1) / t), which later work uses.
     """
 
@@ -44,8 +45,8 @@ class Config:
     def check(self) -> None:
         if self.objective not in ("intent", "cwcl"):
             raise ConfigError(f"system.objective is {self.objective!r}: choose intent or cwcl")
-        if self.weights not in ("frozen", "identity", "permuted"):
-            raise ConfigError(f"system.weights is {self.weights!r}: choose frozen, identity or permuted")
+        if self.weights not in ("frozen", "identity", "permuted", "untrained"):
+            raise ConfigError(f"system.weights is {self.weights!r}: choose frozen, identity, permuted or untrained")
         if self.intents < 2:
             raise ConfigError(f"system.intents is {self.intents}: a classifier needs at least 2")
         for field, value in (("kernel", self.kernel), ("scale", self.scale)):
@@ -58,32 +59,41 @@ class Config:
         head = Projection(self.intents, normalise=False, use_bias=True)
 
         def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, Extras]:
-            key, rest = jax.random.split(rng)
-            return model.init(rest, batch) | {"intent": head.init(key, jnp.zeros((1, self.dim), jnp.float32))["params"]}, {}
+            keys = jax.random.split(rng, 3)
+            params = model.init(keys[0], batch)
+            params["intent"] = head.init(keys[1], jnp.zeros((1, self.dim), jnp.float32))["params"]
+            return params, {"text": model.init(keys[2], batch)["text"]} if self.weights == "untrained" else {}
 
         def classify(params: Params, batch: Batch) -> Float[Array, "B C"]:
             return model.scale(params) * head.apply({"params": params["intent"]}, model.embed(params, batch, "text"))
 
-        def intent(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
+        def intent(params: Params, batch: Batch) -> tuple[Array, Metrics]:
             logits, labels = classify(params, batch), batch["intent"]
             loss = info_nce(logits, positives=jax.nn.one_hot(labels, self.intents) > 0).mean()
             return loss, {"accuracy": (logits.argmax(-1) == labels).mean()}
 
-        def contrast(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
+        def contrast(params: Params, extras: Extras, batch: Batch) -> tuple[Array, Metrics]:
             p, q, scale = model.embed(params, batch, "text"), model.embed(params, batch, "speech"), model.scale(params)
             valid = jnp.isfinite(p).all(-1)
             p = jnp.where(valid[:, None], p, 0.0)
-            w = intra_modal_weights(p, self.kernel)
-            if self.weights == "identity":
-                w = jnp.eye(len(p), dtype=jnp.float32)
-            elif self.weights == "permuted":
+            eye = jnp.eye(len(p), dtype=bool)
+            geometry = model.embed(extras, batch, "text") if self.weights == "untrained" else p
+            w = eye.astype(jnp.float32) if self.weights == "identity" else intra_modal_weights(geometry, self.kernel)
+            if self.weights == "permuted":
                 # Batches come shuffled, so a roll is a random permutation. The diagonal stays: only the geometry is wrong.
-                w = jnp.where(jnp.eye(len(p), dtype=bool), w, jnp.roll(w, 1, axis=0))
+                w = jnp.where(eye, w, jnp.roll(w, 1, axis=0))
             loss = masked_mean(cwcl_loss(p, q, scale, w, valid), valid)
-            return loss, {"scale": scale, "cosine": (p * q).sum(-1).mean(), "weight": w.mean()}
+            return loss, {"scale": scale, "cosine": masked_mean((p * q).sum(-1), valid), "weight": w.mean()}
+
+        def loss(
+            params: Params, extras: Extras, batch: Batch, rng: PRNGKeyArray
+        ) -> tuple[Array, tuple[Extras, Metrics]]:
+            reading = self.objective == "intent"
+            value, metrics = intent(params, batch) if reading else contrast(params, extras, batch)
+            return value, (extras, metrics)
 
         infer = model.infer() | {"intent": lambda params, extras, batch: classify(params, batch)}
-        return System(init, stateless(intent if self.objective == "intent" else contrast), infer)
+        return System(init, loss, infer)
 
 
 def intra_modal_weights(p: Float[Array, "B D"], kernel: float | None = None) -> Float[Array, "B B"]:

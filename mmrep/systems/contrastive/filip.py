@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray
 
 from mmrep.errors import ConfigError
 from mmrep.evals.view import View
@@ -139,7 +139,7 @@ class Localisation:
         return {f"{self.name} {k}": float(np.mean(v)) for k, v in found.items()}
 
 
-def shown(instances: Int[np.ndarray, "H W"], patch: int, objects: int = 16) -> Bool[np.ndarray, "N K"]:
+def shown(instances: Integer[np.ndarray, "H W"], patch: int, objects: int = 16) -> Bool[np.ndarray, "N K"]:
     """Which object slots each patch shows with at least one pixel; patches in reading order, instances 0 ground, 1 + slot."""
     h, w = instances.shape[0] // patch, instances.shape[1] // patch
     pixels = instances.reshape(h, patch, w, patch).transpose(0, 2, 1, 3).reshape(h * w, -1)

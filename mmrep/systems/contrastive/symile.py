@@ -58,7 +58,9 @@ class Config:
         if self.objective == "sum" and self.negatives != "n":
             raise ConfigError('system.negatives is "n_squared": objective "sum" has only the "n" sampler')
         if self.objective != "pairwise" and self.negatives == "n" and len(names) == 2:
-            raise ConfigError('system.negatives is "n": with two modalities a shuffle repeats the true pairs, take "n_squared"')
+            raise ConfigError(
+                'system.negatives is "n": with two modalities a shuffle repeats the true pairs, take "n_squared"'
+            )
         for field, value in (("scale", self.scale), ("max_scale", self.max_scale)):
             if value is not None and not (0 < value < math.inf):
                 raise ConfigError(f"system.{field} is {value}: it must be positive and finite")

@@ -61,9 +61,7 @@ class Config:
         towers = {"image": self.image, "text": self.text}
         model = encoders(towers, self.dim, scale=1 / self.temperature, max_scale=1000.0, dtype=self.dtype)
         kind, t = jnp.dtype(self.dtype), self.text
-        fusion = FusionEncoder(
-            self.fusion_depth, t.heads, t.mlp_ratio, t.norm, scan=t.scan, remat=t.remat, dtype=kind
-        )  # fmt: skip
+        fusion = FusionEncoder(self.fusion_depth, t.heads, t.mlp_ratio, t.norm, False, t.scan, t.remat, kind)
         matcher, predictor = Projection(2, normalise=False, use_bias=True, dtype=kind), MaskedLmHead(dtype=kind)
 
         def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, Extras]:
@@ -77,9 +75,7 @@ class Config:
                 "match": matcher.init(keys["match"], text["tokens"][:, 0])["params"],
                 "mlm": predictor.init(keys["mlm"], text["tokens"], table(params))["params"],
             }
-            queue = {
-                n: l2_normalise(jax.random.normal(keys[n], (self.queue, self.dim), jnp.float32)) for n in towers
-            }  # fmt: skip
+            queue = {n: l2_normalise(jax.random.normal(keys[n], (self.queue, self.dim))) for n in towers}
             if "id" in batch:
                 queue["id"] = jnp.full(self.queue, -1, jnp.int32)
             teacher = jax.tree.map(jnp.copy, {name: params[name] for name in TAUGHT})
@@ -101,14 +97,17 @@ class Config:
             fused = fuse(params, text["tokens"], text["valid"], image_tokens)["tokens"]
             return predictor.apply({"params": params["mlm"]}, fused, table(params))
 
-        def loss(params: Params, extras: Extras, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, tuple[Extras, Metrics]]:
+        def loss(
+            params: Params, extras: Extras, batch: Batch, rng: PRNGKeyArray
+        ) -> tuple[Array, tuple[Extras, Metrics]]:
             teacher, queue, rows = jax.lax.stop_gradient(extras["teacher"]), extras["queue"], batch["text"].shape[0]
             if rows < 2 or 0 < self.queue < rows:
-                raise ConfigError(f"data.batch_size is {rows}: ALBEF takes 2 pairs to system.queue ({self.queue}) of them")
+                raise ConfigError(
+                    f"data.batch_size is {rows}: it must be at least 2 and fit system.queue, {self.queue}"
+                )
             for_image, for_text, for_mask = jax.random.split(rng, 3)
             alpha = self.alpha * jnp.minimum(1.0, extras["step"].astype(jnp.float32) / max(self.ramp, 1))
             scale, ids = model.scale(params), batch.get("id")
-
             f, image = model.full(params, batch, "image")
             g, text = model.full(params, batch, "text")
             f_m, image_m = model.full(teacher, batch, "image")
@@ -117,11 +116,9 @@ class Config:
             keys = {name: jnp.concatenate([new[name], queue[name]]) for name in queue}
             positives = jnp.eye(rows, rows + self.queue, dtype=bool) if ids is None else same_id(ids, keys["id"])
             to_text, to_image = scale * similarity(f, keys["text"]), scale * similarity(g, keys["image"])
-            targets = [
-                soft_targets(positives, scale * similarity(x, keys[name]), alpha)
-                for x, name in ((f_m, "text"), (g_m, "image"))
-            ]
-            itc = 0.5 * (info_nce(to_text, targets=targets[0]) + info_nce(to_image, targets=targets[1])).mean()
+            soft_text = soft_targets(positives, scale * similarity(f_m, keys["text"]), alpha)
+            soft_image = soft_targets(positives, scale * similarity(g_m, keys["image"]), alpha)
+            itc = 0.5 * (info_nce(to_text, targets=soft_text) + info_nce(to_image, targets=soft_image)).mean()
 
             draw = hard_negatives if self.negatives == "hard" else lambda key, s, i: random_negatives(key, rows, i)
             wrong_image, some_image = draw(for_image, to_image[:, :rows], ids)
@@ -148,8 +145,8 @@ class Config:
                 "itm_accuracy": masked_mean((logits[:, 1] > logits[:, 0]) == label, kept),
                 "mlm_accuracy": masked_mean(guess.argmax(-1) == batch["text"], target),
             }  # fmt: skip
-            total = self.contrast * itc + self.match * itm + self.mlm * mlm
-            return total, (extras | {"queue": found, "pointer": pointer}, metrics)
+            extras = extras | {"queue": found, "pointer": pointer}
+            return self.contrast * itc + self.match * itm + self.mlm * mlm, (extras, metrics)
 
         def update(params: Params, extras: Extras) -> Extras:
             student = {name: params[name] for name in TAUGHT}
@@ -191,12 +188,10 @@ class Config:
                 raise ConfigError(f"system.{name} is {getattr(self, name)}: the weight of a loss is at least 0")
 
 
-def soft_targets(
-    positives: Bool[Array, "B N"], momentum_logits: Float[Array, "B N"], alpha: Scalar
-) -> Float[Array, "B N"]:
+def soft_targets(positives: Bool[Array, "B N"], taught: Float[Array, "B N"], alpha: Scalar) -> Float[Array, "B N"]:
     """alpha softmax(teacher's logits) + (1 - alpha) * (positives, in equal shares): equation 6, without its gradient."""
-    taught = jax.nn.softmax(jax.lax.stop_gradient(momentum_logits), axis=-1)
-    return alpha * taught + (1 - alpha) * targets_from_positives(positives)
+    soft = jax.nn.softmax(jax.lax.stop_gradient(taught), axis=-1)
+    return alpha * soft + (1 - alpha) * targets_from_positives(positives)
 
 
 def enqueue(queue: Any, pointer: Int[Array, ""], new: Any) -> Array:

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from itertools import combinations
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import pytest
 
 from mmrep import modality
 from mmrep.errors import ConfigError
+from mmrep.evals.view import View
 from mmrep.losses.contrastive import symmetric_info_nce
 from mmrep.nn.towers import AudioTower, ImageTower, TextTower, VectorTower
 from mmrep.systems.contrastive.symile import Config, Predict, agreement, scores, sum_loss
@@ -151,7 +151,7 @@ def test_takes_image_text_and_audio():
         ("image", ImageTower(16, 1, 2, 8)), ("text", TextTower(32, 8, 16, 1, 2)),
         ("speech", AudioTower(16, 1, 2, 4000, 128, 64, 8, (2,))),
     )  # fmt: skip
-    batch = modality.example(parts, 4)
+    batch = jax.tree.map(jnp.asarray, modality.example(parts, 4))
     for objective in ("symile", "pairwise"):
         system = Config(towers, 8, objective).build()
         params, _ = jax.jit(system.init)(jax.random.key(0), batch)
@@ -161,17 +161,24 @@ def test_takes_image_text_and_audio():
             np.testing.assert_allclose(jnp.linalg.norm(found, axis=1), 1, rtol=1e-4)
 
 
-def view(**embeddings):
-    return SimpleNamespace(
-        embed=lambda name, split: np.asarray(embeddings[name]), column=lambda field, split: [0, 1, 0, 2]
-    )
+class Seen(View):
+    """A view of given embeddings, with the groups 0, 1, 0, 2."""
+
+    def __init__(self, **embeddings):
+        self.given = embeddings
+
+    def embed(self, name, split="test", fields=()):
+        return self.given[name]
+
+    def column(self, field, split="test"):
+        return [0, 1, 0, 2]
 
 
 def test_predict_against_a_loop():
     x, y, z = (np.asarray(v) for v in vectors())
     table = np.einsum("ck,bk,bk->bc", x, y, z)
     best = [table[i].argmax() for i in range(4)]
-    seen = view(x=x, y=y, z=z)
+    seen = Seen(x=x, y=y, z=z)
     found = Predict("x", ("y", "z")).run(seen)
     assert found["x|y,z R@1"] == np.mean([b == i for i, b in enumerate(best)])
     keys = [0, 1, 0, 2]
@@ -193,15 +200,23 @@ def test_predict_draws_candidates_of_other_groups():
 ABC = Config(tuple((n, VectorTower()) for n in "abc"))
 
 
+def unchecked(**fields):
+    """A config as code without run-time types would make it."""
+    config = replace(ABC)
+    for name, given in fields.items():
+        object.__setattr__(config, name, given)
+    return config
+
+
 @pytest.mark.parametrize(
     "config, says",
     [
         (Config(), "at least two modalities"),
         (replace(ABC, towers=ABC.towers[:1] * 2), "each once"),
         (replace(ABC, towers=(("scale", VectorTower()), *ABC.towers)), "taken"),
-        (replace(ABC, objective="clip"), "system.objective is 'clip'"),
-        (replace(ABC, negatives="all"), "system.negatives is 'all'"),
-        (replace(ABC, objective="sum", negatives="n_squared"), "only the \"n\" sampler"),
+        (unchecked(objective="clip"), "system.objective is 'clip'"),
+        (unchecked(negatives="all"), "system.negatives is 'all'"),
+        (replace(ABC, objective="sum", negatives="n_squared"), 'only the "n" sampler'),
         (replace(ABC, towers=ABC.towers[:2]), "with two modalities"),
         (replace(ABC, scale=0.0), "system.scale is 0.0"),
         (replace(ABC, dim=0), "system.dim is 0"),

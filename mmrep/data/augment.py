@@ -1,0 +1,142 @@
+"""Training augmentations: frozen dataclasses that change one example, drawing from the generator they are given.
+
+Each is a function (numpy generator, array) -> array of the same shape, fit for `Modality.augment`. Images are float32 [H, W, C] in
+[0, 1] and stay there; waveforms are float32 [T] in [-1, 1], zero padded, and stay so.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from mmrep.errors import ConfigError
+
+Image = Float[np.ndarray, "H W C"]
+Wave = Float[np.ndarray, " T"]
+
+
+@dataclass(frozen=True)
+class Warp:
+    """One affine change, bilinear: turned, scaled, squeezed, sheared, shifted and perhaps mirrored; what comes in is `fill`.
+
+    turn:    the largest angle, in degrees.   scale: range of the scale of both axes, drawn evenly in its logarithm.
+    squeeze: the largest factor between the axes (1 = none).   shear: the largest shear.   shift: the largest shift, a share of the side.
+    mirror:  probability of a left-right flip. Keep it 0 where left and right have names of their own.
+    """
+
+    turn: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    squeeze: float = 1.0
+    shear: float = 0.0
+    shift: float = 0.0
+    mirror: float = 0.0
+    fill: float = 1.0
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not 0 < low <= high or self.squeeze < 1:
+            raise ConfigError(f"Warp: scale {self.scale} must rise above 0 and squeeze {self.squeeze} be at least 1")
+
+    def __call__(self, rng: np.random.Generator, image: Image) -> Image:
+        from PIL import Image as pil
+
+        height, width, channels = image.shape
+        u = rng.uniform(-1.0, 1.0, 6)
+        low, high = np.log(self.scale)
+        size = np.exp(low + (high - low) * (u[0] + 1) / 2)
+        ratio = self.squeeze ** (u[1] / 2)
+        angle = np.deg2rad(self.turn * u[2])
+        sign = -1.0 if self.mirror and rng.random() < self.mirror else 1.0
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        stretch = np.array([[sign * size * ratio, self.shear * u[3]], [0.0, size / ratio]])
+        # From where in the input each output pixel is read: the inverse, about the centre.
+        a = np.linalg.inv(turn @ stretch)
+        centre = np.array([width, height]) / 2
+        offset = centre - a @ (centre + self.shift * u[4:] * (width, height))
+        coefficients = (a[0, 0], a[0, 1], offset[0], a[1, 0], a[1, 1], offset[1])
+        whole = np.round(image * 255).astype(np.uint8)
+        picture = pil.fromarray(whole[..., 0] if channels == 1 else whole)
+        fill = round(self.fill * 255)
+        moved = picture.transform(
+            (width, height), pil.Transform.AFFINE, coefficients, pil.Resampling.BILINEAR,
+            fillcolor=fill if channels == 1 else (fill,) * channels,
+        )  # fmt: skip
+        return (np.asarray(moved, np.float32) / 255).reshape(image.shape)
+
+
+@dataclass(frozen=True)
+class Colour:
+    """Brightness, contrast, saturation and hue, as one linear map of the colours (three channels).
+
+    brightness: the largest shift.   contrast, saturation: the largest relative change.   hue: the largest turn, in degrees.
+    grey: probability of a picture without colour.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    grey: float = 0.0
+
+    def __call__(self, rng: np.random.Generator, image: Image) -> Image:
+        u = rng.uniform(-1.0, 1.0, 4)
+        saturation = 0.0 if self.grey and rng.random() < self.grey else 1 + self.saturation * u[2]
+        mean = np.full((3, 3), 1 / 3)
+        # Hue turns colours about the grey axis; saturation stretches what is perpendicular to it.
+        axis = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+        angle = np.deg2rad(self.hue * u[3])
+        turn = mean + np.cos(angle) * (np.eye(3) - mean) + np.sin(angle) * axis
+        matrix = (mean + saturation * (turn - mean)) * (1 + self.contrast * u[1])
+        offset = self.brightness * u[0] - 0.5 * self.contrast * u[1]
+        flat = image.reshape(-1, 3) @ matrix.T.astype(np.float32) + np.float32(offset)
+        return np.clip(flat, 0.0, 1.0, out=flat).reshape(image.shape)
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """A square of `share` of the side painted over with one random colour, with probability p (DeVries and Taylor 2017)."""
+
+    share: float = 0.3
+    p: float = 0.5
+
+    def __call__(self, rng: np.random.Generator, image: Image) -> Image:
+        u = rng.random(3)
+        if u[0] >= self.p:
+            return image
+        height, width, channels = image.shape
+        h, w = max(1, int(self.share * height)), max(1, int(self.share * width))
+        top, left = int(u[1] * (height - h + 1)), int(u[2] * (width - w + 1))
+        image = image.copy()
+        image[top : top + h, left : left + w] = rng.random(channels, np.float32)
+        return image
+
+
+@dataclass(frozen=True)
+class Loudness:
+    """A gain drawn evenly in decibels from [-down, 0], and white noise of a level drawn up to `noise` (an RMS) where there is sound."""
+
+    down: float = 12.0
+    noise: float = 0.0
+
+    def __call__(self, rng: np.random.Generator, wave: Wave) -> Wave:
+        u = rng.random(2)
+        wave = wave * np.float32(10 ** (-self.down * u[0] / 20))
+        if self.noise:
+            hiss = rng.standard_normal(len(wave), np.float32) * np.float32(self.noise * u[1])
+            wave = np.clip(wave + hiss * (wave != 0), -1.0, 1.0)
+        return wave
+
+
+@dataclass(frozen=True)
+class DropPieces:
+    """Each piece of a text but its first and last (BOS and EOS) is left out with probability p; one is always kept. Ids, 0 = padding."""
+
+    p: float = 0.1
+
+    def __call__(self, rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:
+        count = int((ids > 0).sum())
+        if count <= 3:
+            return ids
+        keep = rng.random(count) >= self.p
+        keep[[0, count - 1, rng.integers(1, count - 1)]] = True
+        return np.pad(ids[:count][keep], (0, len(ids) - keep.sum()))
