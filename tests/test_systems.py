@@ -22,7 +22,8 @@ from mmrep.train.state import split
 
 GOLDEN = Path(__file__).parent / "golden" / "specs"
 SLUGS = [e.slug for e in _cli.entries()]
-everywhere = pytest.mark.parametrize("slug", SLUGS)
+# One worker a system: the state they share is made once.
+everywhere = pytest.mark.parametrize("slug", [pytest.param(s, marks=pytest.mark.xdist_group(s)) for s in SLUGS])
 
 
 def assert_close(a, b, name, atol=2e-5, rtol=1e-4):

@@ -75,12 +75,20 @@ def run(changes: dict[str, float | str | bool], base_steps: int, seed: int, spli
     system, evals = replace(SYSTEM, **changes), (Domains(NAMES, split),)
     whole = experiment(stream(), system, (base_steps, LATER, LATER, LATER), 64)
     whole = replace(whole, train=replace(whole.train, seed=seed, eval_every=LATER), evals=evals)
-    base = replace(whole, system=replace(SYSTEM, alpha=0.0), phases=whole.phases[:1], evals=(), train=replace(whole.train, eval_every=0))
+    base = replace(
+        whole,
+        system=replace(SYSTEM, alpha=0.0),
+        phases=whole.phases[:1],
+        evals=(),
+        train=replace(whole.train, eval_every=0),
+    )
     base = replace(base, phases=(replace(base.phases[0], system=None),))
     first = replace(whole.phases[1], start=(Pretrained(base),))
     trained = loop.train(replace(whole, phases=(first, *whole.phases[2:])), progress=False)
     old = loop.pretrained(base)
-    before, after = (view_of(replace(t.experiment, evals=evals), t.params, t.extras, t.tokenizer) for t in (old, trained))
+    before, after = (
+        view_of(replace(t.experiment, evals=evals), t.params, t.extras, t.tokenizer) for t in (old, trained)
+    )
     rows = [suite.run_all(evals, before)] + [
         {k.removeprefix("eval/"): v for k, v in row.items()} for row in trained.rows if "eval/R@1 mean" in row
     ]

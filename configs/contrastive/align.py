@@ -68,7 +68,7 @@ def get_proof() -> Proof:
     system = Config(ImageTower(48, 2, 4, 8), TextTower(VOCAB, LENGTH, 48, 2, 4), 48, sigma=0.1)
 
     def arm(name: str, n: int, rho: float) -> Arm:
-        return Arm(name, experiment(scenes(n, rho), system, 1000, 128, 2e-3))
+        return Arm(name, experiment(scenes(n, rho), system, 1000, 64, 2e-3))
 
     curve = tuple(arm(f"noisy-{n // 1000}k", n, 0.5) for n in (1000, 4000, 16_000))
     expects = (

@@ -56,9 +56,7 @@ def experiment(
 
 def get_config(size: str = "small") -> Experiment:
     if size == "tiny":
-        return experiment(
-            scenes(64, n_val=16, n_test=16), Config(**towers(32, 2, 4, 8, 64), dim=32), 4, 8, vocab=64
-        )
+        return experiment(scenes(64, n_val=16, n_test=16), Config(**towers(32, 2, 4, 8, 64), dim=32), 4, 8, vocab=64)
     if size == "small":
         return experiment(scenes(16_000), Config(**towers(64, 3, 4, 4)), 3000, 128)
     if size == "bench":  # what experiments.bench times: the shapes count, not the data

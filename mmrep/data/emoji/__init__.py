@@ -41,7 +41,7 @@ class Emoji:
     flags:             train also holds flags_train.
     seconds:           the longest speech; 1.5 s cuts about one name in twenty.
     limit:             > 0: about that many concept families only, for tests.
-    folder:            where the prepared set lies; empty: $MMREP_DATA or ~/.cache/mmrep.
+    folder:            where the prepared set lies; empty: in the cache ($MMREP_CACHE or ~/.cache/mmrep).
     """
 
     size: int = 64

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from mmrep import paths
 from mmrep.data.emoji import concepts
 from mmrep.data.emoji.concepts import CATEGORIES, LANGUAGES, Concept
 from mmrep.data.emoji.espeak import RATE, speak
@@ -232,5 +232,5 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """$MMREP_DATA, or ~/.cache/mmrep."""
-    return Path(os.environ.get("MMREP_DATA") or Path.home() / ".cache" / "mmrep")
+    """Where the prepared set lies unless a folder is named."""
+    return paths.cache() / "data"

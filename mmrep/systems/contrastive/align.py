@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from mmrep.data.scenes.rgb import rgb
 from mmrep.data.scenes.world import COLOURS, recolour
 from mmrep.errors import ConfigError
+from mmrep.evals import zero_shot
 from mmrep.evals.view import View
 from mmrep.losses.contrastive import symmetric_info_nce
 from mmrep.nn.heads import l2_normalise
@@ -57,7 +58,7 @@ def compose(
 class QueryArithmetic:
     """Image + new colour - old colour, over a gallery of every recolouring of the first object; the original is left out.
 
-    The right answer is the same scene in the new colour. "image-only" and "text-only" are the halves of the query.
+    A colour's embedding is the mean over "a {size} {colour} {shape}". The right answer is the same scene in the new colour. "image-only" and "text-only" are the halves of the query.
     """
 
     colours: tuple[str, ...]
@@ -77,7 +78,9 @@ class QueryArithmetic:
         gallery = np.stack(
             [view.embed_raw(self.image, {self.image: list(p)}) for p in pictures], axis=1
         )  # [n, colours, D]
-        words = view.embed_raw("text", {"text": list(self.colours)})
+        templates = [f"a {size} {{}} {shape}" for size in source.world.sizes for shape in source.world.shapes]
+        words = view.embed_raw("text", {"text": [t.format(c) for c in self.colours for t in templates]})
+        words = zero_shot.class_embeddings(words.reshape(len(self.colours), len(templates), -1))
         rows = np.arange(len(old))
         image, change = gallery[rows, old], words[new] - words[old]
         queries = {"accuracy": compose(image, change, self.weight), "image-only": image, "text-only": words[new]}

@@ -28,7 +28,10 @@ def make(config=TINY, modalities=WITH_ID, rows=2, **given):
     batch = {k: jnp.asarray(v) for k, v in modality.example(modalities, rows).items()} | given
     system = config.build()
     params, extras = jax.jit(system.init)(jax.random.key(1), batch)
-    return SimpleNamespace(system=system, params=params, extras=extras, batch=batch, loss=jax.jit(system.loss))
+    infer = {name: jax.jit(function) for name, function in system.infer.items()}
+    return SimpleNamespace(
+        system=system, params=params, extras=extras, batch=batch, loss=jax.jit(system.loss), infer=infer
+    )  # fmt: skip
 
 
 def at_step(extras, step):
@@ -65,9 +68,9 @@ def test_the_queue_wraps_and_keeps_the_newest():
 
 def itc(m, extras, alpha):
     """Equation 6 in NumPy, from the unit features that the system infers."""
-    f, g = (np.asarray(m.system.infer[n](m.params, m.extras, m.batch), np.float64) for n in ("image", "text"))
+    f, g = (np.asarray(m.infer[n](m.params, m.extras, m.batch), np.float64) for n in ("image", "text"))
     taught = m.params | extras["teacher"]
-    f_m, g_m = (np.asarray(m.system.infer[n](taught, m.extras, m.batch), np.float64) for n in ("image", "text"))
+    f_m, g_m = (np.asarray(m.infer[n](taught, m.extras, m.batch), np.float64) for n in ("image", "text"))
     queue = {k: np.asarray(v) for k, v in extras["queue"].items()}
     ids = np.asarray(m.batch["id"])
     positive = (ids[:, None] == np.concatenate([ids, queue["id"]])[None]).astype(float)
@@ -94,45 +97,48 @@ def test_itc_equals_numpy_with_queue_ids_and_the_ramp_of_alpha():
     assert abs(itc(m, start, 0.4) - itc(m, ignorant, 0.4)) > 1e-2  # blind to ids the number would be another
 
 
-def test_no_gradient_reaches_teacher_queue_or_the_temperature_of_the_targets():
+def test_no_gradient_reaches_the_teacher_or_the_temperature_of_its_targets():
     m = make(replace(TINY, match=0.0, mlm=0.0))
     start = at_step(other_teacher(m), 1000)
 
-    def by_extras(teacher, queue):
-        extras = start | {"teacher": teacher, "queue": start["queue"] | queue}
-        return m.system.loss(m.params, extras, m.batch, jax.random.key(0))[0]
+    def by_teacher(teacher):
+        return m.system.loss(m.params, start | {"teacher": teacher}, m.batch, jax.random.key(0))[0]
 
-    queue = {k: start["queue"][k] for k in ("image", "text")}
-    found = jax.grad(by_extras, argnums=(0,))(start["teacher"], queue)
+    found = jax.jit(jax.grad(by_teacher))(start["teacher"])
     assert not any(leaf.any() for leaf in jax.tree.leaves(found))
 
     def by_scale(log_scale, frozen):
-        f, g = (m.system.infer[n](m.params, m.extras, m.batch) for n in ("image", "text"))
+        f, g = (m.infer[n](m.params, m.extras, m.batch) for n in ("image", "text"))
         taught = m.params | start["teacher"]
-        f_m, g_m = (m.system.infer[n](taught, m.extras, m.batch) for n in ("image", "text"))
+        f_m, g_m = (m.infer[n](taught, m.extras, m.batch) for n in ("image", "text"))
         value = 0.0
         for own, momentum, new, name in ((f, f_m, g_m, "text"), (g, g_m, f_m, "image")):
-            keys = jnp.concatenate([new, queue[name]])
+            keys = jnp.concatenate([new, start["queue"][name]])
             soft = jax.nn.softmax(jnp.exp(log_scale) * momentum @ keys.T)
             target = 0.4 * (jax.lax.stop_gradient(soft) if frozen else soft) + 0.6 * jnp.eye(2, 6)
             value -= 0.5 * (target * jax.nn.log_softmax(jnp.exp(log_scale) * own @ keys.T)).sum(-1).mean()
         return value
 
-    grads = jax.grad(lambda p: m.system.loss(p, start, m.batch, jax.random.key(0))[0])(m.params)
+    slope = jax.jit(jax.grad(by_scale), static_argnums=1)
+    grads = jax.jit(jax.grad(lambda p: m.system.loss(p, start, m.batch, jax.random.key(0))[0]))(m.params)
     found, at = grads["scale"]["log_scale"], m.params["scale"]["log_scale"]
-    np.testing.assert_allclose(found, jax.grad(by_scale)(at, True), rtol=1e-3)
-    assert abs(found - jax.grad(by_scale)(at, False)) > 1e-2 * abs(found)
+    np.testing.assert_allclose(found, slope(at, True), rtol=1e-3)
+    assert abs(found - slope(at, False)) > 1e-2 * abs(found)
+
+
+@jax.jit
+def judge(params, text, image):
+    pooled, _ = FusionEncoder(2, 2).apply({"params": params["fusion"]}, text, image)
+    return Projection(2, normalise=False, use_bias=True).apply({"params": params["match"]}, pooled)
 
 
 def pair_logits(m, image_row, text_row):
     """(no match, match) logits of one pair, its text cut to its own length: nothing is padded, nothing is batched."""
     ids = m.batch["text"][text_row]
     one = {"text": ids[: int((ids > 0).sum())][None], "image": m.batch["image"][image_row][None]}
-    image = m.system.infer["image_tokens"](m.params, m.extras, one)["image_tokens"]
-    text = m.system.infer["text_tokens"](m.params, m.extras, one)["text_tokens"]
-    _, out = FusionEncoder(2, 2).apply({"params": m.params["fusion"]}, text, image)
-    head = Projection(2, normalise=False, use_bias=True)
-    return np.asarray(head.apply({"params": m.params["match"]}, out["pooled"]))[0]
+    image = m.infer["image_tokens"](m.params, m.extras, one)["image_tokens"]
+    text = m.infer["text_tokens"](m.params, m.extras, one)["text_tokens"]
+    return np.asarray(judge(m.params, text, image))[0]
 
 
 def test_itm_equals_pairs_judged_one_by_one():
@@ -145,11 +151,11 @@ def test_itm_equals_pairs_judged_one_by_one():
     label = np.array([1, 1, 0, 0, 0, 0])
     expected = -np.log(softmax(logits))[np.arange(6), label].mean()
     np.testing.assert_allclose(metrics["itm"], expected, rtol=1e-4)
-    found = m.system.infer["match"](m.params, m.extras, m.batch)
+    found = m.infer["match"](m.params, m.extras, m.batch)
     np.testing.assert_allclose(found, logits[:2, 1], rtol=1e-4, atol=1e-5)
-    encoded = m.system.infer["text_tokens"](m.params, m.extras, m.batch)
+    encoded = m.infer["text_tokens"](m.params, m.extras, m.batch)
     blind = encoded | {"text_valid": encoded["text_valid"][::-1], "image": m.batch["image"]}
-    assert np.abs(m.system.infer["match"](m.params, m.extras, blind) - found).max() > 1e-4  # another's padding is seen
+    assert np.abs(m.infer["match"](m.params, m.extras, blind) - found).max() > 1e-4  # another's padding is seen
 
 
 def test_rows_of_one_id_are_no_negatives_of_one_another():
@@ -172,16 +178,16 @@ def test_mlm_mixes_labels_and_teacher_in_proportion_and_survives_an_unmasked_bat
 
 
 def test_extras_after_two_steps_hold_the_teachers_features_and_ids():
-    m = make(queue_of := replace(TINY, queue=3), rows=2)
+    m = make(replace(TINY, queue=3))
     start = other_teacher(m)
     taught = m.params | start["teacher"]
-    new = {n: m.system.infer[n](taught, m.extras, m.batch) for n in ("image", "text")} | {"id": m.batch["id"]}
+    new = {n: m.infer[n](taught, m.extras, m.batch) for n in ("image", "text")} | {"id": m.batch["id"]}
     _, (once, _) = m.loss(m.params, start, m.batch, jax.random.key(0))
     _, (twice, _) = m.loss(m.params, once, m.batch, jax.random.key(0))
-    assert int(once["pointer"]) == 2 and int(twice["pointer"]) == 1 and queue_of.queue == 3
+    assert int(once["pointer"]) == 2 and int(twice["pointer"]) == 1
     for name, rows in new.items():
-        np.testing.assert_allclose(once["queue"][name][:2], rows, rtol=1e-5)
-        np.testing.assert_allclose(twice["queue"][name], jnp.stack([rows[1], rows[1], rows[0]]), rtol=1e-5)
+        np.testing.assert_allclose(once["queue"][name][:2], rows, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(twice["queue"][name], jnp.stack([rows[1], rows[1], rows[0]]), rtol=1e-4, atol=1e-6)
     assert jax.tree.all(jax.tree.map(jnp.array_equal, once["teacher"], start["teacher"]))  # only `update` moves it
 
 
@@ -201,7 +207,7 @@ def test_the_teacher_follows_as_in_the_reference():
 def test_it_runs_without_ids_without_queue_and_without_distillation():
     m = make(replace(TINY, queue=0, alpha=0.0, negatives="random"), PAIR, rows=3)
     value, (extras, metrics) = m.loss(m.params, m.extras, m.batch, jax.random.key(0))
-    f, g = (np.asarray(m.system.infer[n](m.params, m.extras, m.batch)) for n in ("image", "text"))
+    f, g = (np.asarray(m.infer[n](m.params, m.extras, m.batch)) for n in ("image", "text"))
     logits = f @ g.T / 0.07
     expected = -0.5 * (np.log(np.diag(softmax(logits))).mean() + np.log(np.diag(softmax(logits.T))).mean())
     np.testing.assert_allclose(metrics["itc"], expected, rtol=1e-4)
