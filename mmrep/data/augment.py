@@ -4,6 +4,7 @@ Each is a function (numpy generator, array) -> array of the same shape, fit for 
 [0, 1] and stay there; waveforms are float32 [T] in [-1, 1], zero padded, and stay so.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,27 +42,27 @@ class Warp:
         from PIL import Image as pil
 
         height, width, channels = image.shape
-        u = rng.uniform(-1.0, 1.0, 6)
-        low, high = np.log(self.scale)
-        size = np.exp(low + (high - low) * (u[0] + 1) / 2)
+        u = rng.uniform(-1.0, 1.0, 7).tolist()  # plain numbers: arrays this small would cost more than the pixels
+        low, high = math.log(self.scale[0]), math.log(self.scale[1])
+        size = math.exp(low + (high - low) * (u[0] + 1) / 2)
         ratio = self.squeeze ** (u[1] / 2)
-        angle = np.deg2rad(self.turn * u[2])
-        sign = -1.0 if self.mirror and rng.random() < self.mirror else 1.0
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        stretch = np.array([[sign * size * ratio, self.shear * u[3]], [0.0, size / ratio]])
+        sine, cosine = math.sin(math.radians(self.turn * u[2])), math.cos(math.radians(self.turn * u[2]))
+        sign = -1.0 if (u[6] + 1) / 2 < self.mirror else 1.0
+        # The turn times [[x, shear], [0, y]].
+        x, y, shear = sign * size * ratio, size / ratio, self.shear * u[3]
+        forward = (cosine * x, cosine * shear - sine * y, sine * x, sine * shear + cosine * y)
         # From where in the input each output pixel is read: the inverse, about the centre.
-        a = np.linalg.inv(turn @ stretch)
-        centre = np.array([width, height]) / 2
-        offset = centre - a @ (centre + self.shift * u[4:] * (width, height))
-        coefficients = (a[0, 0], a[0, 1], offset[0], a[1, 0], a[1, 1], offset[1])
-        whole = np.round(image * 255).astype(np.uint8)
+        a, b, c, d = (v / (x * y) for v in (forward[3], -forward[1], -forward[2], forward[0]))
+        left, top = width / 2 + self.shift * u[4] * width, height / 2 + self.shift * u[5] * height
+        coefficients = (a, b, width / 2 - a * left - b * top, c, d, height / 2 - c * left - d * top)
+        whole = (image * np.float32(255) + np.float32(0.5)).astype(np.uint8)
         picture = pil.fromarray(whole[..., 0] if channels == 1 else whole)
         fill = round(self.fill * 255)
         moved = picture.transform(
             (width, height), pil.Transform.AFFINE, coefficients, pil.Resampling.BILINEAR,
             fillcolor=fill if channels == 1 else (fill,) * channels,
         )  # fmt: skip
-        return (np.asarray(moved, np.float32) / 255).reshape(image.shape)
+        return (np.asarray(moved, np.float32) * np.float32(1 / 255)).reshape(image.shape)
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,17 @@ class Colour:
     grey: float = 0.0
 
     def __call__(self, rng: np.random.Generator, image: Image) -> Image:
-        u = rng.uniform(-1.0, 1.0, 4)
-        saturation = 0.0 if self.grey and rng.random() < self.grey else 1 + self.saturation * u[2]
-        mean = np.full((3, 3), 1 / 3)
-        # Hue turns colours about the grey axis; saturation stretches what is perpendicular to it.
-        axis = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
-        angle = np.deg2rad(self.hue * u[3])
-        turn = mean + np.cos(angle) * (np.eye(3) - mean) + np.sin(angle) * axis
-        matrix = (mean + saturation * (turn - mean)) * (1 + self.contrast * u[1])
-        offset = self.brightness * u[0] - 0.5 * self.contrast * u[1]
-        flat = image.reshape(-1, 3) @ matrix.T.astype(np.float32) + np.float32(offset)
+        u = rng.uniform(-1.0, 1.0, 5).tolist()
+        saturation = 0.0 if (u[4] + 1) / 2 < self.grey else 1 + self.saturation * u[2]
+        contrast = 1 + self.contrast * u[1]
+        # Hue turns colours about the grey axis, saturation stretches what is perpendicular to it: a circulant matrix.
+        sine, cosine = math.sin(math.radians(self.hue * u[3])), math.cos(math.radians(self.hue * u[3]))
+        own, next_, last = (
+            contrast * (1 / 3 + saturation * v)
+            for v in (cosine * 2 / 3, -cosine / 3 - sine / math.sqrt(3), -cosine / 3 + sine / math.sqrt(3))
+        )
+        matrix = np.array([[own, last, next_], [next_, own, last], [last, next_, own]], np.float32)
+        flat = image.reshape(-1, 3) @ matrix + np.float32(self.brightness * u[0] - 0.5 * self.contrast * u[1])
         return np.clip(flat, 0.0, 1.0, out=flat).reshape(image.shape)
 
 

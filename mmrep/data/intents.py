@@ -38,25 +38,25 @@ WORDS = sorted(
     | {w for words in (*ACTIONS, *OBJECTS, *SLOTS.values()) for w in words}
 )
 
-_TONES = 240 * 6 ** (np.arange(14) / 13)
+_TONES = 240 * 6.6 ** (np.arange(10) / 9)
 _WORD_SECONDS = 0.08
 
 
-def sentence(intent: int, template: int, slots: Sequence[float]) -> str:
-    """The command of an intent (0..19) in a template (0..11); slots: three numbers in [0, 1) that choose place, number and colour.
+def sentence(intent: int, template: int, chance: Sequence[float]) -> str:
+    """The command of an intent (0..19) in a template (0..11).
 
-    Which synonym stands for action and object follows from intent and template: every synonym occurs in every few templates, but
-    each intent has other words in other templates.
+    chance: five numbers in [0, 1) that choose the synonyms of action and object, the place, the number and the colour.
     """
     action, thing = divmod(intent, len(OBJECTS))
-    filled = {k: v[int(u * len(v))] for (k, v), u in zip(SLOTS.items(), slots)}
-    a, o = ACTIONS[action][(template + thing) % 4], OBJECTS[thing][(template // 3 + template + action) % 4]
-    return TEMPLATES[template].format(a=a, o=o, **filled)
+    choices = {"a": ACTIONS[action], "o": OBJECTS[thing], **SLOTS}
+    return TEMPLATES[template].format(
+        **{k: words[int(u * len(words))] for (k, words), u in zip(choices.items(), chance)}
+    )
 
 
 def tones(word: str) -> tuple[float, float]:
     """The two frequencies of one of WORDS, in Hz, first half and second half of its sound: another ordered pair for each word."""
-    # 37 is prime to 14 * 13, the number of ordered pairs: neighbours in the list share no tone.
+    # 37 is prime to 10 * 9, the number of ordered pairs: neighbours in the list share no tone.
     first, second = divmod(WORDS.index(word) * 37 % (len(_TONES) * (len(_TONES) - 1)), len(_TONES) - 1)
     return float(_TONES[first]), float(_TONES[(first + 1 + second) % len(_TONES)])
 
@@ -135,7 +135,7 @@ class Commands(Sequence[Record]):
         self.template = rng.choice(np.array(data.templates, np.int32), n)
         self.text = [
             sentence(*row)
-            for row in zip(self.intent.tolist(), self.template.tolist(), rng.random((n, len(SLOTS))).tolist())
+            for row in zip(self.intent.tolist(), self.template.tolist(), rng.random((n, 2 + len(SLOTS))).tolist())
         ]
         self._spoken: dict[int, np.ndarray] = {}
 

@@ -25,7 +25,7 @@ def ridge_pixels_to_text(
     val: tuple[Images, Sequence[str]],
     test: tuple[Images, Sequence[str]],
     features: Features | None = None,
-    alphas: Sequence[float] = tuple(10.0**k for k in range(-1, 6)),
+    alphas: Sequence[float] = (0.1, 1.0, 10.0, 1e2, 1e3, 1e4, 1e5),
     buckets: int = 4096,
 ) -> Baseline:
     """Ridge regression from image features to hashed character 2- to 4-grams of the text; retrieval by cosine.

@@ -10,6 +10,20 @@ import optax
 from jaxtyping import Array, Float, Shaped
 
 from mmrep.errors import DataError
+from mmrep.nn.towers import layer_features
+
+__all__ = [
+    "LAMBDAS",
+    "Linear",
+    "Probed",
+    "layer_features",
+    "negative_mse",
+    "probe_layers",
+    "r_squared",
+    "ridge_fit",
+    "ridge_probe",
+    "sgd_probe",
+]
 
 Features = Float[Array | np.ndarray, "N ..."]
 Labels = Shaped[Array | np.ndarray, " N"]
@@ -176,24 +190,6 @@ def sgd_probe(
         float(learning_rates[best]),
         classes[predicted[1][best]],
     )
-
-
-def layer_features(out: Mapping[str, Any]) -> dict[str, Float[Array, "B D"]]:
-    """One vector per layer from an encoder's `out`: the mean over (valid) tokens of every block, "tokens" and "pooled"."""
-    layers = {k: v for k, v in out.items() if k.startswith(("block", "stage")) and k != "blocks"}
-    if "blocks" in out:
-        layers |= {f"block{i:02d}": v for i, v in enumerate(out["blocks"])}
-    layers |= {"tokens": out["tokens"]}
-    valid = out.get("valid")
-    found = {}
-    for name, x in layers.items():
-        x = x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)
-        if valid is None or valid.shape[1] != x.shape[1]:
-            found[name] = x.mean(1)
-        else:
-            kept = valid[..., None]
-            found[name] = jnp.where(kept, x, 0.0).sum(1) / jnp.maximum(kept.sum(1), 1)
-    return found | ({"pooled": out["pooled"].astype(jnp.float32)} if "pooled" in out else {})
 
 
 def probe_layers(

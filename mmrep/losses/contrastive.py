@@ -130,11 +130,21 @@ def symmetric_info_nce(
     return symmetric_info_nce_of_logits(logits, logits.T, ids, smoothing, multi_positive)
 
 
-def pairwise_info_nce(embeddings: Sequence[Float[Array, "B D"]], scale: Scalar) -> Float[Array, " B"]:
-    """CLIP for M modalities: the sum of `symmetric_info_nce` over all pairs. Raises ConfigError for fewer than two."""
+def pairwise_info_nce(
+    embeddings: Sequence[Float[Array, "B D"]],
+    scale: Scalar,
+    pairs: Sequence[tuple[int, int]] | None = None,
+    smoothing: Scalar = 0.0,
+) -> Float[Array, " B"]:
+    """CLIP for M modalities: the sum of `symmetric_info_nce` over all pairs, or over `pairs` of their indices.
+
+    Raises ConfigError for fewer than two modalities.
+    """
     if len(embeddings) < 2:
         raise ConfigError(f"pairwise_info_nce needs at least 2 modalities, found {len(embeddings)}")
-    return sum((symmetric_info_nce(x, y, scale) for x, y in combinations(embeddings, 2)), jnp.float32(0.0))
+    chosen = combinations(range(len(embeddings)), 2) if pairs is None else pairs
+    terms = (symmetric_info_nce(embeddings[a], embeddings[b], scale, smoothing=smoothing) for a, b in chosen)
+    return sum(terms, jnp.float32(0.0))
 
 
 def sigmoid_loss(

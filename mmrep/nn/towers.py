@@ -44,13 +44,14 @@ class ImageTower:
     scan: bool = False
     remat: bool = False
 
-    def module(self, dtype: Any, name: str | None = None) -> nn.Module:
+    def module(self, dtype: Any, name: str | None = None, pooled_only: bool = False) -> nn.Module:
         if self.kind == "conv":
             widths = tuple(self.width * 2**i for i in range(self.depth))
             return ConvNet(widths, self.blocks, self.stem_stride, dtype=dtype, name=name)
         return ViT(
             self.width, self.depth, self.heads, self.patch, self.pool, self.mlp_ratio,
             pre_norm=self.pre_norm, scan=self.scan, remat=self.remat, dtype=dtype, name=name,
+            pooled_only=pooled_only and self.pool == "cls" and not self.scan,
         )  # fmt: skip
 
 
@@ -70,7 +71,7 @@ class TextTower:
     scan: bool = False
     remat: bool = False
 
-    def module(self, dtype: Any, name: str | None = None) -> nn.Module:
+    def module(self, dtype: Any, name: str | None = None, pooled_only: bool = False) -> nn.Module:
         return TextTransformer(
             self.vocab, self.width, self.depth, self.heads, self.length, self.causal, self.pool, self.mlp_ratio, self.norm,
             scan=self.scan, remat=self.remat, dtype=dtype, name=name,
@@ -93,7 +94,7 @@ class AudioTower:
     scan: bool = False
     remat: bool = False
 
-    def module(self, dtype: Any, name: str | None = None) -> nn.Module:
+    def module(self, dtype: Any, name: str | None = None, pooled_only: bool = False) -> nn.Module:
         return AudioEncoder(
             self.width, self.depth, self.heads, self.rate, self.n_fft, self.hop, self.n_mels, self.strides, self.mlp_ratio,
             scan=self.scan, remat=self.remat, dtype=dtype, name=name,
@@ -119,7 +120,7 @@ class VectorTower:
 
     hidden: tuple[int, ...] = ()
 
-    def module(self, dtype: Any, name: str | None = None) -> nn.Module:
+    def module(self, dtype: Any, name: str | None = None, pooled_only: bool = False) -> nn.Module:
         return VectorEncoder(self.hidden, dtype, name=name)
 
 
@@ -129,7 +130,8 @@ Tower: TypeAlias = ImageTower | TextTower | AudioTower | VectorTower
 class Embedder(nn.Module):
     """A tower and its projection: (embedding [B,dim] of unit length, out); with `tokens` also out["projected"] [B,N,dim].
 
-    Both go through one projection, so tokens and the global vector share a space.
+    Both go through one projection, so tokens and the global vector share a space. `pooled_only` spares the last block the tokens that
+    the pooling does not read, where the tower can: the same embedding from fewer operations, but an `out` without them.
     """
 
     tower: Tower
@@ -138,10 +140,11 @@ class Embedder(nn.Module):
     normalise: bool = True
     tokens: bool = False
     dtype: Any = jnp.float32
+    pooled_only: bool = False
 
     @nn.compact
-    def __call__(self, *inputs: Array) -> tuple[Float[Array, "B E"], dict[str, Array]]:
-        pooled, out = self.tower.module(self.dtype, "encoder")(*inputs)
+    def __call__(self, *inputs: Any) -> tuple[Float[Array, "B E"], dict[str, Array]]:
+        pooled, out = self.tower.module(self.dtype, "encoder", self.pooled_only)(*inputs)
         project = Projection(self.dim, self.hidden, self.normalise, dtype=self.dtype, name="projection")
         if self.tokens:
             out = out | {"projected": project(out.get("patches", out["tokens"])).astype(jnp.float32)}
@@ -163,6 +166,24 @@ def init_parts(rng: PRNGKeyArray, modules: Mapping[str, nn.Module], batch: Batch
     }
 
 
+def layer_features(out: Mapping[str, Any]) -> dict[str, Float[Array, "B D"]]:
+    """One vector per layer from an encoder's `out`: the mean over (valid) tokens of every block, "tokens" and "pooled"."""
+    layers = {k: v for k, v in out.items() if k.startswith(("block", "stage")) and k != "blocks"}
+    if "blocks" in out:
+        layers |= {f"block{i:02d}": v for i, v in enumerate(out["blocks"])}
+    layers |= {"tokens": out["tokens"]} if "tokens" in out else {}
+    valid = out.get("valid")
+    found = {}
+    for name, x in layers.items():
+        x = x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)
+        if valid is None or valid.shape[1] != x.shape[1]:
+            found[name] = x.mean(1)
+        else:
+            kept = valid[..., None]
+            found[name] = jnp.where(kept, x, 0.0).sum(1) / jnp.maximum(kept.sum(1), 1)
+    return found | ({"pooled": out["pooled"].astype(jnp.float32)} if "pooled" in out else {})
+
+
 class Encoders(NamedTuple):
     """A dual (or M-fold) encoder as pure functions over params {modality: ..., "scale": ...}.
 
@@ -176,13 +197,16 @@ class Encoders(NamedTuple):
     full: Callable[[Params, Batch, str], tuple[Array, dict[str, Array]]]
     scale: Callable[[Params], Array]
 
-    def infer(self) -> dict[str, Callable[[Params, Extras, Batch], Array]]:
-        """{modality: (params, extras, batch) -> embedding}: the infer functions of a system made of these encoders."""
+    def infer(self) -> dict[str, Callable[[Params, Extras, Batch], Any]]:
+        """(params, extras, batch) -> embedding for each modality, and under "<modality>_layers" -> {layer: [B, D]} for probes."""
 
         def of(name: str) -> Callable[[Params, Extras, Batch], Array]:
             return lambda params, extras, batch: self.embed(params, batch, name)
 
-        return {name: of(name) for name in self.names}
+        def layers(name: str) -> Callable[[Params, Extras, Batch], dict[str, Array]]:
+            return lambda params, extras, batch: layer_features(self.full(params, batch, name)[1])
+
+        return {name: of(name) for name in self.names} | {f"{name}_layers": layers(name) for name in self.names}
 
 
 def encoders(
@@ -207,7 +231,11 @@ def encoders(
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ConfigError(f"system.dtype is {dtype!r}: choose float32, bfloat16 or float16")
     modules = {n: Embedder(t, dim, hidden, normalise, tokens, jnp.dtype(dtype)) for n, t in towers.items()}
+    pooled = {n: m.clone(pooled_only=True, tokens=False) for n, m in modules.items()}
     log_scale = LogScale(scale, max_scale)
+
+    def embed(params: Params, batch: Batch, name: str) -> Array:
+        return pooled[name].apply({"params": params[name]}, *inputs(batch, name))[0]
 
     def full(params: Params, batch: Batch, name: str) -> tuple[Array, dict[str, Array]]:
         return modules[name].apply({"params": params[name]}, *inputs(batch, name))
@@ -215,7 +243,7 @@ def encoders(
     return Encoders(
         tuple(towers),
         lambda rng, batch: init_parts(rng, {**modules, "scale": log_scale}, batch),
-        lambda params, batch, name: full(params, batch, name)[0],
+        embed,
         full,
         lambda params: log_scale.apply({"params": params["scale"]}),
     )

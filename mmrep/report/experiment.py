@@ -14,7 +14,7 @@ from mmrep.report import panels
 from mmrep.report.figures import project_2d
 from mmrep.report.page import write_page
 from mmrep.report.panels import Panel, Picture, Sound, Words
-from mmrep.report.run import number_panels
+from mmrep.report.run import arrows, number_panels
 
 SHOWN = 8
 MAPPED = 60
@@ -26,25 +26,49 @@ def write(
     rows: Sequence[Mapping[str, Any]], versions: Mapping[str, str],
 ) -> Path:  # fmt: skip
     """Writes the page of a trained experiment. Every number on it comes from `metrics`, `rows` or the view's embeddings."""
-    found: list[Panel] = [*number_panels("Held-out data", metrics, NOTE), panels.Curves("Training", rows)]
+    found: list[Panel] = [*number_panels("Held-out data", metrics, NOTE)]
     asked = [e for e in experiment.evals if isinstance(e, Retrieval) and _is_matrix(view, e)]
     for e in asked[:4]:
         found.append(gallery(view, e))
     if asked:
-        found += [heatmap(view, asked[0]), *embedding_map(view, asked)]
-    found += [panels.Config("Config", to_json(experiment)), panels.Versions("Versions", dict(versions))]
+        found += [*embedding_map(view, asked), heatmap(view, asked[0])]
+        lead = f"{lead} {_headline(asked[0], metrics)}".strip()
+    found += [
+        panels.Curves("Training", _curves(rows)),
+        panels.Config("Config", to_json(experiment)),
+        panels.Versions("Versions", dict(versions)),
+    ]
     return write_page(path, title, lead, found, getattr(experiment.data.source, "attribution", ()))
 
 
-def media(view: View, name: str, fields: Fields, split: str, i: int) -> Any:
-    """Record i as modality `name` shows it: a picture, words or a sound."""
+def _headline(e: Retrieval, metrics: Mapping[str, float]) -> str:
+    """The first evaluator's recall, with its chance, as a sentence; empty where it was not measured."""
+    for k in sorted(e.ks, reverse=True):
+        value, chance = metrics.get(f"{e.label} R@{k}"), metrics.get(f"{e.label} chance_R@{k}")
+        if value is not None and chance is not None and chance < 1:
+            return f"Held-out {arrows(e.label)}: the right answer is among the first {k} for {value:.0%} (chance {chance:.0%})."
+    return ""
+
+
+def _curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The logged rows without evaluations made only once: they stand in the tables, and one point is no curve."""
+    times: dict[str, int] = {}
+    for row in rows:
+        for key in row:
+            times[key] = times.get(key, 0) + 1
+    return [{k: v for k, v in row.items() if not (k.startswith("eval/") and times[k] < 2)} for row in rows]
+
+
+def media(view: View, name: str, fields: Fields, split: str, i: int, caption: str = "") -> Any:
+    """Record i as modality `name` shows it: a picture, words or a sound; `caption` stands below what cannot be read."""
     m = next(m for m in view.data.modalities if m.name == name)
     value = view.split(split).record(i)[dict(fields).get(name, m.source)]
     if m.kind == "image":
         pixels = np.asarray(value)
-        return Picture(pixels if pixels.dtype == np.uint8 else (np.clip(pixels, 0, 1) * 255).astype(np.uint8))
+        pixels = pixels if pixels.dtype == np.uint8 else (np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+        return Picture(pixels, caption)
     if m.kind == "audio":
-        return Sound(np.asarray(value), m.rate)
+        return Sound(np.asarray(value), m.rate, caption)
     language = dict(fields).get(name, m.source).rpartition("_")[2]
     return Words(str(value), lang=language if len(language) == 2 else "")
 
@@ -62,10 +86,11 @@ def gallery(view: View, e: Retrieval, shown: int = SHOWN) -> Panel:
         near = [*np.argsort(-scores[i], kind="stable")[:5], *right]
         pool: list[Any] = [""] * len(targets)
         for j in near:
-            pool[j] = media(view, e.target, e.target_fields, e.split, int(j))
-        items.append(panels.retrieve(media(view, e.query, e.query_fields, e.split, int(i)), pool, scores[i], right))
+            pool[j] = media(view, e.target, e.target_fields, e.split, int(j), _name(view, e.split, int(j)))
+        asked = media(view, e.query, e.query_fields, e.split, int(i), _name(view, e.split, int(i)))
+        items.append(panels.retrieve(asked, pool, scores[i], right))
     return panels.Gallery(
-        f"Retrieval, {e.label}",
+        arrows(f"Retrieval, {e.label}"),
         items,
         f"Evenly spaced queries of the {e.split} split, not chosen by hand; the right answer is framed and ticked.",
     )
@@ -78,7 +103,7 @@ def heatmap(view: View, e: Retrieval, shown: int = 24) -> Panel:
     names = [_label(view, e, int(i)) for i in chosen]
     matrix = retrieval.dot(queries[chosen], targets[chosen])
     note = "Rows are queries, columns candidates; the diagonal holds the true pairs."
-    return panels.Heatmap(f"Similarity, {e.label}", matrix, names, names, note, [(i, i) for i in range(len(chosen))])
+    return panels.Heatmap(arrows(f"Similarity, {e.label}"), matrix, names, names, note, [(i, i) for i in range(len(chosen))])
 
 
 def embedding_map(view: View, asked: Sequence[Retrieval], shown: int = MAPPED) -> list[Panel]:
@@ -115,6 +140,14 @@ def _label(view: View, e: Retrieval, i: int) -> str:
         if name in kinds and kinds[name].kind == "text":
             return str(view.split(e.split).record(i)[dict(fields).get(name, kinds[name].source)])[:40]
     return f"{e.split} {i}"
+
+
+def _name(view: View, split: str, i: int) -> str:
+    """The record's text, as the evaluation view reads it; empty where the data has none."""
+    for m in view.data.modalities:
+        if m.kind == "text":
+            return str(view.split(split).record(i)[m.source])[:60]
+    return ""
 
 
 def _is_matrix(view: View, e: Retrieval) -> bool:

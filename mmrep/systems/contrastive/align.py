@@ -14,7 +14,7 @@ from mmrep.data.scenes.world import COLOURS, recolour
 from mmrep.errors import ConfigError
 from mmrep.evals import zero_shot
 from mmrep.evals.view import View
-from mmrep.losses.contrastive import symmetric_info_nce
+from mmrep.losses.contrastive import Scalar, symmetric_info_nce
 from mmrep.nn.heads import l2_normalise
 from mmrep.nn.towers import ImageTower, TextTower, encoders
 from mmrep.system import Batch, Metrics, Params, System, stateless
@@ -41,10 +41,22 @@ class Config:
 
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
             x, y, scale = model.embed(params, batch, "image"), model.embed(params, batch, "text"), model.scale(params)
-            per_pair = 2 * symmetric_info_nce(x, y, scale, smoothing=self.smoothing)  # the paper adds the directions
-            return per_pair.mean(), {"scale": scale, "cosine": (x * y).sum(-1).mean()}
+            loss = align_loss(x, y, scale, self.smoothing).mean()
+            return loss, {"scale": scale, "cosine": (x * y).sum(-1).mean()}
 
         return System(lambda rng, batch: (model.init(rng, batch), {}), stateless(loss), model.infer())
+
+
+def align_loss(
+    x: Float[Array, "B D"], y: Float[Array, "B D"], scale: Scalar, smoothing: float = 0.0
+) -> Float[Array, " B"]:
+    """L_i2t + L_t2i of each pair of unit rows, with smoothed targets over the global batch (equations 1 and 2: a sum, not a mean).
+
+    Raises ConfigError for a single pair, which has no negatives.
+    """
+    if len(x) < 2:
+        raise ConfigError("data.batch_size is 1: a contrast needs at least 2 pairs")
+    return 2 * symmetric_info_nce(x, y, scale, smoothing=smoothing)
 
 
 def compose(

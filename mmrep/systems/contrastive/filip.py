@@ -14,7 +14,7 @@ from mmrep.losses.contrastive import symmetric_info_nce_of_logits
 from mmrep.losses.late_interaction import late_similarity, select_tokens
 from mmrep.nn.text import masked_mean
 from mmrep.nn.towers import ImageTower, TextTower, encoders
-from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
+from mmrep.system import Batch, Metrics, Params, System, stateless
 
 
 @dataclass(frozen=True)

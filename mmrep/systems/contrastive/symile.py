@@ -32,6 +32,7 @@ class Config:
                "sum": Symile's tuples scored by the sum of their pairwise dot products, an ablation.
     negatives: "n" shuffles the other modalities, "n_squared" takes all B^(M-1) combinations.
     scale:     initial inverse temperature.   max_scale: its ceiling. Symile needs none: products of M unit vectors are small.
+    pairs:     modalities that "pairwise" contrasts, e.g. (("image", "text"),); empty: all.   smoothing: of its labels.
     missing:   the batch may hold `present` [B, M], 1 where a modality was observed; a missing one enters as a learnt vector.
     """
 
@@ -44,6 +45,8 @@ class Config:
     missing: bool = False
     hidden: int | None = None
     dtype: str = "float32"
+    pairs: tuple[tuple[str, str], ...] = ()
+    smoothing: float = 0.0
 
     def check(self) -> None:
         names = [name for name, _ in self.towers]
@@ -60,6 +63,10 @@ class Config:
         if self.objective != "pairwise" and self.negatives == "n" and len(names) == 2:
             raise ConfigError(
                 'system.negatives is "n": with two modalities a shuffle repeats the true pairs, take "n_squared"'
+            )
+        if {name for pair in self.pairs for name in pair} - {*names} or not 0 <= self.smoothing < 1:
+            raise ConfigError(
+                f"system.pairs {self.pairs} must name towers, system.smoothing {self.smoothing} lie in [0, 1)"
             )
         for field, value in (("scale", self.scale), ("max_scale", self.max_scale)):
             if value is not None and not (0 < value < math.inf):
@@ -93,7 +100,8 @@ class Config:
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
             vectors, scale = [embed(params, batch, n) for n in names], model.scale(params)
             if self.objective == "pairwise":
-                value = pairwise_info_nce(vectors, scale).mean()
+                chosen = [(names.index(a), names.index(b)) for a, b in self.pairs] or None
+                value = pairwise_info_nce(vectors, scale, chosen, self.smoothing).mean()
                 return value, {"scale": scale, "cosine": agreement(vectors).mean() / math.comb(len(names), 2)}
             if self.objective == "sum":
                 value = sum_loss(rng, vectors, scale).mean()

@@ -16,7 +16,7 @@ from mmrep.systems.contrastive.filip import Config, Localisation, alignment, sho
 IMAGE, TEXT = ImageTower(32, 1, 4, 8), TextTower(64, 12, 32, 1, 4)
 PAIR = (modality.image("image", 16), modality.text("text", 12, 64))
 BATCH = {k: jnp.asarray(v) for k, v in modality.example(PAIR, 6).items()}
-I = jnp.array([[[1, 0], [0, 1]], [[0.6, 0.8], [0.8, -0.6]]], jnp.float32)  # noqa: E741
+I = jnp.array([[[1, 0], [0, 1]], [[0.6, 0.8], [0.8, -0.6]]], jnp.float32)
 T = jnp.array([[[1, 0], [0, -1], [0, 1]], [[0, 1], [0.6, 0.8], [0.8, 0.6]]], jnp.float32)
 SEEN, REAL = jnp.ones((2, 2), bool), jnp.array([[True, True, False], [True, True, True]])
 S_IMAGE, S_TEXT = np.array([[0.5, 0.9], [0.7, 0.64]]), np.array([[0.5, 2.6 / 3], [0.7, 0.92]])

@@ -1,0 +1,77 @@
+"""Emoji: pictures, names in 12 languages and speech of 1,300 concepts in one space (the main job)
+
+Three towers and CLIP's loss over all three pairs (Radford et al. 2021, arXiv 2103.00020; the pairwise baseline of Symile, 2411.01053).
+    make train
+"""
+
+from dataclasses import replace
+
+from mmrep import modality
+from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
+from mmrep.data.augment import Colour, Cutout, DropPieces, Warp
+from mmrep.data.emoji import CATEGORIES, Emoji
+from mmrep.evals.floor import Ridge
+from mmrep.evals.suite import Retrieval, ZeroShot
+from mmrep.nn.towers import AudioTower, ImageTower, TextTower
+from mmrep.systems.contrastive.symile import Config
+
+SIDES = ("image", "text", "speech")
+LENGTH, SECONDS = 24, 1.5
+# A mirror image keeps its name but for arrows and hands that point, a few of the 1,300 concepts.
+PICTURE = (Warp(20.0, (0.75, 1.15), 1.2, 0.15, 0.1, mirror=0.5), Colour(0.1, 0.25, 0.3, 15.0, 0.1), Cutout(0.35, 0.5))
+
+
+def text_in(language: str) -> tuple[tuple[str, str], ...]:
+    return (("text", f"text_{language}"),)
+
+
+UNSEEN_VOICE = (("speech", "speech_en_unseen_voice"),)
+PAIRS = tuple(
+    Retrieval(a, b) for a, b in (
+        ("image", "text"), ("text", "image"), ("speech", "image"), ("image", "speech"), ("speech", "text"), ("text", "speech"),
+    )
+)  # fmt: skip
+EVALS = (
+    PAIRS[0], Ridge(), Ridge(features="gradients"), *PAIRS[1:],
+    Retrieval("text", "text", query_fields=text_in("en"), target_fields=text_in("de"), name="English->German text"),
+    Retrieval("text", "text", query_fields=text_in("de"), target_fields=text_in("en"), name="German->English text"),
+    Retrieval("text", "text", query_fields=text_in("en"), target_fields=text_in("id"), name="English->Indonesian text (not in training)"),
+    Retrieval("image", "text", target_fields=text_in("id"), name="image->Indonesian text (not in training)"),
+    Retrieval("image", "text", target_fields=text_in("pt"), name="image->Portuguese text (not in training)"),
+    Retrieval("speech", "text", query_fields=UNSEEN_VOICE, name="speech->text, voice not in training"),
+    Retrieval("speech", "image", query_fields=UNSEEN_VOICE, name="speech->image, voice not in training"),
+)  # fmt: skip
+FLAGS = (Retrieval("image", "text", split="flags_test", name="flags of regions, image->text"),)
+CATEGORY = (ZeroShot(CATEGORIES, "category", name="zero-shot category"),)
+
+
+def experiment(source: Emoji, system: Config, steps: int, batch: int, optim: Optim, ema: float, evals: tuple) -> Experiment:
+    text = dict(system.towers)["text"]
+    parts = (
+        modality.image("image", source.size, augment=PICTURE),
+        modality.text("text", LENGTH, text.vocab, augment=(DropPieces(0.1),)),
+        modality.audio("speech", int(SECONDS * 16_000)),
+    )
+    data = Data(source, parts, Tokenizer(text.vocab), batch, 128)
+    return Experiment(system, data, (Phase(steps=steps),), optim, evals, Train(ema=ema, log_every=20))
+
+
+def get_config(size: str = "small") -> Experiment:
+    if size == "tiny":
+        towers = ImageTower(16, 2, kind="conv"), TextTower(704, LENGTH, 32, 1), AudioTower(32, 1, 4, 16_000, 512, 640, 32, (2,))
+        system = Config(tuple(zip(SIDES, towers)), 32, "pairwise", smoothing=0.1)
+        return experiment(Emoji(size=32, limit=60), system, 4, 8, Optim(warmup=1), 0.9, (*PAIRS, *CATEGORY))
+    if size == "small":
+        towers = ImageTower(32, 4, kind="conv"), TextTower(4096, LENGTH, 128, 1), AudioTower(64, 2, 4, 16_000, 512, 320, 48, (2,))
+        system = Config(tuple(zip(SIDES, towers)), 128, "pairwise")
+        optim = Optim(lr=2e-3, warmup=100, weight_decay=0.1)
+        return experiment(Emoji(size=32, keywords=0.3), system, 1200, 128, optim, 0.995, (*EVALS, *CATEGORY, *FLAGS))
+    large = {"scan": True, "remat": True}
+    towers = (
+        ImageTower(768, 12, 12, 8, pool="map", **large), TextTower(8192, LENGTH, 512, 12, 8, **large),
+        AudioTower(512, 12, 8, 16_000, 400, 160, 80, **large),
+    )  # fmt: skip
+    system = Config(tuple(zip(SIDES, towers)), 512, "pairwise", dtype="bfloat16")
+    optim = Optim(lr=5e-4, warmup=2000, weight_decay=0.2)
+    whole = experiment(Emoji(size=128, keywords=0.3), system, 100_000, 1024, optim, 0.9999, (*EVALS, *CATEGORY, *FLAGS))
+    return replace(whole, sharding=(Rule(".*", "fsdp"),))

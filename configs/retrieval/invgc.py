@@ -1,0 +1,123 @@
+"""InvGC: galleries moved away from their neighbours (Jian and Wang, EMNLP Findings 2023)
+
+InvGC: Robust Cross-Modal Retrieval by Inverse Graph Convolution, arXiv 2310.13025.
+    python -m experiments.train invgc
+    python -m experiments.prove invgc
+"""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from mmrep import modality
+from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
+from mmrep.data.scenes import CaptionSpec, SceneData, WorldSpec
+from mmrep.evals.suite import Retrieval
+from mmrep.nn.towers import ImageTower, TextTower
+from mmrep.systems.retrieval.invgc import Config, Robust, collect_banks, compare
+
+VOCAB, LENGTH = 64, 40
+CAPTION = CaptionSpec("list", place=False, setting=False)
+
+
+def scenes(size: int = 32, **splits: int) -> SceneData:
+    return SceneData(size=size, world=WorldSpec(n_objects=(1, 3)), caption=CAPTION, **splits)
+
+
+def experiment(
+    source: SceneData, system: Config, steps: int, batch: int, evals: tuple, vocab: int = VOCAB
+) -> Experiment:
+    pair = (
+        modality.image("image", source.size, field="rgb"),
+        modality.text("text", system.text.length, system.text.vocab, "caption"),
+    )
+    return Experiment(
+        system, Data(source, pair, Tokenizer(vocab, "word"), batch),
+        (Phase(steps=steps), Phase("banks", run=collect_banks)),
+        Optim(lr=1e-3, warmup=min(50, steps // 10), weight_decay=0.05), evals, Train(log_every=50),
+    )  # fmt: skip
+
+
+def evals(bank: int) -> tuple:
+    """Both directions; the foreign bank is of line drawings at night."""
+    other = WorldSpec(n_objects=(1, 3), lights=("night",), styles=("line",))
+    foreign = SceneData(max(bank, 16), world=other, caption=CAPTION)
+    return (Robust("image", "text", bank, foreign=foreign), Robust("text", "image", bank, foreign=foreign))
+
+
+def get_config(size: str = "small") -> Experiment:
+    if size == "tiny":
+        system = Config(ImageTower(32, 2, 4, 8), TextTower(VOCAB, LENGTH, 32, 2, 4), 32, bank=32, rate=0.1)
+        plain = (Retrieval("text", "image_gallery"), Retrieval("image", "text_gallery"))
+        return experiment(scenes(n_train=64, n_val=16, n_test=16), system, 4, 8, plain)
+    if size == "small":  # trained briefly on purpose: the claim is about embeddings that crowd
+        system = Config(ImageTower(48, 2, 4, 8), TextTower(VOCAB, LENGTH, 48, 2, 4), 64, bank=2000)
+        return experiment(scenes(n_val=200), system, 600, 64, evals(2000))
+    # The towers of CLIP ViT-B/32, whose stored embeddings the paper treats; the bank is MSCOCO's training set.
+    system = Config(
+        ImageTower(768, 12, 12, 32, pool="cls", pre_norm=True, scan=True, remat=True),
+        TextTower(49_408, 77, 512, 12, 8, causal=True, pool="eos", scan=True, remat=True),
+        512, bank=113_287, dtype="bfloat16",
+    )  # fmt: skip
+    large = experiment(scenes(224, n_train=1_000_000), system, 390_000, 32_768, evals(2000), vocab=49_408)
+    return replace(large, sharding=(Rule(".*", "fsdp"),))
+
+
+def synthetic(
+    seed: int, cone: float, nuisance: float, noise: float = 0.6, n: int = 1000, dim: int = 64
+) -> dict[str, float]:
+    """Queries norm(c v + .6 z + noise n) and a gallery norm(c u + .6 z + nuisance P + noise n'), P of rank 8 and the gallery's own."""
+    rng = np.random.default_rng(seed)
+    basis = rng.standard_normal((8, dim))
+    u, v = (x / np.linalg.norm(x) for x in rng.standard_normal((2, dim)))
+
+    def draw() -> tuple[np.ndarray, np.ndarray]:
+        z, n1, n2 = rng.standard_normal((3, n, dim))
+        q = cone * v + 0.6 * z + noise * n1
+        g = cone * u + 0.6 * z + nuisance * (rng.standard_normal((n, 8)) @ basis) + noise * n2
+        q, g = ((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32) for x in (q, g))
+        return q, g
+
+    found = compare(draw(), draw(), draw())
+    return found | {"image->text LocalAdj": found["LocalAdj"]}
+
+
+def get_proof() -> Proof:
+    arms = (
+        Arm("scenes", get_config()),
+        Arm("cone", run=partial(synthetic, cone=8.0, nuisance=0.6)),
+        Arm("hubs", run=partial(synthetic, cone=0.0, nuisance=0.6)),
+        Arm("isotropic", run=partial(synthetic, cone=0.0, nuisance=0.0, noise=1.2)),
+    )
+
+    def side(way: str, m: str) -> str:
+        return f"scenes/{way} {m}"
+
+    real = [
+        expect
+        for way in ("image->text", "text->image")
+        for expect in (
+            Expect(side(way, "LocalAdj"), side(way, "base"), 0.01, f"{way}: LocalAdj gains a point of R@1 on a briefly trained encoder"),
+            Expect(side(way, "base"), side(way, "sign flipped"), 0.0, f"{way}: towards the neighbours hurts"),
+            Expect(side(way, "LocalAdj"), side(way, "random neighbours"), 0.0, f"{way}: away from random rows helps less", False),
+            Expect(side(way, "LocalAdj"), side(way, "foreign bank"), 0.0, f"{way}: a bank of another domain helps less", False),
+            Expect(side(way, "LocalAdj"), side(way, "QB-Norm"), 0.0, f"{way}: better than query-bank normalisation", False),
+            Expect(side(way, "nearest cosine before"), side(way, "nearest cosine after"), 0.0, f"{way}: the nearest other item moves away", False),
+            Expect(side(way, "hubness before"), side(way, "hubness after"), 0.0, f"{way}: hubs shrink", False),
+        )
+    ]  # fmt: skip
+    made = [
+        Expect(f"{a}/{m}", f"{a}/base", 0.02, f"made embeddings, {a}: {m} gains 2 points")
+        for a in ("cone", "hubs")
+        for m in ("LocalAdj", "InvGC")
+    ]
+    control = [
+        Expect(0.005, "isotropic/gain", 0.0, "a well-spread space has nothing to gain: less than half a point"),
+        Expect("isotropic/gain", -0.005, 0.0, "and loses less than half a point"),
+    ]
+    return Proof(
+        "Subtracting the nearest training embeddings from a gallery, without training, raises R@1 where embeddings crowd and nowhere else.",
+        "image->text LocalAdj", arms, (*made, *control, *real),
+        notes="Step sizes are chosen on validation. QB-Norm, mean-centring and the plain graph (InvGC) are reported under metrics.",
+    )  # fmt: skip

@@ -1,0 +1,143 @@
+"""InvGC's transforms against the authors' numbers, a naive double loop, and the traps of the method."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.retrieval.invgc import get_config, synthetic
+from mmrep.errors import ConfigError, DataError
+from mmrep.evals.gallery import check, qb_norm
+from mmrep.systems.retrieval.invgc import Config, collect_banks, combine, inv_gc, local_adj, move_away, nearest, neighbours
+from mmrep.train import loop
+
+# The authors' InvGC.py (yimuwangcs/Better_Cross_Modal_Retrieval) on these five rows: r = 1, pool_rate 0.5.
+TEST = np.array([[1, 0], [0.6, 0.8]], np.float32)
+BANK = np.array([[0, 1], [0.8, 0.6], [1, 0], [-0.6, 0.8]], np.float32)
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    rng = np.random.default_rng(0)
+    return unit(rng.standard_normal((37, 8)).astype(np.float32)), unit(rng.standard_normal((50, 8)).astype(np.float32))
+
+
+def naive(g, b, r, k=None):
+    w = g @ b.T
+    rows = []
+    for i in range(len(g)):
+        if k is None:
+            kept, share = w[i] - w.mean(), len(b)
+        else:
+            top = np.argsort(-w[i], kind="stable")[:k]
+            kept, share = np.zeros(len(b)), k
+            kept[top] = w[i, top]
+        rows.append(unit(g[i] - r / share * kept @ b))
+    return np.stack(rows)
+
+
+def test_golden_numbers_of_the_authors_code():
+    np.testing.assert_allclose(inv_gc(TEST, BANK, 1.0), [[0.9128739, 0.4082417], [0.5422381, 0.8402249]], atol=1e-6)
+    np.testing.assert_allclose(local_adj(TEST, BANK, 1.0, neighbours(0.5, 4)), [[0.6, -0.8], [0.8877546, 0.4603172]], atol=1e-6)
+
+
+def test_inv_gc_equals_the_double_loop_and_the_centring_counts(drawn):
+    g, b = drawn
+    np.testing.assert_allclose(inv_gc(g, b, 2.0), naive(g, b, 2.0), atol=2e-6)
+    shifted = b + 0.5  # a cone: without e the result would be another
+    centred = np.asarray(inv_gc(g, shifted, 2.0))
+    np.testing.assert_allclose(centred, naive(g, shifted, 2.0), atol=1e-5)
+    assert np.abs(centred - unit(g - 2.0 / 50 * g @ shifted.T @ shifted)).max() > 0.05
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 64])
+def test_local_adj_equals_the_double_loop_whatever_the_chunk(drawn, chunk):
+    g, b = drawn
+    np.testing.assert_allclose(local_adj(g, b, 0.7, 6, chunk=chunk), naive(g, b, 0.7, 6), atol=2e-6)
+
+
+def test_local_adj_rows_do_not_see_each_other(drawn):
+    g, b = drawn
+    np.testing.assert_allclose(local_adj(g, b, 1.0, 5)[:3], local_adj(g[:3], b, 1.0, 5), atol=1e-6)
+    assert np.abs(inv_gc(g, b + 0.5, 2.0)[:3] - inv_gc(g[:3], b + 0.5, 2.0)).max() > 1e-4  # its e does: transductive
+
+
+def test_the_minus_sign_moves_away_from_the_neighbours(drawn):
+    g, b = drawn
+    index = nearest(g, b, 5)
+    cosine = lambda x: float(np.einsum("md,mkd->mk", np.asarray(x), b[np.asarray(index)]).mean())  # noqa: E731
+    assert cosine(move_away(g, b, index, 0.5)) < cosine(g) < cosine(move_away(g, b, index, -0.5))
+
+
+def test_self_matches_are_left_out(drawn):
+    g, _ = drawn
+    own = np.arange(len(g))
+    np.testing.assert_allclose(local_adj(g, g, 2.0, 1), -g, atol=1e-6)  # the trap: every vector flips
+    assert np.all(np.asarray(local_adj(g, g, 1.0, 1)) @ g.T < 1e-3)  # and at r = 1 it vanishes, finite
+    kept = local_adj(g, g, 0.5, 1, own)
+    assert np.isfinite(kept).all() and not (np.asarray(nearest(g, g, 1, own))[:, 0] == own).any()
+    assert np.einsum("md,md->m", np.asarray(kept), g).min() > 0.5
+
+
+def test_k_is_never_zero_and_ties_take_the_lower_index():
+    assert neighbours(0.01, 50) == 1 and neighbours(0.01, 1000) == 10
+    tied = np.array([[1, 0], [0, 1], [1, 0], [1, 0]], np.float32)
+    assert nearest(tied[:1], tied, 2).tolist() == [[0, 2]]
+
+
+def test_combine_is_the_unit_mean():
+    x, y = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
+    np.testing.assert_allclose(combine(x, y), [[0.5**0.5, 0.5**0.5]], rtol=1e-6)
+
+
+def test_bad_banks_are_refused():
+    with pytest.raises(DataError, match="empty"):
+        check(TEST, BANK[:0])
+    with pytest.raises(DataError, match="dimensions"):
+        check(TEST, np.ones((3, 5), np.float32))
+    with pytest.raises(DataError, match="not finite"):
+        check(TEST, np.full((3, 2), np.nan, np.float32))
+
+
+def test_qb_norm_demotes_a_hub():
+    scores = np.array([[0.9, 0.8], [0.2, 0.1]], np.float32)
+    bank = np.array([[0.9, 0.1], [0.8, 0.1]], np.float32)  # item 0 is everybody's best
+    assert qb_norm(scores, bank, 10.0).argmax(1).tolist() == [1, 1]
+    expected = 10 * scores - np.log(np.exp(10 * bank).sum(0))
+    np.testing.assert_allclose(qb_norm(scores, bank, 10.0), expected, rtol=1e-5)
+    away = np.array([[0.1, 0.9]], np.float32)  # item 0 is no bank query's best: its queries keep their scores
+    np.testing.assert_array_equal(qb_norm(scores, away, 10.0), scores)
+
+
+def test_crowded_embeddings_gain_and_spread_ones_do_not():
+    cone = synthetic(100, cone=8.0, nuisance=0.6)
+    assert cone["LocalAdj"] > cone["base"] + 0.05 and cone["InvGC"] > cone["base"] + 0.05
+    assert cone["sign flipped"] < cone["base"] and abs(cone["centred"] - cone["base"]) < 0.02
+    assert abs(synthetic(100, cone=0.0, nuisance=0.0, noise=1.2)["gain"]) < 0.005
+
+
+def test_phase_fills_the_banks_with_training_embeddings():
+    config = get_config("tiny")
+    trained = loop.train(config, progress=False)
+    bank = np.asarray(trained.extras["bank_text"])
+    assert bank.shape == (32, 32)
+    np.testing.assert_allclose(np.linalg.norm(bank, axis=1), 1.0, atol=1e-4)
+    assert len(np.unique(bank.round(4), axis=0)) > 16
+    assert {"text->image_gallery R@1", "image->text_gallery R@1"} <= set(trained.metrics)
+
+
+def test_bank_larger_than_the_split_is_refused():
+    config = get_config("tiny")
+    context = loop.Context([0] * 8, config.system.build(), jax.random.key(0))
+    with pytest.raises(ConfigError, match="bank is 32"):
+        collect_banks({}, {"bank_image": jnp.zeros((32, 32))}, context)
+
+
+@pytest.mark.parametrize("field", [{"bank": 0}, {"rate": 0.0}, {"rate": 1.5}])
+def test_impossible_fields_are_named(field):
+    with pytest.raises(ConfigError, match=f"system.{next(iter(field))}"):
+        Config(**field).build()
