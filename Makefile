@@ -15,7 +15,7 @@ train: venv
 	$(PY) -m experiments.train emoji
 
 test: venv
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n auto --maxprocesses 4 --dist loadgroup
 
 lint: venv
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .

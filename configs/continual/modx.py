@@ -22,8 +22,8 @@ NAMES = ("clean", "texture", "night", "line")
 
 
 def stream(n: int = 3000, n_test: int = 400, size: int = 32) -> Joint:
-    """Four domains. No later one shows a shape of the first; ground, light and drawing bring words of their own."""
-    shapes = {"clean": SHAPES[:4], "texture": SHAPES[8:], "night": SHAPES[4:8], "line": SHAPES[4:]}
+    """Four domains: the later ones bring new shapes, ground, light and drawing, and the words for them."""
+    shapes = {"clean": SHAPES[:4], "texture": SHAPES[8:], "night": SHAPES[:8], "line": SHAPES[:8]}
     worlds = [domain(d, n_objects=(2, 3), shapes=shapes[d], colours=COLOURS[:6]) for d in NAMES]
     return Joint(tuple(
         SceneData(n, n_test, n_test, seed=i, size=size, world=world, caption=CaptionSpec("list"))
@@ -43,7 +43,7 @@ def experiment(source: Joint, system: Config, steps: tuple[int, ...], batch: int
     )
     data = Data(source, (modality.image("image", image, field="rgb"), text), Tokenizer(vocab, "word"), batch)
     return Experiment(
-        system, data, phases, Optim(lr=1e-3, warmup=max(1, steps[-1] // 10), weight_decay=0.01), (Domains(NAMES),),
+        system, data, phases, Optim(lr=1e-3, warmup=steps[-1] // 10, weight_decay=0.01), (Domains(NAMES),),
         Train(log_every=50),
     )  # fmt: skip
 

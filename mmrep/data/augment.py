@@ -39,7 +39,7 @@ class Warp:
             raise ConfigError(f"Warp: scale {self.scale} must rise above 0 and squeeze {self.squeeze} be at least 1")
 
     def __call__(self, rng: np.random.Generator, image: Image) -> Image:
-        from PIL import Image as pil
+        from PIL import Image as Picture
 
         height, width, channels = image.shape
         u = rng.uniform(-1.0, 1.0, 7).tolist()  # plain numbers: arrays this small would cost more than the pixels
@@ -56,10 +56,10 @@ class Warp:
         left, top = width / 2 + self.shift * u[4] * width, height / 2 + self.shift * u[5] * height
         coefficients = (a, b, width / 2 - a * left - b * top, c, d, height / 2 - c * left - d * top)
         whole = (image * np.float32(255) + np.float32(0.5)).astype(np.uint8)
-        picture = pil.fromarray(whole[..., 0] if channels == 1 else whole)
+        picture = Picture.fromarray(whole[..., 0] if channels == 1 else whole)
         fill = round(self.fill * 255)
         moved = picture.transform(
-            (width, height), pil.Transform.AFFINE, coefficients, pil.Resampling.BILINEAR,
+            (width, height), Picture.Transform.AFFINE, coefficients, Picture.Resampling.BILINEAR,
             fillcolor=fill if channels == 1 else (fill,) * channels,
         )  # fmt: skip
         return (np.asarray(moved, np.float32) * np.float32(1 / 255)).reshape(image.shape)

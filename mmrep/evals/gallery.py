@@ -8,9 +8,10 @@ from jaxtyping import Array, Float
 from mmrep.errors import DataError
 
 Rows = Float[Array | np.ndarray, "M D"]
+Bank = Float[Array | np.ndarray, "N D"]
 
 
-def check(gallery: Rows, bank: Rows) -> None:
+def check(gallery: Rows, bank: Float[Array | np.ndarray, "N E"]) -> None:
     """Raises DataError for an empty bank, rows that are not finite, or spaces of different dimension."""
     if not len(bank):
         raise DataError("the bank is empty: give embeddings of training data")

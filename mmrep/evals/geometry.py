@@ -28,7 +28,7 @@ def nearest_cosine(x: Rows) -> float:
     return float(cosines.max(1).mean())
 
 
-def hubness(queries: Rows, gallery: Rows, k: int = 10) -> float:
+def hubness(queries: Rows, gallery: Float[Array | np.ndarray, "M D"], k: int = 10) -> float:
     """Skewness of the k-occurrence: how often each gallery row is among the k nearest of a query (Radovanovic et al. 2010).
 
     0 where all occur equally often; above 1 a few hubs crowd out the others. Ties take the lower index.

@@ -143,7 +143,7 @@ class ViT(nn.Module):
 class ConvNet(nn.Module):
     """Pre-activation residual net (He et al. 2016) with GroupNorm, so that nothing but parameters is learnt.
 
-    A strided 3x3 stem, then for each width `blocks` residual blocks; every stage after the first halves the sides.
+    A strided stem (3x3, or as large as its stride), then for each width `blocks` residual blocks; every stage after the first halves the sides.
     Returns (pooled [B,widths[-1]], out); out["tokens"] is the last map, normed and flattened, pooled its mean.
     """
 
@@ -166,7 +166,8 @@ class ConvNet(nn.Module):
         def conv(x, width, size, stride, name):
             return nn.Conv(width, (size, size), (stride, stride), use_bias=False, dtype=self.dtype, name=name)(x)
 
-        x = conv(jnp.asarray(images) * 2 - 1, self.widths[0], 3, self.stem_stride, "stem")
+        # At least as wide as its stride, or it would skip pixels.
+        x = conv(jnp.asarray(images) * 2 - 1, self.widths[0], max(3, self.stem_stride), self.stem_stride, "stem")
         out = {}
         for stage, width in enumerate(self.widths):
             for i in range(self.blocks):

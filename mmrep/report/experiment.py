@@ -103,7 +103,9 @@ def heatmap(view: View, e: Retrieval, shown: int = 24) -> Panel:
     names = [_label(view, e, int(i)) for i in chosen]
     matrix = retrieval.dot(queries[chosen], targets[chosen])
     note = "Rows are queries, columns candidates; the diagonal holds the true pairs."
-    return panels.Heatmap(arrows(f"Similarity, {e.label}"), matrix, names, names, note, [(i, i) for i in range(len(chosen))])
+    return panels.Heatmap(
+        arrows(f"Similarity, {e.label}"), matrix, names, names, note, [(i, i) for i in range(len(chosen))]
+    )
 
 
 def embedding_map(view: View, asked: Sequence[Retrieval], shown: int = MAPPED) -> list[Panel]:

@@ -2,10 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from mmrep.errors import ConfigError
 from mmrep.nn.attention import causal_mask
-from mmrep.nn.transformer import Block, Mlp, Transformer, stack_blocks, unstack_blocks
+from mmrep.nn.transformer import Block, Mlp, Transformer, gelu, stack_blocks, unstack_blocks
 
 KEY = jax.random.key(0)
 
@@ -114,3 +115,13 @@ def test_errors_name_the_field():
         Transformer(0, 2).init(KEY, x)
     with pytest.raises(ConfigError, match="did you mean 'gelu'"):
         Mlp(4, activation="gelo").init(KEY, x)
+
+
+def test_gelu_keeps_its_numbers_and_derivatives():
+    x = jnp.linspace(-6, 6, 301)
+    exact = lambda x: nn.gelu(x, approximate=False)  # noqa: E731
+    np.testing.assert_array_equal(gelu(x), exact(x))
+    for derivative in (jax.grad, lambda f: jax.grad(jax.grad(f)), lambda f: jax.jacfwd(f)):
+        np.testing.assert_allclose(jax.vmap(derivative(gelu))(x), jax.vmap(derivative(exact))(x), atol=1e-6)
+    low = x.astype(jnp.bfloat16)
+    assert gelu(low).dtype == jax.vjp(gelu, low)[1](low)[0].dtype == jnp.bfloat16

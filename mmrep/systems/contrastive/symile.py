@@ -64,10 +64,8 @@ class Config:
             raise ConfigError(
                 'system.negatives is "n": with two modalities a shuffle repeats the true pairs, take "n_squared"'
             )
-        if {name for pair in self.pairs for name in pair} - {*names} or not 0 <= self.smoothing < 1:
-            raise ConfigError(
-                f"system.pairs {self.pairs} must name towers, system.smoothing {self.smoothing} lie in [0, 1)"
-            )
+        if not {n for pair in self.pairs for n in pair} <= {*names} or not 0 <= self.smoothing < 1:
+            raise ConfigError(f"system.pairs {self.pairs} must name towers, smoothing {self.smoothing} lie in [0, 1)")
         for field, value in (("scale", self.scale), ("max_scale", self.max_scale)):
             if value is not None and not (0 < value < math.inf):
                 raise ConfigError(f"system.{field} is {value}: it must be positive and finite")

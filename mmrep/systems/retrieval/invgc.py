@@ -14,13 +14,14 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from mmrep.data import pipeline
 from mmrep.errors import ConfigError
 from mmrep.evals import geometry, retrieval
-from mmrep.evals.gallery import Rows, check, qb_norm
+from mmrep.evals.gallery import Bank, Rows, check, qb_norm
 from mmrep.evals.view import View
 from mmrep.losses.contrastive import symmetric_info_nce
 from mmrep.nn.heads import l2_normalise
 from mmrep.nn.towers import ImageTower, TextTower, encoders
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
 
+Pair = tuple[Float[Array | np.ndarray, "_ D"], Float[Array | np.ndarray, "_ D"]]
 Step = float | Float[Array, ""]
 PARTNER = {"image": "text", "text": "image"}
 
@@ -92,7 +93,7 @@ def neighbours(rate: float, n: int) -> int:
     return max(1, int(rate * n))
 
 
-def inv_gc(gallery: Rows, bank: Rows, r: Step) -> Float[Array, "M D"]:
+def inv_gc(gallery: Rows, bank: Bank, r: Step) -> Float[Array, "M D"]:
     """norm(G - r/n (W - e) B) with W = G B' and e the mean of all its entries (equation 6, centred as the authors' code does).
 
     e depends on which gallery rows come together. Neither W nor a pass over its blocks is needed: W B = G (B'B), and e is the
@@ -103,7 +104,7 @@ def inv_gc(gallery: Rows, bank: Rows, r: Step) -> Float[Array, "M D"]:
     return l2_normalise(g - r / b.shape[0] * (g @ (b.T @ b) - e * b.sum(0)))
 
 
-def nearest(gallery: Rows, bank: Rows, k: int, own: Int[Array | np.ndarray, " M"] | None = None) -> Int[Array, "M K"]:
+def nearest(gallery: Rows, bank: Bank, k: int, own: Int[Array | np.ndarray, " M"] | None = None) -> Int[Array, "M K"]:
     """The k most similar bank rows of each gallery row, ties to the lower index.
 
     own: the bank row that is the gallery item itself (-1 for none), left out: moving away from oneself only shrinks or flips a vector.
@@ -114,7 +115,7 @@ def nearest(gallery: Rows, bank: Rows, k: int, own: Int[Array | np.ndarray, " M"
     return jax.lax.top_k(w, k)[1]
 
 
-def move_away(gallery: Rows, bank: Rows, index: Int[Array | np.ndarray, "M K"], r: Step) -> Float[Array, "M D"]:
+def move_away(gallery: Rows, bank: Bank, index: Int[Array | np.ndarray, "M K"], r: Step) -> Float[Array, "M D"]:
     """norm(G - r/k sum_j w_ij b_j) over the bank rows `index` of each gallery row, w their dot products."""
     g, near = jnp.asarray(gallery), jnp.asarray(bank)[index]
     w = jnp.einsum("md,mkd->mk", g, near)
@@ -122,7 +123,7 @@ def move_away(gallery: Rows, bank: Rows, index: Int[Array | np.ndarray, "M K"], 
 
 
 def local_adj(
-    gallery: Rows, bank: Rows, r: Step, k: int, own: Int[Array | np.ndarray, " M"] | None = None, chunk: int = 1024
+    gallery: Rows, bank: Bank, r: Step, k: int, own: Int[Array | np.ndarray, " M"] | None = None, chunk: int = 1024
 ) -> Float[Array, "M D"]:
     """InvGC over the k nearest bank rows alone, not centred (LocalAdj, equation 8), `chunk` gallery rows at a time."""
     g, b = jnp.asarray(gallery), jnp.asarray(bank)
@@ -139,7 +140,7 @@ def combine(first: Float[Array, "M D"], second: Float[Array, "M D"]) -> Float[Ar
 
 
 def compare(
-    val: tuple[Rows, Rows], test: tuple[Rows, Rows], banks: tuple[Rows, Rows], foreign: tuple[Rows, Rows] | None = None, *,
+    val: Pair, test: Pair, banks: Pair, foreign: Pair | None = None, *,
     steps: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0), rate: float = 0.01, seed: int = 0,
 ) -> dict[str, float]:  # fmt: skip
     """R@1 of the ways to treat a gallery, each with its step size chosen on `val`; val and test are (queries, gallery).
@@ -152,20 +153,20 @@ def compare(
     k = neighbours(rate, len(bank_g))
     rng = np.random.default_rng(seed)
 
-    def recall(pair: tuple[Rows, Rows], gallery: Any = None) -> float:
+    def recall(pair: Pair, gallery: Any = None) -> float:
         targets = np.asarray(pair[1] if gallery is None else gallery)
         return float(np.mean(retrieval.ranks(np.asarray(pair[0]), targets, np.arange(len(targets))) <= 1))
 
-    def local(g: Rows, r: float, q: Rows = bank_q, b: Rows = bank_g) -> Array:
+    def local(g: Any, r: float, q: Any = bank_q, b: Any = bank_g) -> Array:
         return combine(local_adj(g, b, r, k), local_adj(g, q, r, k))
 
-    def plain(g: Rows, r: float) -> Array:
+    def plain(g: Any, r: float) -> Array:
         return combine(inv_gc(g, bank_g, r), inv_gc(g, bank_q, r))
 
-    def scattered(g: Rows, r: float) -> Array:
+    def scattered(g: Any, r: float) -> Array:
         return combine(*(move_away(g, b, rng.integers(0, len(b), (len(g), k)), r) for b in (bank_g, bank_q)))
 
-    def normed(pair: tuple[Rows, Rows], beta: float) -> float:
+    def normed(pair: Pair, beta: float) -> float:
         scores = qb_norm(retrieval.dot(*pair), retrieval.dot(bank_q, pair[1]), beta)
         return float(np.mean(retrieval.ranks_of_scores(scores, np.arange(len(scores))) <= 1))
 

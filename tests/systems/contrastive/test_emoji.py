@@ -53,7 +53,9 @@ def test_what_is_called_unseen_is_not_in_training(tiny):
     fields = {k for v in views for k in v}
     assert not {"text_pt", "text_id", "speech_en_unseen_voice"} & fields
     assert {v["text"] for v in views} > {record["names"]["en"]}
-    assert not {v["text"] for v in views} & {record["names"][u] for u in ("pt", "id")} - set(record["names"][s] for s in small.languages)
+    assert not {v["text"] for v in views} & {record["names"][u] for u in ("pt", "id")} - set(
+        record["names"][s] for s in small.languages
+    )
     shown = small.view(tiny.data.source.open("test")[0], None)
     for e in emoji.EVALS:
         if isinstance(e, Retrieval):
@@ -65,7 +67,7 @@ def test_training_batches_are_valid_and_a_function_of_seed_and_step(tiny, tokeni
     batches = pipeline.train_batches(split, 8, seed=1)
     first, second = next(batches), next(batches)
     modality.check_batch(tiny.data.modalities, first)
-    assert 0 <= first["image"].min() and first["image"].max() <= 1
+    assert first["image"].min() >= 0 and first["image"].max() <= 1
     assert set(first["text"][:, 0]) == {modality.BOS}
     again = next(pipeline.train_batches(split, 8, seed=1, start=1))
     assert all(np.array_equal(second[k], again[k]) for k in second)
@@ -112,5 +114,5 @@ def test_a_tower_in_no_pair_gets_no_gradient(tiny):
 
 def test_pairs_and_smoothing_are_checked(tiny):
     for wrong in ({"pairs": (("image", "smell"),)}, {"smoothing": 1.0}):
-        with pytest.raises(ConfigError, match=r"system\.(pairs|smoothing)"):
+        with pytest.raises(ConfigError, match=r"system\.pairs"):
             Config(tiny.system.towers, 32, "pairwise", **wrong).build()

@@ -1,0 +1,119 @@
+"""CLIP, SigLIP and the bag-of-words baseline against hand-computed losses."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.contrastive.clip import get_config
+from mmrep import modality
+from mmrep.errors import ConfigError
+from mmrep.nn.towers import encoders
+from mmrep.systems.contrastive.clip import Config, bag_of_words
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    config = get_config("tiny")
+    return config.system, modality.example(config.data.modalities, 6)
+
+
+def started(system, batch):
+    built = system.build()
+    return built, *jax.jit(built.init)(jax.random.key(0), batch)
+
+
+def logits_of(built, params, batch, scale):
+    x, y = (np.asarray(built.infer[n](params, {}, batch), np.float64) for n in ("image", "text"))
+    return scale * x @ y.T
+
+
+def test_softmax_is_half_of_both_directions(tiny):
+    system, batch = tiny
+    built, params, extras = started(system, batch)
+    loss, (_, metrics) = jax.jit(built.loss)(params, extras, batch, jax.random.key(1))
+    z = logits_of(built, params, batch, 1 / 0.07)
+    nll = lambda z: np.mean(np.log(np.exp(z - z.max(1, keepdims=True)).sum(1)) + z.max(1) - np.diag(z))  # noqa: E731
+    np.testing.assert_allclose(loss, 0.5 * (nll(z) + nll(z.T)), rtol=1e-5)
+    np.testing.assert_allclose(metrics["scale"], 1 / 0.07, rtol=1e-5)
+
+
+def test_sigmoid_is_a_yes_or_no_for_every_pair_and_learns_its_bias(tiny):
+    system, batch = tiny
+    built, params, extras = started(replace(system, loss="sigmoid", scale=10.0), batch)
+    grads, (_, metrics) = jax.jit(jax.grad(built.loss, has_aux=True))(params, extras, batch, jax.random.key(1))
+    z = logits_of(built, params, batch, 10.0) - 10.0
+    signed = z * (2 * np.eye(6) - 1)
+    loss, _ = jax.jit(built.loss)(params, extras, batch, jax.random.key(1))
+    np.testing.assert_allclose(loss, np.log1p(np.exp(-signed)).sum() / 6, rtol=1e-5)
+    assert float(metrics["bias"]) == -10.0 and float(grads["bias"]["bias"]) != 0.0
+    assert "bias" not in started(system, batch)[1]
+
+
+def test_scale_starts_at_its_value_and_stays_below_its_ceiling(tiny):
+    system, batch = tiny
+    built, params, extras = started(system, batch)
+    params["scale"]["log_scale"] = jnp.float32(9.0)
+    assert float(built.loss(params, extras, batch, jax.random.key(0))[1][1]["scale"]) == pytest.approx(100.0, rel=1e-5)
+
+
+def test_bag_of_words_shares_one_over_distinct_pieces():
+    ids = np.array([[1, 7, 9, 7, 2, 0], [1, 5, 2, 0, 0, 0], [1, 2, 0, 0, 0, 0]], np.int32)
+    bags = np.asarray(bag_of_words(ids, 12))
+    assert bags[0].nonzero()[0].tolist() == [7, 9] and bags[0, 7] == 0.5
+    assert bags[1, 5] == 1.0 and bags[2].sum() == 0.0
+
+
+def test_words_loss_is_the_mean_log_probability_of_the_captions_words(tiny):
+    system, batch = tiny
+    built, params, extras = started(replace(system, loss="words"), batch)
+    assert set(params) == {"image"}
+    loss, _ = built.loss(params, extras, batch, jax.random.key(0))
+    log_p = np.asarray(built.infer["image"](params, {}, batch))
+    np.testing.assert_allclose(np.exp(log_p).sum(1), 1.0, rtol=1e-5)
+    bags = np.asarray(built.infer["text"](params, {}, batch))
+    np.testing.assert_allclose(loss, -(log_p * bags).sum(1).mean(), rtol=1e-5)
+
+
+def test_embedding_from_the_pooled_token_alone_is_that_of_the_whole_tower(tiny):
+    system, batch = tiny
+    model = encoders({"image": system.image, "text": system.text}, system.dim)
+    params = jax.jit(model.init)(jax.random.key(0), batch)
+    for name in ("image", "text"):
+        fast = jax.value_and_grad(lambda p, n=name: jnp.sin(3 * model.embed(p, batch, n)).sum())
+        whole = jax.value_and_grad(lambda p, n=name: jnp.sin(3 * model.full(p, batch, n)[0]).sum())
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), jax.jit(fast)(params), jax.jit(whole)(params)
+        )
+        assert "tokens" in model.full(params, batch, name)[1]
+
+
+def test_bench_has_the_sizes_it_is_compared_at():
+    config = get_config("bench")
+    image, text = config.system.image, config.system.text
+    assert (image.width, image.depth, image.heads, image.patch, image.pool, image.pre_norm) == (
+        192,
+        6,
+        3,
+        8,
+        "cls",
+        True,
+    )
+    assert (text.width, text.depth, text.heads, text.length, text.vocab, text.causal, text.pool) == (
+        192,
+        6,
+        3,
+        32,
+        8192,
+        True,
+        "eos",
+    )
+    assert config.system.dim == 128 and config.data.batch_size == 64 and config.data.modalities[0].shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("field", [{"scale": 0.0}, {"scale": -1.0}])
+def test_impossible_fields_are_named(field):
+    with pytest.raises(ConfigError, match=f"system.{next(iter(field))}"):
+        Config(**field).build()
