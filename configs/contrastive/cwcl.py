@@ -51,7 +51,11 @@ def small(
     weights: Weights = "frozen", steps: int = 600, read: int = 200, kernel: float | None = None, lr: float = 2e-3
 ) -> Experiment:
     system = Config(
-        TextTower(VOCAB, LENGTH, 64, 1, 4), AudioTower(64, 1, 4, 4000, 160, 80, 32, (2,)), 64, weights=weights, kernel=kernel
+        TextTower(VOCAB, LENGTH, 64, 1, 4),
+        AudioTower(64, 1, 4, 4000, 160, 80, 32, (2,)),
+        64,
+        weights=weights,
+        kernel=kernel,
     )
     return experiment(system, IntentData(templates=SPOKEN), read, steps, 128, lr)
 

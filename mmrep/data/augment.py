@@ -140,5 +140,5 @@ class DropPieces:
         if count <= 3:
             return ids
         keep = rng.random(count) >= self.p
-        keep[[0, count - 1, rng.integers(1, count - 1)]] = True
+        keep[np.array([0, count - 1, rng.integers(1, count - 1)])] = True
         return np.pad(ids[:count][keep], (0, len(ids) - keep.sum()))

@@ -27,12 +27,14 @@ class Ridge:
     name: str = ""
 
     def run(self, view: View) -> dict[str, float]:
-        known = {"pixels": baselines.pixels, "gradients": baselines.gradients}
+        known: dict[str, Any] = {"pixels": baselines.pixels, "gradients": baselines.gradients}
         if self.features not in known:
             raise ConfigError(f"Ridge.features is {self.features!r}: choose pixels or gradients")
         fields = {m.name: m.source for m in view.data.modalities}
-        parts = [_pairs(view.split(s), fields[self.image], fields[self.text]) for s in ("train", "val", self.split)]
-        scores = baselines.ridge_pixels_to_text(*parts, features=known[self.features]).scores
+        train, val, test = (
+            _pairs(view.split(s), fields[self.image], fields[self.text]) for s in ("train", "val", self.split)
+        )
+        scores = baselines.ridge_pixels_to_text(train, val, test, known[self.features]).scores
         # Ranked by the same rule as the system, ties included.
         ranks = retrieval.ranks_of_scores(scores, np.arange(len(scores)))
         label = self.name or f"ridge {self.features} {self.image}->{self.text}"

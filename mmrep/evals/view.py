@@ -1,10 +1,12 @@
 """What an evaluator sees of a trained system: named infer functions over the splits of its data. Embeddings are computed once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float
 
 from mmrep import modality
 from mmrep.config import Data, Experiment
@@ -82,6 +84,12 @@ class View:
             batch = pipeline.collate(part + [part[-1]] * (size - len(part)))
             parts.append(jax.tree.map(lambda x, n=len(part): np.asarray(x)[:n], self.infer(name, batch)))  # noqa: B008
         return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+
+def embed_rows(function: Callable[[Batch], Array], split: Any, n: int, size: int = 256) -> Float[np.ndarray, "N D"]:
+    """`function` of the first n records of a split, `size` at a time."""
+    parts = [np.asarray(function(b))[:real] for b, real in islice(pipeline.eval_batches(split, size), -(-n // size))]
+    return np.concatenate(parts)[:n]
 
 
 def view_of(experiment: Experiment, params: Params, extras: Extras, tokenizer: bytes | None) -> View:

@@ -31,7 +31,7 @@ def _gelu_jvp(primals, tangents):
     return y, slope * t
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Any] = {
     "gelu": gelu,
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from mmrep.data import pipeline
 from mmrep.errors import ConfigError
 from mmrep.evals import geometry, retrieval
 from mmrep.evals.gallery import Bank, Rows, check, qb_norm
-from mmrep.evals.view import View
+from mmrep.evals.view import View, embed_rows
 from mmrep.losses.contrastive import symmetric_info_nce
 from mmrep.nn.heads import l2_normalise
 from mmrep.nn.towers import ImageTower, TextTower, encoders
@@ -80,12 +79,6 @@ def collect_banks(params: Params, extras: Extras, context: Any) -> tuple[Params,
         return jnp.asarray(embed_rows(lambda batch: run(params, extras, batch), context.split, n))
 
     return params, extras | {f"bank_{name}": bank(name) for name in PARTNER}
-
-
-def embed_rows(function: Callable[[Batch], Array], split: Any, n: int, size: int = 256) -> Float[np.ndarray, "N D"]:
-    """`function` of the first n records of a split, `size` at a time."""
-    parts = [np.asarray(function(b))[:real] for b, real in islice(pipeline.eval_batches(split, size), -(-n // size))]
-    return np.concatenate(parts)[:n]
 
 
 def neighbours(rate: float, n: int) -> int:
@@ -208,7 +201,7 @@ class Robust:
     def run(self, view: View) -> dict[str, float]:
         names = (self.query, self.target)
         val, test, train = (tuple(view.embed(n, s) for n in names) for s in ("val", self.split, "train"))
-        foreign = None
+        foreign: Any = None
         if self.foreign is not None:
             records = pipeline.open_split(view.data, view.tokenize, "train", self.foreign)
             foreign = tuple(embed_rows(partial(view.infer, n), records, self.bank) for n in names)
