@@ -37,12 +37,12 @@ def experiment(
     phases = (
         Phase(
             "read", read, replace(spoken, templates=READ, spoken=False), ("text/.*", "intent/.*"),
-            replace(system, objective="intent"), Optim(lr=2e-3, warmup=min(20, read // 2)),
+            replace(system, objective="intent"), Optim(lr=2e-3, warmup=min(20, read // 10)),
         ),
         Phase("speak", speak, trainable=("speech/.*", "scale/.*")),
     )  # fmt: skip
     return Experiment(
-        system, Data(spoken, parts, Tokenizer(min(vocab, 32_000), "word"), batch), phases, Optim(lr=lr, warmup=min(50, speak // 2)),
+        system, Data(spoken, parts, Tokenizer(min(vocab, 32_000), "word"), batch), phases, Optim(lr=lr, warmup=min(50, speak // 10)),
         (SpokenIntent(prompts()), Retrieval("speech", "text", group="text")), Train(log_every=50),
     )  # fmt: skip
 

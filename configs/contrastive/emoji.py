@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
-from mmrep.data.augment import Colour, Cutout, DropPieces, Warp
+from mmrep.data.augment import Colour, Cutout, Warp
 from mmrep.data.emoji import CATEGORIES, Emoji
 from mmrep.evals.floor import Ridge
 from mmrep.evals.suite import Retrieval, ZeroShot
@@ -18,7 +18,7 @@ from mmrep.systems.contrastive.symile import Config
 SIDES = ("image", "text", "speech")
 LENGTH, SECONDS = 20, 1.5
 # A mirror image keeps its name but for arrows and hands that point, a few of the 1,300 concepts.
-PICTURE = (Warp(20.0, (0.75, 1.15), 1.2, 0.15, 0.1, mirror=0.5), Colour(0.1, 0.25, 0.3, 15.0, 0.1), Cutout(0.35, 0.5))
+PICTURE = (Warp(10.0, (0.88, 1.08), 1.1, 0.08, 0.05, mirror=0.5), Colour(0.05, 0.12, 0.15, 8.0, 0.1), Cutout(0.35, 0.2))
 
 
 def text_in(language: str) -> tuple[tuple[str, str], ...]:
@@ -46,12 +46,12 @@ CATEGORY = (ZeroShot(CATEGORIES, "category", name="zero-shot category"),)
 
 
 def experiment(
-    source: Emoji, system: Config, steps: int, batch: int, optim: Optim, ema: float, evals: tuple
+    source: Emoji, system: Config, steps: int, batch: int, optim: Optim, ema: float, evals: tuple, size: int = 32
 ) -> Experiment:
     text = dict(system.towers)["text"]
     parts = (
-        modality.image("image", source.size, augment=PICTURE),
-        modality.text("text", LENGTH, text.vocab, augment=(DropPieces(0.1),)),
+        modality.image("image", size, augment=PICTURE),
+        modality.text("text", LENGTH, text.vocab),
         modality.audio("speech", int(SECONDS * 16_000)),
     )
     data = Data(source, parts, Tokenizer(text.vocab), batch, 128)
@@ -69,13 +69,13 @@ def get_config(size: str = "small") -> Experiment:
         return experiment(Emoji(size=32, limit=60), system, 4, 8, Optim(warmup=1), 0.9, (*PAIRS, *CATEGORY))
     if size == "small":
         towers = (
-            ImageTower(32, 4, kind="conv"),
+            ImageTower(64, 2, kind="conv", stem_stride=4),
             TextTower(4096, LENGTH, 128, 1),
-            AudioTower(64, 2, 4, 16_000, 512, 320, 48, (2,)),
+            AudioTower(64, 1, 4, 16_000, 512, 320, 48),
         )
         system = Config(tuple(zip(SIDES, towers)), 128, "pairwise")
-        optim = Optim(lr=2e-3, warmup=100, weight_decay=0.1)
-        return experiment(Emoji(size=32, keywords=0.3), system, 1200, 128, optim, 0.995, (*EVALS, *CATEGORY, *FLAGS))
+        optim = Optim(lr=1e-3, warmup=100, weight_decay=0.1)
+        return experiment(Emoji(keywords=0.3), system, 2400, 64, optim, 0.995, (*EVALS, *CATEGORY, *FLAGS))
     large = {"scan": True, "remat": True}
     towers = (
         ImageTower(768, 12, 12, 8, pool="map", **large), TextTower(8192, LENGTH, 512, 12, 8, **large),
@@ -83,7 +83,9 @@ def get_config(size: str = "small") -> Experiment:
     )  # fmt: skip
     system = Config(tuple(zip(SIDES, towers)), 512, "pairwise", dtype="bfloat16")
     optim = Optim(lr=5e-4, warmup=2000, weight_decay=0.2)
-    whole = experiment(Emoji(size=128, keywords=0.3), system, 100_000, 1024, optim, 0.9999, (*EVALS, *CATEGORY, *FLAGS))
+    whole = experiment(
+        Emoji(size=128, keywords=0.3), system, 100_000, 1024, optim, 0.9999, (*EVALS, *CATEGORY, *FLAGS), 128
+    )
     return replace(whole, sharding=(Rule(".*", "fsdp"),))
 
 
@@ -94,9 +96,9 @@ def paired(*pairs: tuple[str, str]) -> Experiment:
         TextTower(2048, LENGTH, 96, 1),
         AudioTower(64, 1, 4, 16_000, 512, 320, 48),
     )
-    system = Config(tuple(zip(SIDES, towers)), 96, "pairwise", pairs=pairs, smoothing=0.1)
-    source = Emoji(size=32, keywords=0.3)
-    return experiment(source, system, 250, 128, Optim(lr=2e-3, warmup=25, weight_decay=0.1), 0.97, PAIRS)
+    system = Config(tuple(zip(SIDES, towers)), 96, "pairwise", pairs=pairs)
+    source = Emoji(keywords=0.3)
+    return experiment(source, system, 500, 64, Optim(lr=1e-3, warmup=25, weight_decay=0.1), 0.98, PAIRS)
 
 
 def get_proof() -> Proof:

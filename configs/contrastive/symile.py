@@ -2,7 +2,10 @@
 
 Contrasting with Symile: Simple Model-Agnostic Representation Learning for Unlimited Modalities, arXiv 2411.01053.
     python -m experiments.train symile
-    python -m experiments.prove symile
+    python -m experiments.prove symile    about 7 minutes on 2 idle cores; mean of 3 seeds:
+        XOR, b from a and c (chance 0.125): Symile 1.00, pairwise CLIP 0.12, sum of pairs 0.11; p = 0: 0.13 for both
+        picture from words and sound, 1 of 20: Symile 0.65 (one seed 0.55, so the stated 0.6 is inconclusive), pairwise 0.27, sum 0.26
+        p = 0, c from a alone: 0.42 where b is left out of the product (its sign goes with it), 1.00 where b's mean stands in
 """
 
 from dataclasses import replace

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -10,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mmrep.errors import ConfigError
 from mmrep.nn.attention import causal_mask, check_heads, padding_mask
 from mmrep.nn.positions import LearnedPositions
-from mmrep.nn.transformer import Transformer, layer_norm
+from mmrep.nn.transformer import Mlp, Transformer, layer_norm
 
 
 def masked_mean(tokens: Float[Array, "B N D"], valid: Bool[Array, "B N"]) -> Float[Array, "B D"]:
@@ -94,3 +95,47 @@ class TextTransformer(nn.Module):
             pooled = pool(x, valid)
         out["pooled"] = pooled
         return pooled, out
+
+
+def ngram_buckets(
+    ids: Int[Array | np.ndarray, "B L"], sizes: tuple[int, ...], buckets: int
+) -> tuple[Int[Array, "B N"], Bool[Array, "B N"]]:
+    """Every n-gram of the ids, n in `sizes`, hashed into [0, buckets), and whether all of it is text. N = L * len(sizes)."""
+    ids = jnp.asarray(ids)
+    found, valid = [], []
+    for n in sizes:
+        # Multiplicative hashing modulo 2^32; the size goes in first, so that "ab" and "abc" begin differently.
+        h = jnp.full(ids.shape, n, jnp.uint32)
+        for k in range(n):
+            h = (h ^ jnp.pad(ids[:, k:], ((0, 0), (0, k))).astype(jnp.uint32)) * jnp.uint32(0x01000193) + jnp.uint32(0x9E3779B9)
+        h = h ^ (h >> 15)
+        found.append((h * jnp.uint32(0x85EBCA6B) >> 8) % jnp.uint32(buckets))
+        valid.append(jnp.pad(ids[:, n - 1 :], ((0, 0), (0, n - 1))) > 0)
+    return jnp.concatenate(found, 1).astype(jnp.int32), jnp.concatenate(valid, 1)
+
+
+class NgramEncoder(nn.Module):
+    """A bag of hashed n-grams (fastText: Bojanowski et al. 2017), each with a learnt weight, then one residual MLP.
+
+    Over characters it reads words that it never saw by their parts, and learns from a few thousand names. It knows no order beyond `sizes`.
+    Returns (pooled [B,width], out); out["tokens"] are the n-grams' vectors and out["valid"] tells which of them are real.
+    """
+
+    width: int
+    buckets: int = 8192
+    sizes: tuple[int, ...] = (1, 2, 3, 4, 5)
+    mlp_ratio: float = 4.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, ids: Int[Array | np.ndarray, "B L"]) -> tuple[Float[Array, "B D"], dict[str, Array]]:
+        if not self.sizes or min(self.sizes) < 1 or max(self.sizes) > ids.shape[1] or self.buckets < 1:
+            raise ConfigError(f"sizes is {self.sizes}, buckets {self.buckets}: both positive, sizes up to the text's length.")
+        at, valid = ngram_buckets(ids, self.sizes, self.buckets)
+        init = nn.initializers.normal(0.02)
+        x = nn.Embed(self.buckets, self.width, dtype=self.dtype, embedding_init=init, name="embed")(at)
+        score = nn.Embed(self.buckets, 1, embedding_init=nn.initializers.zeros_init(), name="weight")(at)[..., 0]
+        weight = jax.nn.softmax(jnp.where(valid, score, -1e30).astype(jnp.float32), axis=-1).astype(self.dtype)
+        pooled = layer_norm(self.dtype, "norm")((x * weight[..., None]).sum(1))
+        pooled = pooled + Mlp(int(self.width * self.mlp_ratio), self.dtype, name="mlp")(pooled)
+        return pooled, {"tokens": x, "valid": valid, "pooled": pooled}

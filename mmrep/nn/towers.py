@@ -20,7 +20,7 @@ from mmrep.errors import ConfigError
 from mmrep.nn.audio import AudioEncoder
 from mmrep.nn.heads import LogScale, Projection
 from mmrep.nn.image import ConvNet, ViT
-from mmrep.nn.text import TextTransformer
+from mmrep.nn.text import NgramEncoder, TextTransformer
 from mmrep.system import Batch, Extras, Params
 
 
@@ -79,6 +79,19 @@ class TextTower:
 
 
 @dataclass(frozen=True)
+class NgramTower:
+    """A weighted bag of hashed n-grams of token ids; over a "char" tokenizer it reads new words by their letters."""
+
+    width: int = 96
+    buckets: int = 8192
+    sizes: tuple[int, ...] = (1, 2, 3, 4, 5)
+    mlp_ratio: float = 4.0
+
+    def module(self, dtype: Any, name: str | None = None, pooled_only: bool = False) -> nn.Module:
+        return NgramEncoder(self.width, self.buckets, self.sizes, self.mlp_ratio, dtype=dtype, name=name)
+
+
+@dataclass(frozen=True)
 class AudioTower:
     """Log-mel, strided convolutions and a transformer over a waveform with its length."""
 
@@ -124,7 +137,7 @@ class VectorTower:
         return VectorEncoder(self.hidden, dtype, name=name)
 
 
-Tower: TypeAlias = ImageTower | TextTower | AudioTower | VectorTower
+Tower: TypeAlias = ImageTower | TextTower | NgramTower | AudioTower | VectorTower
 
 
 class Embedder(nn.Module):

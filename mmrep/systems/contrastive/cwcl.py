@@ -92,7 +92,7 @@ class Config:
             value, metrics = intent(params, batch) if reading else contrast(params, extras, batch)
             return value, (extras, metrics)
 
-        infer = model.infer() | {"intent": lambda params, extras, batch: classify(params, batch)}
+        infer = model.infer() | {"classify": lambda params, extras, batch: classify(params, batch)}
         return System(init, loss, infer)
 
 

@@ -107,7 +107,7 @@ def test_first_phase_classifies_and_moves_no_speech(made):
     system = replace(TINY, objective="intent").build()
     grads = jax.grad(lambda p: system.loss(p, {}, batch, jax.random.key(0))[0])(params)
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads["speech"])) == 0
-    logits = np.asarray(system.infer["intent"](params, {}, batch))
+    logits = np.asarray(system.infer["classify"](params, {}, batch))
     expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(8), batch["intent"]]
     assert value(replace(TINY, objective="intent"), params, batch) == pytest.approx(expected.mean(), rel=1e-5)
 
