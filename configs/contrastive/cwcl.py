@@ -2,7 +2,8 @@
 
 CWCL: Cross-Modal Transfer with Continuously Weighted Contrastive Loss, arXiv 2309.14580.
     python -m experiments.train cwcl
-    python -m experiments.prove cwcl
+    python -m experiments.prove cwcl    not measured to the end; seed 0 alone, zero-shot intent accuracy (chance 0.05):
+        CWCL 0.274, plain contrast (LiT) 0.278: no sign of the expected 8 points
 """
 
 from dataclasses import replace

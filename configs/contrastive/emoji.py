@@ -2,23 +2,26 @@
 
 Three towers and CLIP's loss over all three pairs (Radford et al. 2021, arXiv 2103.00020; the pairwise baseline of Symile, 2411.01053).
     make train
+Numbers while tuning (145 held-out validation concepts, seed 100, 1,300 of the 1,800 steps): image->text R@1 .09, R@10 .24, median
+rank 33 (ridge from pixels .11, .28, 34; chance R@10 .07); text->image R@10 .30; speech->text R@10 .81; English->German R@10 .43.
+Image->text does not beat ridge there. Ridge from frozen EfficientNet to MiniLM: R@1 .24, R@10 .55 on 159 Noto families (not the same test).
 """
 
 from dataclasses import replace
 
 from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
-from mmrep.data.augment import Colour, Cutout, Warp
+from mmrep.data.augment import Colour, Cutout, DropPieces, Warp
 from mmrep.data.emoji import CATEGORIES, Emoji
 from mmrep.evals.floor import Ridge
 from mmrep.evals.suite import Retrieval, ZeroShot
-from mmrep.nn.towers import AudioTower, ImageTower, TextTower
+from mmrep.nn.towers import AudioTower, ImageTower, NgramTower, TextTower
 from mmrep.systems.contrastive.symile import Config
 
 SIDES = ("image", "text", "speech")
-LENGTH, SECONDS = 20, 1.5
+LENGTH, VOCAB, SECONDS = 48, 4096, 1.5  # characters of a text, different ones, the longest speech
 # A mirror image keeps its name but for arrows and hands that point, a few of the 1,300 concepts.
-PICTURE = (Warp(10.0, (0.88, 1.08), 1.1, 0.08, 0.05, mirror=0.5), Colour(0.05, 0.12, 0.15, 8.0, 0.1), Cutout(0.35, 0.2))
+PICTURE = (Warp(16.0, (0.8, 1.12), 1.16, 0.12, 0.08, mirror=0.5), Colour(0.08, 0.2, 0.24, 12.0, 0.1), Cutout(0.35, 0.3))
 
 
 def text_in(language: str) -> tuple[tuple[str, str], ...]:
@@ -48,37 +51,34 @@ CATEGORY = (ZeroShot(CATEGORIES, "category", name="zero-shot category"),)
 def experiment(
     source: Emoji, system: Config, steps: int, batch: int, optim: Optim, ema: float, evals: tuple, size: int = 32
 ) -> Experiment:
-    text = dict(system.towers)["text"]
     parts = (
         modality.image("image", size, augment=PICTURE),
-        modality.text("text", LENGTH, text.vocab),
+        modality.text("text", LENGTH, VOCAB, augment=(DropPieces(0.1),)),
         modality.audio("speech", int(SECONDS * 16_000)),
     )
-    data = Data(source, parts, Tokenizer(text.vocab), batch, 128)
-    return Experiment(system, data, (Phase(steps=steps),), optim, evals, Train(ema=ema, log_every=20))
+    data = Data(source, parts, Tokenizer(VOCAB, "char"), batch, 128)
+    return Experiment(
+        system, data, (Phase(steps=steps),), optim, evals, Train(ema=ema, log_every=20, checkpoint_every=300)
+    )
 
 
 def get_config(size: str = "small") -> Experiment:
     if size == "tiny":
-        towers = (
-            ImageTower(16, 2, kind="conv"),
-            TextTower(704, LENGTH, 32, 1),
-            AudioTower(32, 1, 4, 16_000, 512, 640, 32),
-        )
+        towers = ImageTower(16, 2, kind="conv"), NgramTower(32, 512), AudioTower(32, 1, 4, 16_000, 512, 640, 32)
         system = Config(tuple(zip(SIDES, towers)), 32, "pairwise", smoothing=0.1)
         return experiment(Emoji(size=32, limit=60), system, 4, 8, Optim(warmup=1), 0.9, (*PAIRS, *CATEGORY))
     if size == "small":
         towers = (
-            ImageTower(64, 2, kind="conv", stem_stride=4),
-            TextTower(4096, LENGTH, 128, 1),
+            ImageTower(64, 2, kind="conv", pool="flat", stem_stride=4),
+            NgramTower(128),
             AudioTower(64, 1, 4, 16_000, 512, 320, 48),
         )
-        system = Config(tuple(zip(SIDES, towers)), 128, "pairwise")
-        optim = Optim(lr=1e-3, warmup=100, weight_decay=0.1)
-        return experiment(Emoji(keywords=0.3), system, 2400, 64, optim, 0.995, (*EVALS, *CATEGORY, *FLAGS))
+        system = Config(tuple(zip(SIDES, towers)), 128, "pairwise", smoothing=0.1)
+        optim = Optim(lr=1.5e-3, warmup=90, weight_decay=0.3)
+        return experiment(Emoji(keywords=0.3), system, 1800, 64, optim, 0.99, (*EVALS, *CATEGORY, *FLAGS))
     large = {"scan": True, "remat": True}
     towers = (
-        ImageTower(768, 12, 12, 8, pool="map", **large), TextTower(8192, LENGTH, 512, 12, 8, **large),
+        ImageTower(768, 12, 12, 8, pool="map", **large), TextTower(VOCAB, LENGTH, 512, 12, 8, **large),
         AudioTower(512, 12, 8, 16_000, 400, 160, 80, **large),
     )  # fmt: skip
     system = Config(tuple(zip(SIDES, towers)), 512, "pairwise", dtype="bfloat16")
@@ -92,8 +92,8 @@ def get_config(size: str = "small") -> Experiment:
 def paired(*pairs: tuple[str, str]) -> Experiment:
     """A quick training in which only these pairs of modalities are contrasted."""
     towers = (
-        ImageTower(48, 2, kind="conv", stem_stride=4),
-        TextTower(2048, LENGTH, 96, 1),
+        ImageTower(48, 2, kind="conv", pool="flat", stem_stride=4),
+        NgramTower(96),
         AudioTower(64, 1, 4, 16_000, 512, 320, 48),
     )
     system = Config(tuple(zip(SIDES, towers)), 96, "pairwise", pairs=pairs)

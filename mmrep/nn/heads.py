@@ -72,7 +72,7 @@ class LogScale(nn.Module):
             raise ConfigError(f"LogScale has initial {self.initial} and max {self.max}; both must be positive.")
         log_scale = self.param("log_scale", lambda _: jnp.asarray(math.log(self.initial), jnp.float32))
         if self.max is not None:
-            log_scale = cap(log_scale, jnp.asarray(math.log(self.max), jnp.float32))
+            log_scale = cap(jnp.asarray(log_scale), jnp.asarray(math.log(self.max), jnp.float32))
         return jnp.exp(log_scale)
 
 

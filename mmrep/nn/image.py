@@ -144,17 +144,21 @@ class ConvNet(nn.Module):
     """Pre-activation residual net (He et al. 2016) with GroupNorm, so that nothing but parameters is learnt.
 
     A strided stem (3x3, or as large as its stride), then for each width `blocks` residual blocks; every stage after the first halves the sides.
-    Returns (pooled [B,widths[-1]], out); out["tokens"] is the last map, normed and flattened, pooled its mean.
+    Returns (pooled [B,widths[-1]], out); out["tokens"] is the last map, normed and flattened, pooled its mean. pool="flat" takes the
+    whole map instead of its mean, [B, N * widths[-1]]: for pictures in which the place of a thing tells what it is.
     """
 
     widths: tuple[int, ...] = (32, 64, 128, 256)
     blocks: int = 1
     stem_stride: int = 2
     groups: int = 8
+    pool: str = "mean"
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: Images) -> tuple[Float[Array, "B D"], dict[str, Array]]:
+        if self.pool not in ("mean", "flat"):
+            raise ConfigError(f"pool is {self.pool!r}; choose 'mean' or 'flat'.")
         if not self.widths or any(width % self.groups for width in self.widths):
             raise ConfigError(
                 f"widths is {self.widths} and groups is {self.groups}; choose groups that divide each width."
@@ -179,5 +183,6 @@ class ConvNet(nn.Module):
             out[f"stage{stage}"] = x
         x = norm(x, "norm")
         out["tokens"] = x.reshape(x.shape[0], -1, x.shape[-1])
-        out["pooled"] = pooled = out["tokens"].mean(axis=1)
+        pooled = x.reshape(x.shape[0], -1) if self.pool == "flat" else out["tokens"].mean(axis=1)
+        out["pooled"] = pooled
         return pooled, out

@@ -107,7 +107,9 @@ def ngram_buckets(
         # Multiplicative hashing modulo 2^32; the size goes in first, so that "ab" and "abc" begin differently.
         h = jnp.full(ids.shape, n, jnp.uint32)
         for k in range(n):
-            h = (h ^ jnp.pad(ids[:, k:], ((0, 0), (0, k))).astype(jnp.uint32)) * jnp.uint32(0x01000193) + jnp.uint32(0x9E3779B9)
+            h = (h ^ jnp.pad(ids[:, k:], ((0, 0), (0, k))).astype(jnp.uint32)) * jnp.uint32(0x01000193) + jnp.uint32(
+                0x9E3779B9
+            )
         h = h ^ (h >> 15)
         found.append((h * jnp.uint32(0x85EBCA6B) >> 8) % jnp.uint32(buckets))
         valid.append(jnp.pad(ids[:, n - 1 :], ((0, 0), (0, n - 1))) > 0)
@@ -130,7 +132,9 @@ class NgramEncoder(nn.Module):
     @nn.compact
     def __call__(self, ids: Int[Array | np.ndarray, "B L"]) -> tuple[Float[Array, "B D"], dict[str, Array]]:
         if not self.sizes or min(self.sizes) < 1 or max(self.sizes) > ids.shape[1] or self.buckets < 1:
-            raise ConfigError(f"sizes is {self.sizes}, buckets {self.buckets}: both positive, sizes up to the text's length.")
+            raise ConfigError(
+                f"sizes is {self.sizes}, buckets {self.buckets}: both positive, sizes up to the text's length."
+            )
         at, valid = ngram_buckets(ids, self.sizes, self.buckets)
         init = nn.initializers.normal(0.02)
         x = nn.Embed(self.buckets, self.width, dtype=self.dtype, embedding_init=init, name="embed")(at)

@@ -26,7 +26,7 @@ from mmrep.system import Batch, Extras, Params
 
 @dataclass(frozen=True)
 class ImageTower:
-    """A ViT, or with kind="conv" a ConvNet of stages width, 2 width, 4 width, ... (`depth` of them, `blocks` blocks each).
+    """A ViT, or with kind="conv" a ConvNet of stages width, 2 width, 4 width, ... (`depth` of them, `blocks` blocks each; pool "mean", "flat").
 
     pre_norm: a LayerNorm over the embedded patches before the first block of the ViT, as in CLIP.
     """
@@ -47,7 +47,8 @@ class ImageTower:
     def module(self, dtype: Any, name: str | None = None, pooled_only: bool = False) -> nn.Module:
         if self.kind == "conv":
             widths = tuple(self.width * 2**i for i in range(self.depth))
-            return ConvNet(widths, self.blocks, self.stem_stride, dtype=dtype, name=name)
+            pool = "flat" if self.pool == "flat" else "mean"
+            return ConvNet(widths, self.blocks, self.stem_stride, pool=pool, dtype=dtype, name=name)
         return ViT(
             self.width, self.depth, self.heads, self.patch, self.pool, self.mlp_ratio,
             pre_norm=self.pre_norm, scan=self.scan, remat=self.remat, dtype=dtype, name=name,

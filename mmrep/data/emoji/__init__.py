@@ -74,6 +74,11 @@ class Emoji:
                 raise ConfigError(f"emoji.{field} is {getattr(self, field)}: a probability lies in [0, 1]")
 
     @property
+    def attribution(self) -> tuple[str, ...]:
+        """What a page that shows the pictures must say."""
+        return ATTRIBUTION if isinstance(ATTRIBUTION, tuple) else (ATTRIBUTION,)
+
+    @property
     def unseen_languages(self) -> tuple[str, ...]:
         return tuple(language for language in LANGUAGES if language not in self.languages)
 
