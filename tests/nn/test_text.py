@@ -65,7 +65,7 @@ def test_pooled_only_equals_pooled_with_gradients(pool, causal, norm):
         return pooled, gradient
 
     fast, slow = (jax.jit(run, static_argnums=0)(flag) for flag in (True, False))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), fast, slow)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), fast, slow)
 
 
 def test_causal_tokens_do_not_see_the_future_and_others_do():
