@@ -83,6 +83,10 @@ def label(name: str, classes: int, field: str = "") -> Modality:
     return Modality(name, "label", (), field, classes)
 
 
+def label_map(name: str, size: int, classes: int, field: str = "") -> Modality:
+    return Modality(name, "map", (size, size), field, classes)
+
+
 def vector(name: str, *shape: int, field: str = "") -> Modality:
     return Modality(name, "vector", shape, field)
 
@@ -104,12 +108,22 @@ def encode(
     return entries
 
 
+def _numbers(m: Modality, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise DataError(f"{m.name}: expected numbers, found lists of unequal lengths") from None
+    if array.dtype.kind in "OSUMmc":
+        raise DataError(f"{m.name}: expected numbers, found {type(value).__name__} of {array.dtype}")
+    return array
+
+
 def _image(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
-    pixels = np.asarray(value)
+    pixels = _numbers(m, value)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     height, width, channels = m.shape
-    if pixels.ndim != 3:
+    if pixels.ndim != 3 or not pixels.size:
         raise DataError(f"{m.name}: expected an image of 2 or 3 axes, found shape {pixels.shape}")
     if pixels.shape[2] == 1 and channels == 3:
         pixels = np.repeat(pixels, 3, axis=2)
@@ -140,7 +154,10 @@ def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _text(m: Modality, value: Any, tokenize: Tokenize | None) -> dict[str, np.ndarray]:
     if isinstance(value, bytes):
-        value = value.decode("utf-8")
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{m.name}: byte {error.start} is not UTF-8") from None
     if not isinstance(value, str):
         raise DataError(f"{m.name}: expected text, found {type(value).__name__}")
     if not value.strip():
@@ -151,7 +168,7 @@ def _text(m: Modality, value: Any, tokenize: Tokenize | None) -> dict[str, np.nd
 
 
 def _audio(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
-    wave = np.asarray(value)
+    wave = _numbers(m, value)
     if wave.ndim != 1 or not len(wave):
         raise DataError(f"{m.name}: expected mono samples [T], found shape {wave.shape}")
     wave = wave.astype(np.float32) / 32768.0 if wave.dtype == np.int16 else wave.astype(np.float32)
@@ -163,14 +180,19 @@ def _audio(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
 
 
 def _plain(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
-    array = np.asarray(value)
+    array = _numbers(m, value)
     if array.shape != m.shape:
         raise DataError(f"{m.name}: expected shape {m.shape}, found {array.shape}")
+    if m.kind in ("label", "map"):
+        if (array != np.trunc(array)).any():  # NaN too
+            raise DataError(f"{m.name}: ids are whole numbers, found {array.dtype}")
+        if array.min() < 0 or array.max() >= m.vocab:
+            raise DataError(f"{m.name}: ids must lie in [0, {m.vocab}), found {array.min()}..{array.max()}")
+    with np.errstate(over="ignore"):
+        array = array.astype(m.dtype)
     if m.kind == "vector" and not np.isfinite(array).all():
         raise DataError(f"{m.name}: the vector has NaN or infinite values")
-    if m.kind in ("label", "map") and (array.min() < 0 or array.max() >= m.vocab):
-        raise DataError(f"{m.name}: ids must lie in [0, {m.vocab}), found {array.min()}..{array.max()}")
-    return {m.name: array.astype(m.dtype)}
+    return {m.name: array}
 
 
 _ENCODERS: Mapping[str, Callable[[Modality, Any, Any], dict[str, np.ndarray]]] = {

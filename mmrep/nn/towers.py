@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mmrep.errors import ConfigError
 from mmrep.nn.audio import AudioEncoder
 from mmrep.nn.heads import LogScale, Projection
-from mmrep.nn.image import ConvNet, ViT
+from mmrep.nn.image import ConvNet, SketchNet, ViT
 from mmrep.nn.text import NgramEncoder, TextTransformer
 from mmrep.system import Batch, Extras, Params
 
@@ -54,6 +54,20 @@ class ImageTower:
             pre_norm=self.pre_norm, scan=self.scan, remat=self.remat, dtype=dtype, name=name,
             pooled_only=pooled_only and self.pool == "cls" and not self.scan,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SketchTower:
+    """A SketchNet: a ConvNet of stages width, 2 width, ... (`depth` of them) beside oriented gradients in n x n `cells` and mean colours."""
+
+    width: int = 64
+    depth: int = 2
+    stem_stride: int = 4
+    cells: tuple[int, ...] = (4, 8)
+
+    def module(self, dtype: Any, name: str | None = None, pooled_only: bool = False) -> nn.Module:
+        widths = tuple(self.width * 2**i for i in range(self.depth))
+        return SketchNet(widths, stem_stride=self.stem_stride, cells=self.cells, dtype=dtype, name=name)
 
 
 @dataclass(frozen=True)
@@ -138,7 +152,7 @@ class VectorTower:
         return VectorEncoder(self.hidden, dtype, name=name)
 
 
-Tower: TypeAlias = ImageTower | TextTower | NgramTower | AudioTower | VectorTower
+Tower: TypeAlias = ImageTower | SketchTower | TextTower | NgramTower | AudioTower | VectorTower
 
 
 class Embedder(nn.Module):

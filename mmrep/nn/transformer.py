@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mmrep.errors import ConfigError, near
 from mmrep.nn.attention import Attention
+from mmrep.nn.placement import by_rows
 
 EPSILON = 1e-5  # of every LayerNorm, as in CLIP
 
@@ -38,9 +39,9 @@ ACTIVATIONS: dict[str, Any] = {
 }
 
 
-def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
+def layer_norm(dtype: Any, name: str, epsilon: float = EPSILON) -> nn.LayerNorm:
     """LayerNorm with statistics in float32, whatever `dtype` goes in and out."""
-    return nn.LayerNorm(epsilon=EPSILON, dtype=dtype, name=name)
+    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, name=name)
 
 
 class Mlp(nn.Module):
@@ -85,6 +86,7 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
     activation: str = "gelu"
     implementation: str | None = None
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(
@@ -110,15 +112,16 @@ class Block(nn.Module):
             parts.append(("cross", lambda y: Attention(**attention, name="cross")(y, context, mask=context_mask)))
         hidden = int(x.shape[-1] * self.mlp_ratio)
         parts.append(("mlp", lambda y: Mlp(hidden, self.dtype, self.activation, name="mlp")(y)))
+        x = by_rows(x)
         for name, part in parts:
-            norm = layer_norm(self.dtype, f"norm_{name}")
+            norm = layer_norm(self.dtype, f"norm_{name}", self.epsilon)
             residual = rows(x) if name == "attn" else x
-            x = residual + part(norm(x)) if self.norm == "pre" else norm(residual + part(x))
+            x = by_rows(residual + part(norm(x)) if self.norm == "pre" else norm(residual + part(x)))
         return x
 
 
 class Transformer(nn.Module):
-    """`depth` Blocks; with norm="pre" a final LayerNorm follows.
+    """`depth` Blocks; with norm="pre" a final LayerNorm follows, unless `final_norm` is off.
 
     Returns (y, out): y is the final (normed) [B,N,D], out holds it as "tokens" and every block's output as "block00", "block01", ...,
     or with `scan` as "blocks" [depth,B,N,D]. `scan` compiles one block whatever the depth and keeps parameters stacked under
@@ -136,6 +139,8 @@ class Transformer(nn.Module):
     dtype: Any = jnp.float32
     activation: str = "gelu"
     implementation: str | None = None
+    epsilon: float = EPSILON
+    final_norm: bool = True
 
     @nn.compact
     def __call__(
@@ -158,6 +163,7 @@ class Transformer(nn.Module):
             "dtype": self.dtype,
             "activation": self.activation,
             "implementation": self.implementation,
+            "epsilon": self.epsilon,
         }
         block = nn.remat(Block, prevent_cse=not self.scan) if self.remat else Block
         x = x.astype(self.dtype)
@@ -181,8 +187,8 @@ class Transformer(nn.Module):
                 here = at if i == self.depth - 1 else None
                 x = block(**settings, name=f"block{i:02d}")(x, mask, context, context_mask, here)
                 out[f"block{i:02d}"] = x
-        if self.norm == "pre":
-            x = layer_norm(self.dtype, "norm")(x)
+        if self.norm == "pre" and self.final_norm:
+            x = layer_norm(self.dtype, "norm", self.epsilon)(x)
         if at is None:
             out["tokens"] = x
         else:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmrep.data import splits
-from mmrep.data.scenes import boxes, captions, masks, raster, rgb
+from mmrep.data.scenes import boxes, captions, masks, raster, relief, rgb
 from mmrep.data.scenes.captions import CaptionSpec, Noise
 from mmrep.data.scenes.world import Scenes, WorldSpec, sample, take
 from mmrep.errors import ConfigError, DataError, near
@@ -35,6 +35,7 @@ class SceneData:
         hard       caption_hard str: the caption with two colours swapped (or one attribute wrong); hard_swap int32: 1 where swapped
         semseg     semseg uint8 [S, S]: 0 ground, 1 + shape id
         instances  instances uint8 [S, S]: 0 ground, 1 + object slot
+        depth      depth float32 [S, S, 1] in [0, 1], 1 = the ground;   normals: normals uint8 [S, S, 3], the relief's normals as colours
         boxes      boxes float32 [K, 4]: left, top, right, bottom in [0, 1] of the visible part; boxes_valid bool [K]
         objects    object_valid bool [K]; object_shape, object_colour, object_size int32 [K], -1 in empty slots; object_xy float32 [K, 2]
 
@@ -184,7 +185,7 @@ class _Block:
 def _rgb(block: _Block) -> Columns:
     data = block.data
     # Shared distances pay only where another sensor reads them: the picture alone is painted in blocks that fit the cache.
-    shared = block.distance if {"semseg", "instances", "boxes"} & {*data.sensors} else None
+    shared = block.distance if {"semseg", "instances", "boxes", "depth", "normals"} & {*data.sensors} else None
     return {"rgb": rgb.rgb(block.scenes, data.size, data.seed, data.grain, distance=shared)}
 
 
@@ -252,6 +253,14 @@ def _instances(block: _Block) -> Columns:
     return {"instances": block.instances}
 
 
+def _depth(block: _Block) -> Columns:
+    return {"depth": relief.depth(block.scenes, block.data.size, block.distance)}
+
+
+def _normals(block: _Block) -> Columns:
+    return {"normals": relief.normals(block.scenes, block.data.size, block.distance)}
+
+
 def _boxes(block: _Block) -> Columns:
     box, valid = boxes.boxes_of(block.instances, block.scenes.valid.shape[1])
     return {"boxes": box, "boxes_valid": valid}
@@ -266,7 +275,7 @@ def _objects(block: _Block) -> Columns:
 
 SENSORS: Mapping[str, Callable[[_Block], Columns]] = {
     "rgb": _rgb, "caption": _caption, "grounding": _grounding, "hard": _hard, "semseg": _semseg, "instances": _instances,
-    "boxes": _boxes, "objects": _objects,
+    "boxes": _boxes, "objects": _objects, "depth": _depth, "normals": _normals,
 }  # fmt: skip
 """Name -> record fields. A new sensor is a file with a pure function of the scenes, and a line here."""
 

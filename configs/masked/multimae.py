@@ -1,0 +1,110 @@
+"""MultiMAE: one encoder, many modalities, any of them missing (Bachmann et al., ECCV 2022)
+
+Multi-modal multi-task masked autoencoders, arXiv 2204.01678. A few visible patches of colour, depth and classes together; a decoder each.
+    python -m experiments.train multimae
+"""
+
+from dataclasses import replace
+
+from mmrep import modality
+from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Train
+from mmrep.data.scenes.source import SceneData
+from mmrep.data.scenes.world import GROUNDS, SHAPES, TEXTURES, WorldSpec
+from mmrep.evals.dense import CrossPrediction, Segmentation
+from mmrep.nn.maps import Map
+from mmrep.systems.masked.multimae import Config, Task
+
+SIZES = ("tiny", "small", "paper", "bench")
+CLASSES = 1 + len(SHAPES)
+# The class of a thing is its shape; colour, texture and ground are drawn apart from it.
+WORLD = WorldSpec(
+    n_objects=(3, 5), shapes=SHAPES[:8], textures=TEXTURES, grounds=GROUNDS, distinct="none", overlap=True, rotation=0.4
+)
+
+
+def maps(size: int, patch: int, stride: int = 1, classes: int = CLASSES, dim: int = 32) -> tuple[Map, Map, Map]:
+    whole, coarse = (size, size), (size // stride, size // stride)
+    return (
+        Map("rgb", whole, patch, 3),
+        Map("depth", whole, patch, truncated=True),
+        Map("semseg", coarse, patch // stride, classes=classes, class_dim=dim),
+    )
+
+
+RGB, DEPTH, SEMSEG = maps(32, 4)
+TASKS = (Task("rgb"), Task("rgb", "norm_mse"), Task("depth", "l1"), Task("semseg", "ce"))
+SMALL = Config(
+    (RGB, DEPTH, SEMSEG), TASKS, visible=32, width=96, depth=4, heads=4, decoder_width=48, decoder_depth=1, decoder_heads=4
+)  # fmt: skip
+EVALS = (
+    Segmentation(SEMSEG), CrossPrediction(DEPTH), Segmentation(SEMSEG, ("rgb", "depth")),
+)  # fmt: skip
+
+
+def data(size: int, n_train: int, batch: int, classes: int = CLASSES, semseg: int = 0) -> Data:
+    source = SceneData(n_train, 300, 300, size=size, sensors=("rgb", "depth", "semseg"), world=WORLD, grain=0.06)
+    parts = (
+        modality.image("rgb", size),
+        modality.image("depth", size, 1),
+        modality.label_map("semseg", semseg or size, classes),
+    )
+    return Data(source, parts, batch_size=batch, eval_batch_size=100)
+
+
+def made(system: Config = SMALL, steps: int = 800, evals: tuple = EVALS) -> Experiment:
+    optim = Optim(lr=1e-3, warmup=steps // 20, weight_decay=0.05, b2=0.95, clip=None)
+    return Experiment(system, data(32, 8000, 64), (Phase(steps=steps),), optim, evals, Train(log_every=50))
+
+
+def get_config(size: str = "small") -> Experiment:
+    if size == "small":
+        return made(steps=1500)
+    if size == "tiny":
+        parts = maps(16, 4, dim=8)
+        system = Config(
+            parts, TASKS, visible=12, width=32, depth=2, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2
+        )  # fmt: skip
+        evals = Segmentation(parts[2], labelled=24), CrossPrediction(parts[1], limit=16)
+        small = replace(data(16, 64, 8), source=replace(data(16, 64, 8).source, n_val=24, n_test=24), eval_batch_size=8)
+        return Experiment(system, small, (Phase(steps=4),), Optim(lr=1e-3), evals, Train(log_every=2))
+    if size == "bench":
+        parts = maps(64, 8, classes=21)
+        tasks = Task("rgb"), Task("depth", "l1"), Task("semseg", "ce")
+        system = Config(
+            parts, tasks, visible=32, width=192, depth=6, heads=3, decoder_width=128, decoder_depth=2, decoder_heads=4
+        )  # fmt: skip
+        return Experiment(system, data(64, 256, 32, 21), (Phase(steps=20),), Optim(lr=1e-4, b2=0.95, clip=None))
+    parts = maps(224, 16, stride=4, classes=133, dim=64)
+    imagenet = replace(parts[0], mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    system = Config((imagenet, *parts[1:]), TASKS, scan=True, remat=True, dtype="bfloat16")
+    optim = Optim(lr=8e-4, warmup=25_000, weight_decay=0.05, b2=0.95, clip=None)
+    whole = data(224, 1_281_167, 2048, 133, 56)
+    return Experiment(system, whole, (Phase(steps=1_000_000),), optim, sharding=(Rule(".*", "fsdp"),))
+
+
+def get_proof() -> Proof:
+    alone = replace(SMALL, maps=(RGB,), tasks=TASKS[:2], visible=11)
+    one_in = replace(SMALL, maps=(RGB,), targets=(DEPTH, SEMSEG), visible=11)
+    first, cross = EVALS[:1], EVALS[:2]
+    return Proof(
+        claim="Predicting hidden patches across modalities gives an encoder of pictures more to know than masked autoencoding of pictures alone.",
+        metric="semseg|rgb mIoU",
+        arms=(
+            Arm("multi", made()),
+            Arm("mae", made(alone, evals=first)),
+            Arm("multi-task", made(one_in, evals=cross)),
+            Arm("blind", made(replace(SMALL, blind=True), evals=cross)),
+            Arm("even budgets", made(replace(SMALL, alpha=1e4), evals=cross)),
+            Arm("multi, no classes", made(replace(SMALL, maps=(RGB, DEPTH), tasks=TASKS[:3], visible=22))),
+        ),
+        expects=(
+            Expect("multi", "mae", 0.03, "MultiMAE > MAE, a linear head on frozen tokens of colour"),
+            Expect("multi, no classes", "mae", 0.03, "so too where no class map was ever seen", headline=False),
+            Expect(0.6, "multi/depth|rgb ratio", 0.0, "depth from its own picture errs less than 0.6 x from another's"),
+            Expect("multi/depth|rgb L1 of the mean", "multi/depth|rgb L1", 0.0, "and less than the mean depth"),
+            Expect("blind/depth|rgb ratio", 0.9, 0.0, "blind decoders learn nothing across modalities", headline=False),
+            Expect("even budgets/depth|rgb L1", "multi/depth|rgb L1", 0.0, "Dirichlet(1) > even budgets, one map given", headline=False),
+            Expect("multi/semseg|rgb+depth mIoU", "multi", 0.02, "a second map given at test time helps", headline=False),
+        ),
+        notes="Equal encoder, steps and share of visible tokens (1/6); the head is fitted on 200 labelled scenes. No joint crops or flips.",
+    )  # fmt: skip

@@ -1,0 +1,109 @@
+"""Dense prediction: what the tokens of an encoder say about every pixel, and what one modality says about another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from mmrep.evals.view import View
+from mmrep.nn.maps import Map
+
+
+def mean_iou(predicted: Int[np.ndarray, "..."], truth: Int[np.ndarray, "..."], classes: int) -> float:
+    """Intersection over union, pixels of all examples together, averaged over the classes that `truth` or `predicted` has."""
+    counts = np.bincount((truth.reshape(-1) * classes + predicted.reshape(-1)).astype(np.int64), minlength=classes**2)
+    table = counts.reshape(classes, classes)
+    both, either = np.diag(table), table.sum(0) + table.sum(1) - np.diag(table)
+    return float(np.mean(both[either > 0] / either[either > 0]))
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A linear head on frozen tokens, fitted in closed form on few labelled examples: every token's patch of class ids.
+
+    map:      the class map that is predicted.   given: the maps that go in; the head reads the tokens of the first.
+    labelled: examples of the training split that it learns from; its penalty is chosen on as many of val.
+    Reports mIoU and pixel accuracy.
+    """
+
+    map: Map
+    given: tuple[str, ...] = ("rgb",)
+    labelled: int = 200
+    split: str = "test"
+    features: str = "tokens"
+    penalties: tuple[float, ...] = (1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
+    name: str = ""
+
+    def run(self, view: View) -> dict[str, float]:
+        sets = {s: self._read(view, s, self.labelled if s != self.split else 0) for s in ("train", "val", self.split)}
+        x, labels = sets["train"]
+        mean, scale = x.mean((0, 1)), x.std((0, 1)) + 1e-6
+        # Patches of the class map stand beside the tokens: one least-squares row a pixel and class.
+        one_hot = np.eye(self.map.classes, dtype=np.float32)[labels].reshape(*labels.shape[:2], -1)
+        x, y = ((x - mean) / scale).reshape(-1, x.shape[-1]), one_hot.reshape(-1, one_hot.shape[-1])
+        centre = y.mean(0)
+        gram, cross = x.T @ x, x.T @ (y - centre)
+
+        def predict(split: str, penalty: float) -> np.ndarray:
+            weight = np.linalg.solve(gram + penalty * np.eye(len(gram), dtype=np.float32), cross)
+            found = ((sets[split][0] - mean) / scale) @ weight + centre
+            return found.reshape(*sets[split][1].shape, self.map.classes).argmax(-1)
+
+        best = max(self.penalties, key=lambda p: mean_iou(predict("val", p), sets["val"][1], self.map.classes))
+        found, truth = predict(self.split, best), sets[self.split][1]
+        label = self.name or f"{self.map.name}|{'+'.join(self.given)}"
+        return {
+            f"{label} mIoU": mean_iou(found, truth, self.map.classes),
+            f"{label} pixel accuracy": float((found == truth).mean()),
+        }
+
+    def _read(self, view: View, split: str, limit: int) -> tuple[Float[np.ndarray, "B N D"], Int[np.ndarray, "B N P"]]:
+        records = _records(view, split, limit)
+        tokens = np.asarray(view.embed_raw(self.features, {g: [r[g] for r in records] for g in self.given}), np.float32)
+        (rows, columns), p = self.map.grid, self.map.patch
+        ids = np.stack([np.asarray(r[self.map.name]) for r in records]).astype(np.int64)
+        ids = (
+            ids.reshape(len(ids), rows, p, columns, p).transpose(0, 1, 3, 2, 4).reshape(len(ids), rows * columns, p * p)
+        )
+        return tokens[:, : rows * columns], ids
+
+
+@dataclass(frozen=True)
+class CrossPrediction:
+    """One map predicted from others alone, none of its own patches given: from the example's own, and from those of another example.
+
+    Reports the mean absolute error of both, their ratio (1: the other modality told nothing), and that of the training mean.
+    """
+
+    map: Map
+    given: tuple[str, ...] = ("rgb",)
+    split: str = "test"
+    limit: int = 300
+    features: str = "reconstruct"
+    name: str = ""
+
+    def run(self, view: View) -> dict[str, float]:
+        records = _records(view, self.split, self.limit)
+        truth = self._truth(records)
+        own = self._predict(view, records)
+        other = self._predict(view, records[1:] + records[:1])
+        mean = self._truth(_records(view, "train", 2000)).mean(0)
+        errors = {"L1": np.abs(own - truth).mean(), "L1 of another": np.abs(other - truth).mean()}
+        errors |= {"ratio": errors["L1"] / errors["L1 of another"], "L1 of the mean": np.abs(mean - truth).mean()}
+        label = self.name or f"{self.map.name}|{'+'.join(self.given)}"
+        return {f"{label} {k}": float(v) for k, v in errors.items()}
+
+    def _truth(self, records: Sequence[Any]) -> np.ndarray:
+        return np.asarray(self.map.standard(np.stack([np.asarray(r[self.map.name], np.float32) for r in records])))
+
+    def _predict(self, view: View, records: Sequence[Any]) -> np.ndarray:
+        return np.asarray(
+            view.embed_raw(self.features, {g: [r[g] for r in records] for g in self.given})[self.map.name]
+        )
+
+
+def _records(view: View, split: str, limit: int = 0) -> list[Any]:
+    opened = view.split(split)
+    return [opened.record(i) for i in range(min(limit, len(opened)) if limit else len(opened))]

@@ -1,0 +1,154 @@
+"""MultiMAE: one encoder over a few visible patches of several modalities, one decoder a task (Bachmann et al., ECCV 2022, arXiv 2204.01678)."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from mmrep.errors import ConfigError
+from mmrep.losses import masked
+from mmrep.masking import budgets
+from mmrep.masking.budgets import Visible
+from mmrep.nn import maps as aligned
+from mmrep.nn.image import patchify, unpatchify
+from mmrep.nn.maps import Map, Stack, map_autoencoder
+from mmrep.nn.towers import layer_features
+from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
+
+
+@dataclass(frozen=True)
+class Task:
+    """One decoder: which map it predicts, and by which loss over hidden patches. `weight` multiplies it in the sum."""
+
+    map: str
+    loss: Literal["mse", "norm_mse", "l1", "ce"] = "mse"
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """maps: what goes in, in the order of the tokens.   tasks: the decoders; a map may have several (rgb: plain and per-patch normalised).
+
+    targets: maps that are predicted but never go in.   visible: tokens that the encoder sees, out of all maps.
+    alpha:   concentration of the Dirichlet over maps.   subsets: draw a subset of the maps first.
+    blind:   decoders see their own modality's tokens alone, so that nothing is predicted across modalities (an ablation).
+    The batch may hold `present` [B, maps], 1 where an example has the map: an absent one is neither seen nor predicted.
+    """
+
+    maps: tuple[Map, ...] = ()
+    tasks: tuple[Task, ...] = ()
+    targets: tuple[Map, ...] = ()
+    visible: int = 98
+    alpha: float = 1.0
+    subsets: bool = False
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    global_tokens: int = 1
+    decoder_width: int = 256
+    decoder_depth: int = 2
+    decoder_heads: int = 8
+    blind: bool = False
+    scan: bool = False
+    remat: bool = False
+    dtype: str = "float32"
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(m.grid[0] * m.grid[1] for m in self.maps)
+
+    def of(self, name: str) -> Map:
+        return next(m for m in (*self.maps, *self.targets) if m.name == name)
+
+    def check(self) -> None:
+        aligned.check(self.maps, self.targets)
+        names = [m.name for m in (*self.maps, *self.targets)]
+        if not self.tasks or len({(t.map, t.loss) for t in self.tasks}) < len(self.tasks):
+            raise ConfigError(
+                f"system.tasks is {labels(self.tasks)}: give at least one decoder, and a loss only once a map"
+            )
+        for t in self.tasks:
+            if t.map not in names:
+                raise ConfigError(f"system.tasks predicts {t.map!r}, which is no map; there are {', '.join(names)}")
+            if (t.loss == "ce") != bool(self.of(t.map).classes):
+                raise ConfigError(
+                    f"task {t.map!r} has loss {t.loss!r}: class maps take 'ce', maps of numbers the others"
+                )
+            if self.blind and t.map not in [m.name for m in self.maps]:
+                raise ConfigError(f"system.blind is on, and {t.map!r} never goes in: its decoder would see nothing")
+        budgets.check(self.sizes, self.visible, (self.alpha,) * len(self.maps))
+
+    def build(self) -> System:
+        self.check()
+        names, alphas = [m.name for m in self.maps], (self.alpha,) * len(self.maps)
+        outputs = {label: self.of(t.map) for label, t in zip(labels(self.tasks), self.tasks)}
+        model = map_autoencoder(
+            self.maps, outputs, Stack(self.width, self.depth, self.heads),
+            Stack(self.decoder_width, self.decoder_depth, self.decoder_heads), global_tokens=self.global_tokens,
+            blind=self.blind, scan=self.scan, remat=self.remat, dtype=self.dtype,
+        )  # fmt: skip
+
+        def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
+            values = {m.name: m.standard(batch[m.name]) for m in (*self.maps, *self.targets)}
+            present = batch["present"][:, : len(names)] > 0.5 if "present" in batch else None
+            for_share, for_choice = jax.random.split(rng)
+            share = budgets.shares(for_share, len(values[names[0]]), alphas, self.subsets, present)
+            seen = budgets.choose(for_choice, share, self.sizes, self.visible, present)
+            encoded, _, _ = model.encode(params, {k: values[k] for k in names}, seen)
+            found = task_losses(self, model.decode(params, encoded, seen, values), values, seen, present)
+            return sum((t.weight * v for t, v in zip(self.tasks, found.values())), jnp.float32(0.0)), found
+
+        def given(params: Params, batch: Batch) -> tuple[Array, dict[str, Any], Visible, dict[str, Array]]:
+            values = {m.name: m.standard(batch[m.name]) for m in self.maps if m.name in batch}
+            return *model.encode(params, values, None), values
+
+        def reconstruct(params: Params, extras: Extras, batch: Batch) -> dict[str, Array]:
+            """Every task's map from all patches of the maps that the batch holds: numbers as standardised, classes as logits."""
+            encoded, _, seen, values = given(params, batch)
+            found = model.decode(params, encoded, seen, values)
+            return {k: unpatchify(v, outputs[k].patch, outputs[k].grid) for k, v in found.items()}
+
+        def tokens(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B N D"]:
+            """The encoder's tokens of the maps that the batch holds, map after map, then the global ones."""
+            return given(params, batch)[0]
+
+        def fused(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B D"]:
+            return tokens(params, extras, batch).mean(1)
+
+        def layers(params: Params, extras: Extras, batch: Batch) -> dict[str, Array]:
+            return layer_features(given(params, batch)[1])
+
+        infer = {"fused": fused, "fused_layers": layers, "tokens": tokens, "reconstruct": reconstruct}
+        return System(lambda rng, batch: (model.init(rng, batch), {}), stateless(loss), infer)
+
+
+def labels(tasks: tuple[Task, ...]) -> tuple[str, ...]:
+    """A name for each decoder: the map's, with the loss where it is not the map's first decoder."""
+    found: list[str] = []
+    for t in tasks:
+        found.append(t.map if t.map not in found else f"{t.map}_{t.loss}")
+    return tuple(found)
+
+
+def task_losses(
+    config: Config, predicted: dict[str, Array], values: dict[str, Array], seen: Visible, present: Array | None = None
+) -> dict[str, Float[Array, ""]]:
+    """Each decoder's loss over the hidden patches of its map; over all patches of a map that never goes in."""
+    names, n, found = [m.name for m in config.maps], config.sizes[0], {}
+    for label, t in zip(labels(config.tasks), config.tasks):
+        m, out = config.of(t.map), predicted[label]
+        patches = patchify(values[m.name][..., None] if m.classes else values[m.name], m.patch)
+        if t.loss == "ce":
+            per_patch = masked.patch_cross_entropy(out.reshape(*patches.shape, m.classes), patches, ignore=255)
+        else:
+            patches = masked.normalise_patches(patches) if t.loss == "norm_mse" else patches
+            per_patch = (masked.patch_l1 if t.loss == "l1" else masked.patch_mse)(out, patches)
+        hidden = jnp.ones(per_patch.shape, bool)
+        if t.map in names:
+            i = names.index(t.map)
+            hidden = ~seen.mask[:, i * n : (i + 1) * n]
+            hidden = hidden if present is None else hidden & present[:, i, None]
+        found[label] = masked.over_targets(per_patch, hidden)
+    return found

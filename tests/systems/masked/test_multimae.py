@@ -1,0 +1,209 @@
+"""MultiMAE against numbers from the authors' code (EPFL-VILAB/MultiMAE at 66910f5: MultiMAE.forward and its losses, run row by row with given masks) and its pitfalls."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrep.config import flatten
+from mmrep.errors import ConfigError, DataError
+from mmrep.interop.multimae import from_authors, to_authors
+from mmrep.losses import masked
+from mmrep.masking import budgets
+from mmrep.nn.maps import Map, truncated_standard
+from mmrep.systems.masked.multimae import Config, Task, labels, task_losses
+
+GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "multimae.npz")
+PLAIN = {"mean": (0.0,), "std": (1.0,)}
+MAPS = (
+    Map("rgb", (16, 16), 4, 3, **PLAIN), Map("depth", (16, 16), 4, 1, **PLAIN),
+    Map("semseg", (8, 8), 2, classes=5, class_dim=6),
+)  # fmt: skip
+TASKS = (Task("rgb"), Task("rgb", "norm_mse"), Task("depth", "l1"), Task("semseg", "ce"))
+CONFIG = Config(
+    MAPS, TASKS, visible=8, width=16, depth=2, heads=2, decoder_width=12, decoder_depth=1, decoder_heads=3
+)  # fmt: skip
+THEIRS = {"rgb": "rgb", "rgb_norm_mse": "norm_rgb", "depth": "depth", "semseg": "semseg"}
+
+
+def weights():
+    return {k[2:]: GOLDEN[k] for k in GOLDEN.files if k.startswith("w/")}
+
+
+def batch():
+    maps = {k: GOLDEN[f"x/{k}"].transpose(0, 2, 3, 1) for k in ("rgb", "depth")}
+    return maps | {"semseg": GOLDEN["x/semseg"].astype(np.int32)}
+
+
+def autoencoder(config=CONFIG):
+    from mmrep.nn.maps import Stack, map_autoencoder
+
+    outputs = {k: config.of(t.map) for k, t in zip(labels(config.tasks), config.tasks)}
+    return map_autoencoder(
+        config.maps, outputs, Stack(config.width, config.depth, config.heads),
+        Stack(config.decoder_width, config.decoder_depth, config.decoder_heads), blind=config.blind,
+    )  # fmt: skip
+
+
+def predict(params, values, seen, config=CONFIG):
+    model = autoencoder(config)
+    encoded, _, _ = model.encode(params, values, seen)
+    return model.decode(params, encoded, seen, values)
+
+
+def golden_map(name, label):
+    return GOLDEN[f"{name}/{THEIRS[label]}"].transpose(0, 2, 3, 1)
+
+
+def as_map(patches, m):
+    from mmrep.nn.image import unpatchify
+
+    return np.asarray(unpatchify(patches, m.patch, m.grid))
+
+
+def test_whole_forward_and_losses_are_the_authors():
+    params, values = from_authors(weights(), CONFIG), {k: jnp.asarray(v) for k, v in batch().items()}
+    seen = budgets.from_mask(GOLDEN["mask"] == 0)
+    predicted = jax.jit(lambda p, v: predict(p, v, seen))(params, values)
+    for label, t in zip(labels(TASKS), TASKS):
+        np.testing.assert_allclose(
+            as_map(predicted[label], CONFIG.of(t.map)), golden_map("y", label), atol=2e-4, rtol=2e-4
+        )
+    found = task_losses(CONFIG, predicted, values, seen)
+    for label, value in found.items():
+        np.testing.assert_allclose(value, GOLDEN[f"l/{THEIRS[label]}"], rtol=2e-5)
+
+
+def test_gradients_are_the_authors():
+    params, values = from_authors(weights(), CONFIG), {k: jnp.asarray(v) for k, v in batch().items()}
+    seen = budgets.from_mask(GOLDEN["mask"] == 0)
+    g = jax.jit(jax.grad(lambda p: sum(task_losses(CONFIG, predict(p, values, seen), values, seen).values())))(params)
+    close = {"atol": 2e-4, "rtol": 1e-3}
+    np.testing.assert_allclose(g["global"]["tokens"], GOLDEN["g/global_tokens"][0], **close)
+    np.testing.assert_allclose(g["in_semseg"]["table"], GOLDEN["g/semseg_class"], **close)
+    np.testing.assert_allclose(g["out_depth"]["mask_token"], GOLDEN["g/mask_token"][0, 0], **close)
+    np.testing.assert_allclose(g["out_rgb_norm_mse"]["map"][2], GOLDEN["g/task_emb"][0, 0], **close)
+    q, k, v = np.split(GOLDEN["g/qkv"], 3)
+    for name, theirs in (("query", q), ("key", k), ("value", v)):
+        np.testing.assert_allclose(g["encoder"]["block00"]["attn"][name]["kernel"], theirs.T, **close)
+
+
+def test_a_missing_map_is_left_out_and_still_predicted():
+    params = from_authors(weights(), CONFIG)
+    values = {k: jnp.asarray(v) for k, v in batch().items() if k != "semseg"}
+    predicted = predict(params, values, budgets.everything(2, [16, 16]))
+    for label, t in zip(labels(TASKS), TASKS):
+        np.testing.assert_allclose(
+            as_map(predicted[label], CONFIG.of(t.map)), golden_map("alone", label), atol=3e-4, rtol=3e-4
+        )
+
+
+def test_few_visible_tokens_are_embedded_alone_with_the_same_numbers():
+    params, values = from_authors(weights(), CONFIG), {k: jnp.asarray(v) for k, v in batch().items()}
+    model = autoencoder()
+    few = budgets.from_mask(GOLDEN["mask"] == 0)  # 8 of 48: gathered before they are embedded
+    encoded, _, _ = model.encode(params, values, few)
+    shuffled = budgets.Visible(few.keep[:, ::-1], few.restore)
+    backwards, _, _ = model.encode(params, values, shuffled)
+    np.testing.assert_allclose(encoded[:, :8], backwards[:, :8][:, ::-1], atol=2e-5)
+    many = np.ones((2, 48), bool)
+    many[:, ::5] = False
+    whole, _, _ = model.encode(params, values, budgets.everything(2, [16] * 3))
+    most, _, _ = model.encode(params, values, budgets.from_mask(many))
+    assert most.shape[1] == many[0].sum() + 1 and not np.allclose(most[:, 0], whole[:, 0])
+
+
+def test_import_and_export_are_inverse():
+    theirs = weights()
+    params = from_authors(theirs, CONFIG)
+    back = to_authors(params, CONFIG)
+    assert set(back) == set(theirs)
+    for name, value in theirs.items():
+        if name.endswith("qkv.bias"):
+            q, k, v = np.split(value, 3)
+            value = np.concatenate([q, np.zeros_like(k), v])
+        elif name.endswith("kv.bias"):
+            k, v = np.split(value, 2)
+            value = np.concatenate([np.zeros_like(k), v])
+        np.testing.assert_array_equal(back[name], value, err_msg=name)
+    again = flatten(from_authors(back, CONFIG))
+    spec = jax.eval_shape(CONFIG.build().init, jax.random.key(0), batch())[0]
+    assert {k: v.shape for k, v in again.items()} == {k: v.shape for k, v in flatten(spec).items()}
+    with pytest.raises(DataError, match="global_tokens"):
+        from_authors({k: v for k, v in theirs.items() if k != "global_tokens"}, CONFIG)
+
+
+def test_normalised_patches_use_all_values_and_n_minus_one():
+    x = np.random.default_rng(0).standard_normal((2, 3, 12)).astype(np.float32)
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True, ddof=1) + 1e-6)
+    np.testing.assert_allclose(masked.normalise_patches(jnp.asarray(x)), expected, atol=1e-5)
+    np.testing.assert_array_equal(masked.normalise_patches(jnp.ones((1, 1, 4))), 0)
+
+
+def test_depth_is_standardised_by_its_middle():
+    x = np.random.default_rng(1).random((2, 4, 5, 1)).astype(np.float32)
+    x[0, 0, 0] = 1e4
+    flat = np.sort(x.reshape(2, -1), 1)[:, 2:18]
+    expected = (x - flat.mean(1)[:, None, None, None]) / np.sqrt(flat.var(1, ddof=1) + 1e-6)[:, None, None, None]
+    np.testing.assert_allclose(truncated_standard(jnp.asarray(x)), expected, rtol=1e-4, atol=1e-5)
+    assert np.isfinite(truncated_standard(jnp.ones((1, 4, 4, 1)))).all()
+
+
+def test_an_absent_map_is_neither_seen_nor_predicted():
+    system, rng = CONFIG.build(), jax.random.key(0)
+    params, extras = system.init(rng, batch())
+    present = {"present": np.array([[1, 1, 0], [1, 0, 1]], np.float32)}
+    loss = jax.jit(lambda b: system.loss(params, extras, b, rng))
+    value, (_, metrics) = loss(batch() | present)
+    changed = batch()
+    changed["semseg"] = changed["semseg"].copy()
+    changed["semseg"][0] = (changed["semseg"][0] + 1) % 5
+    changed["depth"] = changed["depth"].copy()
+    changed["depth"][1] += 3
+    assert float(loss(changed | present)[0]) == float(value)
+    assert float(loss(changed)[0]) != float(loss(batch())[0])
+    assert all(np.isfinite(v) for v in metrics.values())
+    none = {"present": np.array([[1, 1, 0], [1, 1, 0]], np.float32)}
+    assert float(loss(batch() | none)[1][1]["semseg"]) == 0.0
+
+
+def test_ignored_pixels_count_for_nothing():
+    logits = jnp.asarray(np.random.default_rng(2).standard_normal((1, 2, 4, 5)), jnp.float32)
+    labels_ = jnp.asarray([[[0, 1, 255, 255], [255] * 4]])
+    found = masked.patch_cross_entropy(logits, labels_, ignore=255)
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    np.testing.assert_allclose(found, [[-(log_p[0, 0, 0, 0] + log_p[0, 0, 1, 1]) / 2, 0.0]], rtol=1e-5)
+
+
+def test_blind_decoders_see_their_own_map_alone():
+    params, values = from_authors(weights(), CONFIG), {k: jnp.asarray(v) for k, v in batch().items()}
+    seen = budgets.everything(2, [16] * 3)
+    moved = values | {"rgb": values["rgb"] + 1}
+    blind = replace(CONFIG, blind=True)
+    model = autoencoder(blind)
+    # The encoder mixes maps; what the decoder may read is its own tokens, so compare with the encoder held fixed.
+    encoded, _, _ = model.encode(params, values, seen)
+    other = encoded.at[:, :16].add(1.0)  # the tokens of rgb
+    a, b = (model.decode(params, e, seen, values)["depth"] for e in (encoded, other))
+    np.testing.assert_array_equal(a, b)
+    a, b = (autoencoder().decode(params, e, seen, values)["depth"] for e in (encoded, other))
+    assert not np.allclose(a, b)
+    assert moved["rgb"].shape == values["rgb"].shape
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"visible": 0}, "visible"), ({"visible": 49}, "visible"), ({"alpha": 0.0}, "alphas"), ({"tasks": ()}, "tasks"),
+        ({"tasks": (Task("thermal"),)}, "thermal"), ({"tasks": (Task("depth", "ce"),)}, "ce"), ({"maps": ()}, "maps"),
+        ({"tasks": (Task("rgb"), Task("rgb"))}, "once"), ({"heads": 3}, "width"),
+        ({"maps": (replace(MAPS[0], patch=5),), "tasks": (Task("rgb"),)}, "patch"),
+        ({"maps": (MAPS[0], replace(MAPS[1], patch=8)), "tasks": (Task("rgb"),)}, "grid"),
+    ],
+)  # fmt: skip
+def test_impossible_configs_are_refused(change, says):
+    with pytest.raises(ConfigError, match=says):
+        replace(CONFIG, **change).build()
