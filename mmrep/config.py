@@ -4,8 +4,10 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import re
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mmrep.errors import ConfigError, near
@@ -93,11 +95,12 @@ class Phase:
 
 @dataclass(frozen=True)
 class Train:
-    """How the loop runs; nothing here changes what is learnt except seed, ema and accumulate.
+    """How the loop runs; nothing here changes what is learnt except seed, ema, accumulate and spike.
 
     ema: decay of the averaged parameters used by evaluation (0 = off).
     accumulate: micro-batches a step; gradients are averaged, so in-batch negatives are those of a micro-batch.
     max_skips: consecutive non-finite steps (their update is skipped) before the run stops.
+    spike: an update whose loss lies more than this many standard deviations above its running mean is skipped (0 = off).
     """
 
     seed: int = 0
@@ -108,6 +111,7 @@ class Train:
     checkpoint_every: int = 0
     keep_checkpoints: int = 2
     max_skips: int = 10
+    spike: float = field(default=0.0, metadata={"since": 2})
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,8 @@ class Experiment:
             )
         if not 0.0 <= self.train.ema < 1.0:
             raise ConfigError(f"train.ema is {self.train.ema}: a decay lies in [0, 1)")
+        if not self.train.spike >= 0.0:
+            raise ConfigError(f"train.spike is {self.train.spike}: give standard deviations, or 0 for off")
         names = [m.name for m in self.data.modalities]
         if len(set(names)) < len(names):
             raise ConfigError(f"data.modalities names are not unique: {', '.join(names)}")
@@ -227,9 +233,13 @@ def to_json(value: Any) -> Any:
     """A config as JSON values: dataclasses carry their type, functions their address "module:name"."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
-        return {"type": f"{kind.__module__}:{kind.__qualname__}"} | {
-            f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)
+        # A field added later is left out at its default: the fingerprints of all that was trained before it stay.
+        stored = {
+            f.name: getattr(value, f.name)
+            for f in dataclasses.fields(value)
+            if "since" not in f.metadata or getattr(value, f.name) != f.default
         }
+        return {"type": f"{kind.__module__}:{kind.__qualname__}"} | {k: to_json(v) for k, v in stored.items()}
     if isinstance(value, (list, tuple)):
         return [to_json(v) for v in value]
     if isinstance(value, Mapping):
@@ -244,16 +254,23 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """The config that `to_json` wrote. Only code of mmrep, of configs and of modules already imported is looked up."""
+    """The config that `to_json` wrote. Only code of mmrep, of configs and of modules already imported is looked up.
+
+    Raises ConfigError for anything else.
+    """
     if isinstance(value, list):
         return tuple(from_json(v) for v in value)
     if not isinstance(value, dict):
         return value
-    if value["type"] == "dict":
+    if value.get("type") == "dict" and isinstance(value.get("items"), dict):
         return {k: from_json(v) for k, v in value["items"].items()}
-    if value["type"] == "function":
-        return _find(value["name"])
-    kind = _find(value["type"])
+    if value.get("type") == "function":
+        if str(value.get("name")).partition(":")[0].split(".")[0] in sys.stdlib_module_names:
+            raise ConfigError(
+                f"a stored config names {value['name']}: no config needs a function of the standard library"
+            )
+        return _find(value.get("name"))
+    kind = _find(value.get("type"))
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         raise ConfigError(f"{value['type']} in a stored config is not a config class")
     known = {f.name for f in dataclasses.fields(kind)}
@@ -263,20 +280,28 @@ def from_json(value: Any) -> Any:
             raise ConfigError(
                 f"the stored config has {value['type']}.{name}, which this version does not know{near(name, known)}"
             )
-    return kind(**given)
+    try:
+        return kind(**given)
+    except TypeError as error:
+        raise ConfigError(f"the stored config's {value['type']} does not fit this version: {error}") from None
 
 
-def _find(address: str) -> Any:
-    import sys
-
+def _find(address: Any) -> Any:
+    if not isinstance(address, str) or not re.fullmatch(r"[\w.]+:[\w.]+", address):
+        raise ConfigError(
+            f"a stored config has {_short(address)} where MODULE:NAME should be: it was not written by mmrep"
+        )
     module, _, name = address.partition(":")
     if module.split(".")[0] not in ("mmrep", "configs") and module not in sys.modules:
         raise ConfigError(
             f"a stored config names {address}, outside mmrep and configs: import that module first if you trust it"
         )
-    found: Any = importlib.import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError):
+        raise ConfigError(f"a stored config names {address}, which this version does not have") from None
     return found
 
 

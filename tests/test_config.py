@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import _cli
-from mmrep.config import Experiment, Phase, differences, fingerprint, flatten, from_json, to_json, unflatten
+from mmrep.config import Experiment, Phase, Train, differences, fingerprint, flatten, from_json, to_json, unflatten
 from mmrep.errors import ConfigError
 
 leaves = st.one_of(st.integers(), st.floats(allow_nan=False), st.text())
@@ -79,6 +79,17 @@ def test_fingerprints_tell_configs_apart():
     a, b = toy.experiment(), toy.experiment(21)
     assert fingerprint(a) == fingerprint(toy.experiment()) != fingerprint(b)
     assert differences(to_json(a), to_json(b)) == ["phases.0.steps: 20 -> 21"]
+
+
+def test_a_field_added_later_leaves_fingerprints_and_stored_configs_alone():
+    # pinned before train.spike was there: another value would orphan every cached arm and pretrained part
+    assert fingerprint(toy.experiment()) == "ab2488c7ac99afd1"
+    stored = to_json(toy.experiment())
+    assert "spike" not in stored["train"] and from_json(stored).train.spike == 0.0
+    changed = toy.experiment(train=Train(log_every=5, spike=6.0))
+    assert from_json(json.loads(json.dumps(to_json(changed)))) == changed
+    assert differences(stored, to_json(changed)) == ["train.spike: null -> 6.0"]
+    assert _cli.override(toy.experiment(), ["--train.spike", "6"]) == changed
 
 
 def test_steps_and_phases():

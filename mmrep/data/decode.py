@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import stat
 from dataclasses import dataclass
 from math import gcd
 
@@ -34,7 +35,10 @@ def read(path: str, limits: Limits = Limits(), where: str = "", most: int | None
     """
     most = limits.bytes if most is None else most
     try:
-        size = os.stat(path).st_size
+        state = os.stat(path)
+        size = state.st_size
+        if not stat.S_ISREG(state.st_mode):  # a named pipe would keep its reader waiting for ever
+            raise DataError(f"{where}{path} cannot be read (not a file): mend the path or remove the record")
         if size > most:
             raise DataError(
                 f"{where}{path} has {size:,} bytes, more than the limit of {most:,}: shrink it or raise limits"

@@ -52,12 +52,12 @@ def read_run(folder: Path) -> safetensors.Weights:
     from mmrep.train.loop import abstract_state
 
     experiment = from_json(json.loads((folder / "config.json").read_text(encoding="utf-8"))["experiment"])
-    with Checkpoints(folder / "checkpoints", experiment.train.keep_checkpoints) as saves:
-        step = saves.latest
-        if step is None:
-            raise DataError(f"{folder} has no finished checkpoint yet: train on, or set train.checkpoint_every")
-        mesh = sharding.make_mesh(type(experiment.mesh)(), jax.devices()[:1])
-        current = saves.restore(step, abstract_state(experiment, experiment.phase_at(step - 1)[0], mesh))
+    mesh = sharding.make_mesh(type(experiment.mesh)(), jax.devices()[:1])
+    with Checkpoints(folder / "checkpoints", experiment.train.keep_checkpoints, write=False) as saves:
+        found = saves.newest(lambda step: abstract_state(experiment, experiment.phase_at(step - 1)[0], mesh))
+    if found is None:
+        raise DataError(f"{folder} has no finished checkpoint yet: train on, or set train.checkpoint_every")
+    _, current = found
     tokenizer = folder / "tokenizer.model"
     return safetensors.Weights(
         experiment, state.evaluated(current), current["extras"], tokenizer.read_bytes() if tokenizer.exists() else None

@@ -1,28 +1,81 @@
-"""Checkpoints through orbax v1: the only file that imports it. Saves are asynchronous and atomic; restores go by an abstract target."""
+"""Checkpoints through orbax v1: the only file that imports it. Saves are asynchronous and atomic; restores go by an abstract target.
+
+Beside the files of a finished step lies their seal, checksums.json: {"files": {path: [bytes, sha256]}}.
+"""
 
 import contextlib
+import hashlib
+import json
 import logging
+import re
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import jax
+import numpy as np
+
+from mmrep import paths
 from mmrep.errors import DataError
+
+SEAL = "checksums.json"
+
+
+def seal(folder: Path) -> None:
+    """Writes the checksums of all files of a finished checkpoint."""
+    files = {
+        str(f.relative_to(folder)): [f.stat().st_size, _digest(f)]
+        for f in sorted(folder.rglob("*"))
+        if f.is_file() and SEAL not in f.name
+    }
+    paths.replace(folder / SEAL, json.dumps({"files": files}, indent=0))
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint by its seal, or None. One without a seal (a kill came before it) passes."""
+    if not (folder / SEAL).exists():
+        return None
+    try:
+        files = json.loads((folder / SEAL).read_text(encoding="utf-8"))["files"]
+        for name, (size, digest) in files.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size:,} bytes, not {size:,}"
+            if _digest(path) != digest:
+                return f"{name} has other bytes than were written"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{SEAL} or a file cannot be read ({_line(error)})"
+    return None
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `folder`; the newest `keep` are kept. A context manager: leaving waits for the last save."""
+    """The checkpoints of one run, in `folder`; the newest `keep` are kept. A context manager: leaving waits for the last save.
 
-    def __init__(self, folder: Path, keep: int = 2):
+    write: False for a reader, which must leave a running save's temporary folder alone.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2, write: bool = True):
         logging.getLogger("absl").setLevel(logging.WARNING)
+        logging.getLogger("absl").addFilter(_raised_anyway)
         from orbax.checkpoint import v1 as ocp
 
-        self._ocp = ocp
+        self.folder = folder.absolute()
+        self._write = write
         self._manager = ocp.training.Checkpointer(
-            folder.absolute(),
+            self.folder,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=write,
         )
+        self._worker = ThreadPoolExecutor(1, "seal")
+        self._job: tuple[int, Future[None]] | None = None
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -31,21 +84,99 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with contextlib.suppress(Exception) if kind else contextlib.nullcontext():
+            self.wait()
+        self._worker.shutdown()
+        # What a failed save left behind has been told by wait().
+        with contextlib.suppress(Exception):
             self._manager.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """The finished steps, oldest first."""
+        return sorted(int(f.name) for f in self.folder.iterdir() if f.name.isdigit())
 
     @property
     def latest(self) -> int | None:
         """The newest finished step, or None."""
-        newest = self._manager.latest
-        return None if newest is None else newest.step
+        return max(self.steps, default=None)
 
     def save(self, step: int, state: Any) -> None:
-        """Starts saving `state` as `step`; the arrays are copied before this returns, so the caller may donate them."""
-        if self.latest != step:
-            self._manager.save_checkpointables_async(step, {"state": state})
+        """Starts saving `state` as `step`; the arrays are copied before this returns, so the caller may donate them.
+
+        Raises DataError where this save or the one before it failed.
+        """
+        self.wait()
+        if self.latest == step:
+            return
+        try:
+            response = self._manager.save_checkpointables_async(step, {"state": state})
+        except Exception as error:
+            raise self._failed(step, error) from error
+        self._job = (step, self._worker.submit(self._finish, step, response))
+
+    def _finish(self, step: int, response: Any) -> None:
+        response.result()
+        if jax.process_index() == 0:
+            seal(self.folder / str(step))
 
     def wait(self) -> None:
-        self._manager.wait()
+        """Returns when the last save is on the disk and sealed. Raises DataError where it failed."""
+        if self._job is not None:
+            (step, job), self._job = self._job, None
+            try:
+                job.result()
+            except Exception as error:
+                raise self._failed(step, error) from error
+
+    def _failed(self, step: int, error: Exception) -> DataError:
+        last = max((s for s in self.steps if s != step), default=None)
+        kept = "no step was saved before it" if last is None else f"step {last}, saved before it, is whole"
+        full = re.search("No space left on device|File too large|Disk quota exceeded", str(error))
+        return DataError(
+            f"checkpoint {self.folder}/{step} could not be saved ({full[0] if full else _line(error)}); {kept}: make room, and the same command resumes"
+        )
+
+    def newest(self, target: Callable[[int], Any], say: Callable[[str], None] | None = None) -> tuple[int, Any] | None:
+        """(step, state) of the newest whole checkpoint, in the shapes of `target(step)`; None where there is none at all.
+
+        A truncated or altered one is named through `say` (default: standard error), set aside as STEP.damaged, and passed over.
+        Raises DataError where none is whole, or where a whole one does not hold that tree.
+        """
+        say = say or (lambda text: print(text, file=sys.stderr))
+        bad: list[tuple[int, str]] = []
+        for step in reversed(self.steps):
+            folder = self.folder / str(step)
+            why = _agreed(partial(damage, folder))
+            if why is None:
+                try:
+                    state = self.restore(step, target(step))
+                except DataError as error:
+                    if (folder / SEAL).exists():  # its bytes are those that were written: another tree is asked for
+                        raise
+                    why = str(error)
+                else:
+                    if self._write:
+                        self._settle(folder, [s for s, _ in bad])
+                    return step, state
+            say(f"checkpoint {folder} is damaged: {why}")
+            bad.append((step, why))
+        if bad:
+            told = "; ".join(f"{step}: {why}" for step, why in bad)
+            raise DataError(
+                f"no checkpoint in {self.folder} is whole ({told}): bring one back from a copy, or start anew in another folder"
+            )
+        return None
+
+    def _settle(self, whole: Path, bad: list[int]) -> None:
+        if jax.process_index() == 0:
+            if not (whole / SEAL).exists():
+                seal(whole)
+            for step in bad:
+                # Out of the way of the step that will be saved again; kept, since somebody may want to look.
+                (self.folder / str(step)).rename(self.folder / f"{step}.damaged-{time.time_ns()}")
+        if bad:
+            _agreed(lambda: None)  # nobody looks again before the first process is done
+            self._manager.reload()
 
     def restore(self, step: int, target: Any) -> Any:
         """The state of `step` in the shapes, dtypes and shardings of `target` (jax.ShapeDtypeStruct leaves).
@@ -55,7 +186,32 @@ class Checkpoints:
         try:
             return self._manager.load_checkpointables(step, {"state": target})["state"]
         except Exception as error:  # orbax raises many kinds; the user needs the file and the first line
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise DataError(
-                f"checkpoint {self._manager.directory}/{step} cannot be restored into this config: {first}"
+                f"checkpoint {self.folder}/{step} cannot be restored into this config: {_line(error)}"
             ) from error
+
+
+def _agreed(check: Callable[[], str | None]) -> str | None:
+    """`check()` of the first process, for all of them: one reads the files, and all take the same checkpoint."""
+    if jax.process_count() == 1:
+        return check()
+    from jax.experimental import multihost_utils
+
+    why = check() if jax.process_index() == 0 else None
+    found = bool(multihost_utils.broadcast_one_to_all(np.int32(why is not None)))
+    return (why or "process 0 says so") if found else None
+
+
+def _raised_anyway(record: logging.LogRecord) -> bool:
+    """Drops orbax's log of a failed save, hundreds of lines in front of the one sentence that tells of it."""
+    return "orbax" not in record.pathname or record.levelno >= logging.CRITICAL
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,13 +1,12 @@
 """The one loop: phases, checkpoints, evaluation and logging around a jitted step. It knows only the contract."""
 
 import json
-import platform
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from importlib.metadata import version
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,19 +15,16 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from mmrep import modality, paths
-from mmrep.config import Experiment, Phase, differences, fingerprint, flatten, to_json, unflatten
+from mmrep.config import Experiment, Phase, fingerprint, flatten, to_json, unflatten
 from mmrep.data import pipeline
 from mmrep.errors import ConfigError
 from mmrep.evals import suite
 from mmrep.system import Extras, Params, System
+from mmrep.train import distributed, faults, sharding, state
 from mmrep.train import metrics as metric_log
-from mmrep.train import sharding, state
 from mmrep.train.checkpoint import Checkpoints
 from mmrep.train.optim import optimizer
-
-# Fields that may change between the parts of one run: they do not change what is learnt.
-FREE = ("evals", "mesh", "sharding", "train.log_every", "train.eval_every", "train.checkpoint_every",
-        "train.keep_checkpoints", "data.workers", "data.prefetch", "data.eval_batch_size", "data.max_bad_records")  # fmt: skip
+from mmrep.train.workdir import open_workdir, versions
 
 
 class Context(NamedTuple):
@@ -64,30 +60,12 @@ class Stage(NamedTuple):
     abstract: state.State
 
 
-def versions() -> dict[str, str]:
-    """What ran: Python, the libraries that decide numbers, and the devices."""
-    names = (
-        "jax",
-        "jaxlib",
-        "flax",
-        "optax",
-        "orbax-checkpoint",
-        "grain",
-        "numpy",
-        "sentencepiece",
-        "tensorflow-datasets",
-    )
-    device = jax.devices()[0]
-    return {"python": platform.python_version(), "devices": f"{jax.device_count()} x {device.device_kind}"} | {
-        n: version(n) for n in names
-    }
-
-
-def initial(experiment: Experiment) -> tuple[Params, Extras]:
-    """(params, extras) of the experiment's system at its seed."""
+def initial(experiment: Experiment, places: Any = None) -> tuple[Params, Extras]:
+    """(params, extras) of the experiment's system at its seed, born in their `places` (shardings), so that no device holds them whole."""
     system = experiment.system.build()
     example = modality.example(experiment.data.modalities, min(experiment.data.batch_size, 8))
-    return jax.jit(system.init)(jax.random.key(experiment.train.seed), example)
+    mesh = jax.tree.leaves(places)[0].mesh if places else None
+    return jax.jit(system.init, out_shardings=places)(sharding.key(experiment.train.seed, mesh), example)
 
 
 def train(
@@ -98,47 +76,67 @@ def train(
     progress: bool = True,
     stop: int | None = None,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+    guard: faults.Guard | None = None,
 ) -> Trained:
     """Trains `experiment` to its last step and evaluates it; with a `workdir` it checkpoints, logs, and resumes what is there.
 
     stop: leave after this many steps in all (as if killed there, but saved). meta: put beside the config (slug, size).
-    Raises ConfigError where `workdir` holds a run of another config, or a field cannot work on this machine.
+    guard: asked after each step whether to save and leave; told of each step, so that a hung one is noticed.
+    Raises ConfigError where `workdir` holds a run of another config, or a field cannot work on this machine; DataError where a
+    checkpoint is damaged beyond help, or the disk is full.
     """
+    guard, say = guard or faults.Guard(), say if distributed.leads() else (lambda _: None)
     config, total = experiment.train, min(experiment.steps, stop or experiment.steps)
     mesh = sharding.make_mesh(experiment.mesh)
     if experiment.data.batch_size % (mesh.shape["data"] * config.accumulate):
         raise ConfigError(
             f"data.batch_size {experiment.data.batch_size} does not divide over mesh.data {mesh.shape['data']} x train.accumulate {config.accumulate}"
         )
-    tokenizer = _open_workdir(experiment, workdir, meta)
-    tokenize = pipeline.load_tokenizer(experiment.data, tokenizer)
-    suite.check_splits(experiment, tokenize)
-    key = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
+    with faults.full_disk(workdir), distributed.leader_first():
+        tokenizer = open_workdir(experiment, workdir, meta)
+        tokenize = pipeline.load_tokenizer(experiment.data, tokenizer)
+        suite.check_splits(experiment, tokenize)
+    key = sharding.key(config.seed, mesh)
+    stages = lru_cache(1)(lambda index: make_stage(experiment, index, mesh))
     with ExitStack() as stack:
+        stack.enter_context(faults.full_disk(workdir))
         stack.enter_context(jax.set_mesh(mesh))
         saves = stack.enter_context(Checkpoints(workdir / "checkpoints", config.keep_checkpoints)) if workdir else None
-        done = (saves.latest or 0) if saves else 0
+        found = saves.newest(lambda step: stages(experiment.phase_at(step - 1)[0]).abstract, say) if saves else None
+        current: Any
+        done, current = found or (0, None)
         log = metric_log.Writer(workdir if jax.process_index() == 0 else None, done, to_json(experiment))
         stack.callback(log.close)
-        current: Any = None
+        stack.callback(guard.rest)
+
+        def measure(step: int, current: state.State, system: System) -> bool:
+            """Evaluates in the middle of training, where that is due."""
+            due = bool(config.eval_every) and step % config.eval_every == 0 and step < experiment.steps
+            if due:
+                guard.beat(faults.PATIENCE)
+                params, extras = state.evaluated(current), current["extras"]
+                found = suite.evaluate(experiment, system, params, extras, tokenize, mesh)
+                log.write(step, {f"eval/{k}": v for k, v in found.items()})
+            return due
+
         at, compiled = -1, 0
         if done:
             at, _ = experiment.phase_at(done - 1)
-            stage = make_stage(experiment, at, mesh)
-            assert saves is not None
-            current = saves.restore(done, stage.abstract)
+            stage = stages(at)
             say(
                 f"nothing left to do: {workdir} is at step {done} of {total}"
                 if done >= total
                 else f"resuming {workdir} at step {done} of {total}"
             )
+            if done < total:  # the kill may have come between a checkpoint and its evaluation
+                measure(done, current, stage.system)
         bar = stack.enter_context(
             tqdm(total=total, initial=done, unit="step", disable=not progress, dynamic_ncols=True, smoothing=0.05)
         )
-        while done < total or current is None:
+        while (done < total and not guard.signal) or current is None:
             index, start = experiment.phase_at(done)
             if index != at:
-                stage, at = make_stage(experiment, index, mesh), index
+                stage, at = stages(index), index
                 current = _enter(stage, experiment, current)
             source = stage.phase.data or experiment.data.source
             split = pipeline.open_split(experiment.data, tokenize, "train", source)
@@ -148,34 +146,46 @@ def train(
                 moved = {"params": params, "extras": extras, "step": current["step"] + 1}
                 current = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), current | moved, current)
                 done += 1
+                guard.stopping(done)
             else:
                 end = min(total, start + stage.phase.steps)
-                current = _steps(experiment, stage, current, split, key, mesh, done, end, bar, log, saves, tokenize)
+                current, done = _steps(
+                    experiment, stage, current, split, key, mesh, done, end, bar, log, saves, measure, guard
+                )
                 compiled += stage.step._cache_size()
-                done = end
             if saves and done < total:
                 saves.save(done, current)
         if saves:
             saves.save(done, current)
+        bar.close()
+        if guard.signal:
+            if saves:
+                saves.wait()
+            kept = f"saved in {workdir}: the same command resumes there" if saves else "not saved: no workdir was given"
+            say(f"{guard.signal}: stopped after step {done} of {total}, {kept}")
+        if int(current["skipped"]):
+            say(f"{int(current['skipped'])} of {done} steps were skipped: loss or gradient not finite, or a spike")
         params, extras = state.evaluated(current), current["extras"]
         final = {}
-        if done >= experiment.steps:
+        if done >= experiment.steps and not guard.signal:
             system = stage.system
             final = suite.evaluate(experiment, system, params, extras, tokenize, mesh) if experiment.evals else {}
             if final:
                 log.write(done, {f"eval/{k}": v for k, v in final.items()})
             if workdir and jax.process_index() == 0:
-                (workdir / "evaluation.json").write_text(
-                    json.dumps(final, indent=1, ensure_ascii=False), encoding="utf-8"
-                )
+                paths.replace(workdir / "evaluation.json", json.dumps(final, indent=1, ensure_ascii=False))
+        params, extras = distributed.to_host((params, extras))
         return Trained(experiment, params, extras, tokenizer, final, log.rows, compiled)
 
 
 def _steps(
     experiment: Experiment, stage: Stage, current: state.State, split: pipeline.Split, key: jax.Array, mesh: Any,
-    done: int, end: int, bar: Any, log: metric_log.Writer, saves: Checkpoints | None, tokenize: Any,
-) -> state.State:  # fmt: skip
-    """Gradient steps done..end of one phase. The host never waits for the newest step: it reads metrics one log point late."""
+    done: int, end: int, bar: Any, log: metric_log.Writer, saves: Checkpoints | None, measure: Any, guard: faults.Guard,
+) -> tuple[state.State, int]:  # fmt: skip
+    """Gradient steps done..end of one phase, or to where the guard stops it: (state, steps done).
+
+    The host never waits for the newest step: it reads metrics one log point late, or at a checkpoint, which waits anyway.
+    """
     config, size = experiment.train, experiment.data.batch_size
     _, start = experiment.phase_at(done)
     process = (jax.process_index(), jax.process_count())
@@ -186,19 +196,24 @@ def _steps(
     waited, clock, since = 0.0, time.perf_counter(), done
 
     def flush() -> None:
+        nonlocal late
         if late is None:
             return
-        step, values, rates = late
+        (step, values, rates), late = late, None
         read = {f"train/{k}": float(v) for k, v in jax.device_get(dict(values)).items()}
+        bad = int(read.pop("train/bad"))
         log.write(step, read | rates)
         bar.set_postfix_str(
             f"loss {read['train/loss']:.3f}, {rates['examples_per_second']:.0f} examples/s", refresh=False
         )
         if read["train/skips"] >= config.max_skips:
+            learnt, _ = state.split(current["params"], stage.phase.trainable)
+            first = faults.culprit(current["params"], sorted(learnt), bad)
             raise ConfigError(
-                f"the loss or gradient was not finite for {int(read['train/skips'])} steps in a row up to step {step}; lower optim.lr or look at the data with experiments.inspect"
+                f"the loss or gradient was not finite for {int(read['train/skips'])} steps in a row up to step {step}, first {first}; lower optim.lr or look at the data with experiments.inspect"
             )
 
+    guard.beat(faults.PATIENCE)
     for step in range(done + 1, end + 1):
         before = time.perf_counter()
         batch = next(batches)
@@ -209,22 +224,25 @@ def _steps(
         if len(running) > 2:  # bounds the steps in flight, and so the memory, without idling the device
             running.popleft().block_until_ready()
         bar.update()
-        if step % config.log_every == 0 or step == end:
+        leave = guard.stopping(step)
+        if step % config.log_every == 0 or step == end or leave:
             flush()
             now = time.perf_counter()
             rate = (step - since) * size / (now - clock)
             late = (step, values, {"examples_per_second": rate, "data_wait": waited / (now - clock)})
             waited, clock, since = 0.0, now, step
+        if leave:
+            break
         if config.checkpoint_every and saves and step % config.checkpoint_every == 0 and step < end:
+            guard.beat(faults.PATIENCE)
+            flush()  # what is logged up to a checkpoint is on the disk before it
             saves.save(step, current)
-        if config.eval_every and step % config.eval_every == 0 and step < experiment.steps:
-            found = suite.evaluate(
-                experiment, stage.system, state.evaluated(current), current["extras"], tokenize, mesh
-            )
-            log.write(step, {f"eval/{k}": v for k, v in found.items()})
+        if measure(step, current, stage.system):
             clock, since, waited = time.perf_counter(), step, 0.0
+        guard.beat()
     flush()
-    return current
+    guard.rest()
+    return current, step
 
 
 def _ahead(batches: Iterator[pipeline.HostBatch], where: Any, depth: int = 2) -> Iterator[dict[str, jax.Array]]:
@@ -241,7 +259,7 @@ def make_stage(experiment: Experiment, index: int, mesh: Any) -> Stage:
     system = (phase.system or experiment.system).build()
     tx, create = _creator(experiment, phase)
     abstract = abstract_state(experiment, index, mesh)
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    places = sharding.of(abstract)
     rows, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     step = jax.jit(
         state.make_step(system, tx, phase.trainable, config), donate_argnums=0,
@@ -252,7 +270,7 @@ def make_stage(experiment: Experiment, index: int, mesh: Any) -> Stage:
 
 def _creator(experiment: Experiment, phase: Phase) -> tuple[Any, Callable[[Params, Extras], state.State]]:
     tx = optimizer(phase.optim or experiment.optim, phase.steps)
-    return tx, lambda params, extras: state.create(params, extras, tx, phase.trainable, experiment.train.ema)
+    return tx, lambda params, extras: state.create(params, extras, tx, phase.trainable, experiment.train)
 
 
 def abstract_state(experiment: Experiment, index: int, mesh: Any) -> state.State:
@@ -265,7 +283,10 @@ def abstract_state(experiment: Experiment, index: int, mesh: Any) -> state.State
 
 def _enter(stage: Stage, experiment: Experiment, current: state.State | None) -> state.State:
     """The state at the start of a phase: parameters of the phase before (or fresh), pretrained parts, `begin`, a new optimiser."""
-    params, extras = initial(experiment) if current is None else (current["params"], current["extras"])
+    if current is None:
+        params, extras = initial(experiment, sharding.of((stage.abstract["params"], stage.abstract["extras"])))
+    else:
+        params, extras = current["params"], current["extras"]
     for part in stage.phase.start:
         params = transplant(params, pretrained(part.experiment).params, part.parts)
     if stage.phase.begin is not None:
@@ -298,39 +319,6 @@ def pretrained(experiment: Experiment) -> Trained:
     """`experiment`, trained: read from the cache under its fingerprint, or trained now and kept there."""
     folder = paths.cache() / "pretrained" / fingerprint(experiment)
     return train(experiment, folder, say=lambda _: None)
-
-
-def _open_workdir(experiment: Experiment, workdir: Path | None, meta: Mapping[str, Any] | None) -> bytes | None:
-    """Checks that `workdir` is new or holds this experiment, and returns its tokenizer (fitting it on the first run)."""
-    sources = list(
-        {fingerprint(s): s for s in [experiment.data.source, *[p.data for p in experiment.phases if p.data]]}.values()
-    )
-    stored = to_json(experiment)
-    if workdir is None:
-        return pipeline.fit_tokenizer(experiment.data, sources, paths.cache() / "tokenizers")
-    path = workdir / "config.json"
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))["experiment"]
-        changed = [d for d in differences(before, stored) if not d.startswith(FREE)]
-        if changed:
-            raise ConfigError(
-                f"{workdir} holds a run of another config ({'; '.join(changed[:3])}): give the same settings or another --workdir"
-            )
-    elif workdir.exists() and any(workdir.iterdir()):
-        raise ConfigError(f"{workdir} is not empty and holds no run (no config.json): give another --workdir")
-    model_path = workdir / "tokenizer.model"
-    model = (
-        model_path.read_bytes()
-        if model_path.exists()
-        else pipeline.fit_tokenizer(experiment.data, sources, paths.cache() / "tokenizers")
-    )
-    if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if model is not None:
-            model_path.write_bytes(model)
-        about = {**(meta or {}), "experiment": stored, "fingerprint": fingerprint(experiment), "versions": versions()}
-        path.write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
-    return model
 
 
 __all__ = [

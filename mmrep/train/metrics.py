@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmrep import paths
 from mmrep.errors import DataError
 
 
@@ -61,7 +62,7 @@ class Writer:
             for r in (read(path) if path.exists() else [])
             if r["step"] < start or (r["step"] == start and "train/loss" in r)
         ]
-        path.write_text("".join(json.dumps(r) + "\n" for r in self.rows), encoding="utf-8")
+        paths.replace(path, "".join(json.dumps(r) + "\n" for r in self.rows))
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
         if importlib.util.find_spec("wandb"):

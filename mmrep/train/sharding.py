@@ -73,12 +73,23 @@ def _spec(rule: Rule, shape: tuple[int, ...], mesh: jax.sharding.Mesh, name: str
     return PartitionSpec(*[rule.axis if d == dim else None for d in range(len(shape))])
 
 
+def of(tree: Any) -> Any:
+    """The shardings of a tree of arrays or of shapes with shardings."""
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
+
+
+def key(seed: int, mesh: jax.sharding.Mesh | None = None) -> jax.Array:
+    """jax.random.key(seed) on every device of `mesh`, which may span processes."""
+    where = None if mesh is None else replicated(mesh)
+    return jax.jit(lambda: jax.random.key(seed), out_shardings=where)()
 
 
 def put_batch(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:

@@ -1,6 +1,7 @@
 """The training state and one step of it: pure functions over plain dicts.
 
-state = {step: int32 [], params, opt, extras, ema: {path: array} or {}, skips: int32 [] (in a row), skipped: int32 [] (in all)}
+state = {step: int32 [], params, opt, extras, ema: {path: array} or {}, skips: int32 [] (in a row), skipped: int32 [] (in all)},
+and with `train.spike` also losses: {mean, var, count} of the losses so far.
 """
 
 import re
@@ -10,7 +11,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mmrep.config import Train, flatten, unflatten
 from mmrep.errors import ConfigError
@@ -40,13 +41,14 @@ def merge(learnt: Flat, frozen: Flat) -> Params:
 
 
 def create(
-    params: Params, extras: Any, tx: optax.GradientTransformation, trainable: Sequence[str], ema: float
+    params: Params, extras: Any, tx: optax.GradientTransformation, trainable: Sequence[str], config: Train
 ) -> State:
     """The state at step 0."""
     learnt, _ = split(params, trainable)
     zero = jnp.zeros((), jnp.int32)
     # Copies: a donated state must not hold one buffer twice.
-    average = jax.tree.map(jnp.copy, flatten(params)) if ema else {}
+    average = jax.tree.map(jnp.copy, flatten(params)) if config.ema else {}
+    running = {"losses": {k: jnp.zeros((), jnp.float32) for k in ("mean", "var", "count")}} if config.spike else {}
     return {
         "step": zero,
         "params": params,
@@ -55,7 +57,28 @@ def create(
         "ema": average,
         "skips": jnp.copy(zero),
         "skipped": jnp.copy(zero),
-    }
+    } | running
+
+
+WARM, MEMORY = 20, 100  # losses seen before one can be a spike; losses that the running statistics remember
+
+
+def spiked(
+    losses: dict[str, Float[Array, ""]], value: Float[Array, ""], deviations: float
+) -> tuple[Bool[Array, ""], dict[str, Float[Array, ""]]]:
+    """(whether a finite `value` lies more than `deviations` above the running mean, the statistics with it).
+
+    A spike counts only as far as the limit, so one hardly moves the statistics, and a loss that stays high becomes the new level.
+    """
+    mean, var, count = losses["mean"], losses["var"], losses["count"]
+    # The floor spares a loss that has hardly moved yet.
+    limit = mean + deviations * jnp.maximum(jnp.sqrt(var), 1e-3 * jnp.abs(mean))
+    high = (count >= WARM) & (value > limit)
+    known = jnp.where(high, limit, value)
+    weight = 1.0 / jnp.minimum(count + 1.0, float(MEMORY))
+    away = known - mean
+    new = {"mean": mean + weight * away, "var": (1.0 - weight) * (var + weight * away**2), "count": count + 1.0}
+    return high, jax.tree.map(lambda n, o: jnp.where(jnp.isfinite(value), n, o), new, losses)
 
 
 def evaluated(state: State) -> Params:
@@ -68,7 +91,8 @@ def make_step(
 ) -> Callable[[State, Batch, PRNGKeyArray], tuple[State, Metrics]]:
     """(state, batch, key) -> (state, metrics). The step's own randomness is fold_in(key, step), so a resumed run repeats it.
 
-    A step whose loss or gradient is not finite changes nothing but the counters.
+    A step whose loss or gradient is not finite, or whose loss spikes, changes nothing but the counters. metrics["bad"] is the
+    position of the first learnt path, sorted, whose gradient is not finite, or -1.
     """
 
     def loss(learnt: Flat, frozen: Flat, extras: Any, batch: Batch, rng: PRNGKeyArray) -> Any:
@@ -97,6 +121,13 @@ def make_step(
         (value, (extras, metrics)), grads = accumulated(learnt, frozen, state["extras"], batch, rng)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        broken = ~jnp.isfinite(jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)]))
+        bad = jnp.where(broken.any(), jnp.argmax(broken), -1)
+        high, running = jnp.zeros((), bool), {}
+        if config.spike:
+            high, losses = spiked(state["losses"], value, config.spike)
+            running = {"losses": losses}
+        take = finite & ~high
         updates, opt = tx.update(grads, state["opt"], learnt)
         params = merge(optax.apply_updates(learnt, updates), frozen)
         extras = system.update(params, extras)
@@ -106,10 +137,10 @@ def make_step(
             else {}
         )
         new = {"params": params, "opt": opt, "extras": extras, "ema": ema}
-        kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, {k: state[k] for k in new})
+        kept = jax.tree.map(lambda n, o: jnp.where(take, n, o), new, {k: state[k] for k in new})
         skips = jnp.where(finite, 0, state["skips"] + 1)
-        counters = {"step": state["step"] + 1, "skips": skips, "skipped": state["skipped"] + ~finite}
-        report = {"loss": value, "grad_norm": norm, "skips": skips.astype(jnp.float32)} | metrics
-        return kept | counters, report
+        counters = {"step": state["step"] + 1, "skips": skips, "skipped": state["skipped"] + ~take}
+        report = {"loss": value, "grad_norm": norm, "skips": skips, "bad": bad}
+        return kept | counters | running, {k: v.astype(jnp.float32) for k, v in report.items()} | metrics
 
     return step

@@ -1,0 +1,179 @@
+"""Kills a training run again and again (SIGKILL: while it starts, between two steps, in the middle of a save), resumes it each time,
+and compares what it ends with, bit for bit, with a run that nobody disturbed. Exit code 1 where they differ."""
+
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import _cli
+
+KINDS = ("save", "step", "start")
+
+
+class Run:
+    """`experiments.train` in a process of its own, and what can be seen of it from outside."""
+
+    def __init__(self, command: Sequence[str], workdir: Path):
+        self.folder, self.log = workdir / "checkpoints", workdir.with_suffix(".log")
+        self.process = subprocess.Popen(
+            [*command, "--workdir", str(workdir)],
+            stdout=self.log.open("ab"), stderr=subprocess.STDOUT, cwd=_cli.ROOT, start_new_session=True,
+        )  # fmt: skip
+
+    def names(self) -> list[str]:
+        return [f.name for f in self.folder.iterdir()] if self.folder.exists() else []
+
+    def step(self) -> int:
+        """The newest finished checkpoint, 0 before the first."""
+        return max((int(n) for n in self.names() if n.isdigit()), default=0)
+
+    def saving(self) -> bool:
+        return any("tmp" in n for n in self.names())
+
+    def until(self, seen: Callable[[], bool]) -> bool:
+        """Waits for `seen`; False where the run ended before."""
+        while self.process.poll() is None:
+            if seen():
+                return True
+            time.sleep(0.002)
+        return False
+
+    def ended(self) -> None:
+        """Waits for the end. Raises ConfigError with the run's last words where it failed."""
+        if self.process.wait():
+            words = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+            raise _cli.ConfigError(
+                f"a run ended with code {self.process.returncode} ({' | '.join(words)}); see {self.log}"
+            )
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def moment(run: Run, kind: str, rng: random.Random, starting: float, interval: float) -> bool:
+    """Waits for a random moment of that kind; False where the run ended before it."""
+    before = run.step()
+    clock = time.monotonic() + rng.uniform(0, starting)
+    if kind == "start":
+        return run.until(lambda: time.monotonic() > clock or run.step() > before)
+    reached = run.until(lambda: run.step() > before)
+    if kind == "step":
+        clock = time.monotonic() + rng.uniform(0, 2 * interval)
+        return reached and run.until(lambda: time.monotonic() > clock)
+    clock = time.monotonic() + rng.uniform(0, 2 * interval)
+    reached = reached and run.until(lambda: time.monotonic() > clock) and run.until(run.saving)
+    time.sleep(rng.uniform(0, 0.03))
+    return reached
+
+
+def final(workdir: Path, experiment: Any) -> tuple[dict[str, Any], list[tuple[int, float]]]:
+    """(the last state by path, (step, loss) of every logged step)."""
+    import jax
+    import numpy as np
+
+    from mmrep.train import sharding
+    from mmrep.train.checkpoint import Checkpoints
+    from mmrep.train.loop import abstract_state
+    from mmrep.train.metrics import read
+
+    mesh = sharding.make_mesh(type(experiment.mesh)(), jax.devices()[:1])
+    with Checkpoints(workdir / "checkpoints", write=False) as saves:
+        found = saves.newest(lambda step: abstract_state(experiment, experiment.phase_at(step - 1)[0], mesh))
+    assert found is not None and found[0] == experiment.steps, f"{workdir} did not reach its last step"
+    leaves = {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(found[1])}
+    return leaves, [(r["step"], r["train/loss"]) for r in read(workdir / "metrics.jsonl") if "train/loss" in r]
+
+
+def torture(
+    line: Sequence[str], experiment: Any, home: Path, kills: int, seed: int = 0, say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """The tally of `kills` kills of the command `line` (it gets --workdir), which trains `experiment` in folders under `home`.
+
+    "identical" holds where every array of the last state, and every logged loss, is that of the undisturbed run.
+    """
+    rng, clock = random.Random(seed), time.monotonic()
+    straight = Run(line, home / "straight")
+    straight.until(lambda: straight.step() > 0)
+    starting = time.monotonic() - clock
+    straight.until(lambda: straight.step() >= experiment.steps)
+    interval = (time.monotonic() - clock - starting) / max(experiment.steps / experiment.train.checkpoint_every - 1, 1)
+    straight.ended()
+
+    tally, resumed = Counter[str](), []
+    for number in range(kills):
+        kind = KINDS[number % len(KINDS)]
+        child = Run(line, home / "killed")
+        resumed.append(child.step())
+        if not moment(child, kind, rng, starting, interval):
+            child.ended()
+            kind = "after its end"
+        child.kill()
+        tally[kind] += 1
+        tally["torn saves"] += child.saving()
+        torn = ", a save torn" if child.saving() else ""
+        say(
+            f"kill {number + 1}: {kind}; it had resumed from {resumed[-1]}, its last checkpoint is {child.step()}{torn}"
+        )
+    Run(line, home / "killed").ended()
+
+    want, losses = final(home / "straight", experiment)
+    found, again = final(home / "killed", experiment)
+    differ = [k for k in want if k not in found or want[k].tobytes() != found[k].tobytes()]
+    return {
+        "steps": experiment.steps, "kills": kills, **tally, "identical": not differ and losses == again, "arrays": len(want),
+        "different arrays": differ[:3], "same losses": losses == again, "resumed from": resumed,
+        "seconds": round(time.monotonic() - clock, 1),
+    }  # fmt: skip
+
+
+def run() -> None:
+    from tqdm import tqdm
+
+    p = _cli.parser("torture", __doc__)
+    p.set_defaults(size="tiny")
+    p.add_argument("--kills", type=int, default=30, help="how often (default: 30)")
+    p.add_argument("--seed", type=int, default=0, help="of the moments")
+    p.add_argument("--workdir", type=Path, help="keep both runs and their logs in this new folder")
+    p.add_argument("--quiet", action="store_true", help="only the JSON line")
+    command = _cli.parse(p)
+    options = command.options
+    if options.kills < 1:
+        raise _cli.ConfigError(f"--kills is {options.kills}: give at least 1")
+    if options.workdir and options.workdir.exists():
+        raise _cli.ConfigError(f"{options.workdir} exists: give a new folder")
+    every, phases = 25, command.experiment.phases
+    last = max(i for i, phase in enumerate(phases) if phase.run is None)
+    # About three saves a kill: a run that is over cannot be killed.
+    steps = max(phases[last].steps, every * (4 * options.kills + 4))
+    changes = [f"--phases.{last}.steps", str(steps)]
+    changes += ["--train.checkpoint-every", str(every), "--train.log-every", str(every // 5)]
+    changes += command.overrides
+    experiment = _cli.experiment(command.slug, command.size, changes)
+    line = [sys.executable, "-m", "experiments.train", command.slug, "--size", command.size, "--quiet", "--no-report"]
+    home = options.workdir or Path(tempfile.mkdtemp(prefix="torture-"))
+    home.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=options.kills, unit="kill", disable=options.quiet, dynamic_ncols=True) as bar:
+
+        def say(text: str) -> None:
+            bar.update()
+            if not options.quiet:
+                bar.write(text, file=sys.stderr)
+
+        row = torture([*line, *changes], experiment, home, options.kills, options.seed, say)
+    _cli.dump({"slug": command.slug, "size": command.size} | row)
+    if not row["identical"]:
+        raise SystemExit(1)
+    if not options.workdir:
+        shutil.rmtree(home)
+
+
+if __name__ == "__main__":
+    _cli.main(run)

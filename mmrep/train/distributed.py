@@ -1,0 +1,147 @@
+"""One run on many hosts: JAX's own runtime, one process a host (or a GPU), and the few places where processes must agree."""
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmrep.errors import ConfigError, DataError
+
+SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of a run on many hosts; none is needed on a TPU pod or under srun."""
+    group = parser.add_argument_group(
+        "several processes (found out on TPU pods and under srun; else one command a process)"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, reachable from all")
+    group.add_argument(
+        "--processes", type=int, metavar="N", help="how many processes there are; 1 switches detection off"
+    )
+    group.add_argument("--process-id", type=int, metavar="I", help="which one this is, from 0")
+    group.add_argument(
+        "--heartbeat", type=int, default=60, metavar="SECONDS", help="silence after which a process counts as dead and the others end"
+    )  # fmt: skip
+
+
+def initialize(options: argparse.Namespace) -> bool:
+    """Joins the run's other processes, before JAX looks at its devices. False where this is the only process.
+
+    Where one process dies, the others end with a non-zero code within `heartbeat` seconds and a little.
+    Raises ConfigError where the flags are incomplete or contradict each other.
+    """
+    import jax
+
+    given = {k: getattr(options, k) for k in ("coordinator", "processes", "process_id")}
+    beats = {"heartbeat_timeout_seconds": options.heartbeat}
+    if options.heartbeat < 1:
+        raise ConfigError(f"--heartbeat is {options.heartbeat}: give at least 1 second")
+    if options.processes == 1 and options.coordinator is None:
+        return False
+    if any(v is not None for v in given.values()):
+        missing = [f"--{k.replace('_', '-')}" for k, v in given.items() if v is None]
+        if missing:
+            raise ConfigError(
+                f"{', '.join(missing)} is missing: give --coordinator, --processes and --process-id together"
+            )
+        if not 0 <= options.process_id < options.processes:
+            raise ConfigError(f"--process-id is {options.process_id}: it must lie in [0, {options.processes})")
+        host, _, port = options.coordinator.rpartition(":")
+        if not host or not port.isdigit():
+            raise ConfigError(f"--coordinator is {options.coordinator!r}: write HOST:PORT")
+        jax.distributed.initialize(options.coordinator, options.processes, options.process_id, **beats)
+        return True
+    if not detected(os.environ):
+        return False
+    jax.distributed.initialize(**beats)
+    return True
+
+
+@contextlib.contextmanager
+def joined(options: argparse.Namespace) -> Iterator[None]:
+    """The body as one of the run's processes. One that fails ends at once: an orderly exit would wait for the others, who wait for it."""
+    several = initialize(options)
+    try:
+        yield
+    except BaseException as error:
+        if not several:
+            raise
+        if isinstance(error, ConfigError | DataError):
+            print(f"error: {error}", file=sys.stderr)
+        elif not isinstance(error, SystemExit):
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(2 if isinstance(error, ConfigError | DataError) else 1)
+
+
+def detected(environment: Mapping[str, str]) -> str:
+    """ "slurm" or "tpu" where the environment is one of several processes that JAX can find by itself, else ""."""
+    if environment.get("JAX_PLATFORMS", "") != "cpu" and _tpu_pod(environment):
+        return "tpu"
+    # Under sbatch alone, without srun, the variables of a task are absent or tell of one task.
+    if all(v in environment for v in SLURM) and int(environment["SLURM_NTASKS"]) > 1:
+        return "slurm"
+    return ""
+
+
+def _tpu_pod(environment: Mapping[str, str]) -> bool:
+    if "," in environment.get("TPU_WORKER_HOSTNAMES", ""):
+        return True
+    devices = any(Path(p).exists() for p in ("/dev/accel0", "/dev/vfio/0"))
+    return devices and importlib.util.find_spec("libtpu") is not None and "TPU_SKIP_MDS_QUERY" not in environment
+
+
+def leads() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def leader_first() -> Iterator[None]:
+    """The body runs in process 0, then in all others: what it writes to a shared disk they find. Errors of process 0 end them too.
+
+    Raises ConfigError in the others where process 0 failed.
+    """
+    import jax
+    import numpy as np
+
+    if jax.process_count() == 1:
+        yield
+        return
+    from jax.experimental import multihost_utils
+
+    def agree(failed: bool) -> bool:
+        return bool(multihost_utils.broadcast_one_to_all(np.int32(failed)))
+
+    if leads():
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            agree(failed)
+    elif agree(False):
+        raise ConfigError("process 0 could not start: its own message says why")
+    else:
+        yield
+
+
+def to_host(tree: Any) -> Any:
+    """A tree of arrays that are spread over processes as NumPy arrays, whole, in every process; as it is where there is one process."""
+    import jax
+    import numpy as np
+
+    if jax.process_count() == 1:
+        return tree
+    from jax.experimental import multihost_utils
+
+    return jax.tree.map(lambda x: np.asarray(multihost_utils.process_allgather(x, tiled=True)), tree)
