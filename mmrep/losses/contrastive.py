@@ -1,7 +1,8 @@
 """Contrastive losses over a matrix of logits: rows are anchors, columns are candidates.
 
 Written for the global view of `jax.jit`: with rows sharded over devices the compiler gathers the columns, and the negatives are
-those of the whole batch. Values are per row, in float32; reduce them with `masked_mean`.
+those of the whole batch. Values are per row, in float32; reduce them with `masked_mean`. The losses that take embeddings instead of
+logits compute all pairs at once, or with `blocks` the same numbers in memory linear in the batch (`mmrep.losses.blocks`).
 """
 
 from collections.abc import Sequence
@@ -12,11 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mmrep.errors import ConfigError
+from mmrep.losses.blocks import MASKED, Blocks, Side, Sigmoid, Softmax, contrast, side
 
 Scalar = Float[Array, ""] | float | int
-
-# A finite stand-in for -inf: an all-masked row stays finite, in value and in gradient.
-MASKED = -1e30
+NEEDS_IDS = "multi_positive needs ids: rows of equal id are each other's positives"
 
 
 def similarity(x: Float[Array, "B D"], y: Float[Array, "N D"]) -> Float[Array, "B N"]:
@@ -108,9 +108,14 @@ def symmetric_info_nce_of_logits(
     elif ids is not None:
         ignore = false_negatives(ids, ids, positives)
     elif multi_positive:
-        raise ConfigError("multi_positive needs ids: rows of equal id are each other's positives")
+        raise ConfigError(NEEDS_IDS)
     x_to_y = info_nce(logits_xy, positives, smoothing=smoothing, ignore=ignore)
     return 0.5 * (x_to_y + info_nce(logits_yx, positives, smoothing=smoothing, ignore=ignore))
+
+
+def _dot_products(shared: dict[str, Array], rows: Side, columns: Side, same: Array) -> tuple[Array, Array]:
+    s = shared["scale"] * similarity(rows.vectors, columns.vectors) + shared.get("bias", 0.0)
+    return s, s
 
 
 def symmetric_info_nce(
@@ -120,12 +125,24 @@ def symmetric_info_nce(
     ids: Int[Array, " B"] | None = None,
     smoothing: Scalar = 0.0,
     multi_positive: bool = False,
+    blocks: Blocks | None = None,
 ) -> Float[Array, " B"]:
     """CLIP's loss: half the sum of InfoNCE(x -> y) and InfoNCE(y -> x) on scale * x y^T (Radford et al. 2021).
 
     x, y: unit rows, pairs aligned.   scale: 1 / temperature.
     ids:  rows that share an id are ignored as negatives, or with `multi_positive` are positives.
+    blocks: None compares all pairs at once. With blocks, `smoothing` must be a Python number.
     """
+    if blocks is not None:
+        if multi_positive and ids is None:
+            raise ConfigError(NEEDS_IDS)
+        if not isinstance(smoothing, int | float):
+            raise ConfigError("symmetric_info_nce: with blocks, smoothing must be a Python number")
+        x_to_y, y_to_x = contrast(
+            _dot_products, Softmax(smoothing), {"scale": scale}, side(x, ids), side(y, ids), blocks,
+            multi_positive=multi_positive,
+        )  # fmt: skip
+        return 0.5 * (x_to_y + y_to_x)
     logits = scale * similarity(x, y)
     return symmetric_info_nce_of_logits(logits, logits.T, ids, smoothing, multi_positive)
 
@@ -135,6 +152,7 @@ def pairwise_info_nce(
     scale: Scalar,
     pairs: Sequence[tuple[int, int]] | None = None,
     smoothing: Scalar = 0.0,
+    blocks: Blocks | None = None,
 ) -> Float[Array, " B"]:
     """CLIP for M modalities: the sum of `symmetric_info_nce` over all pairs, or over `pairs` of their indices.
 
@@ -143,7 +161,9 @@ def pairwise_info_nce(
     if len(embeddings) < 2:
         raise ConfigError(f"pairwise_info_nce needs at least 2 modalities, found {len(embeddings)}")
     chosen = combinations(range(len(embeddings)), 2) if pairs is None else pairs
-    terms = (symmetric_info_nce(embeddings[a], embeddings[b], scale, smoothing=smoothing) for a, b in chosen)
+    terms = (
+        symmetric_info_nce(embeddings[a], embeddings[b], scale, smoothing=smoothing, blocks=blocks) for a, b in chosen
+    )
     return sum(terms, jnp.float32(0.0))
 
 
@@ -163,3 +183,29 @@ def sigmoid_loss(
     if ignore is not None:
         values = jnp.where(ignore & ~positives, 0.0, values)
     return values.sum(-1)
+
+
+def sigmoid_pairs(
+    x: Float[Array, "B D"],
+    y: Float[Array, "B D"],
+    scale: Scalar,
+    bias: Scalar,
+    ids: Int[Array, " B"] | None = None,
+    multi_positive: bool = False,
+    blocks: Blocks | None = None,
+) -> Float[Array, " B"]:
+    """SigLIP's loss of aligned unit rows: `sigmoid_loss` of scale * x y^T + bias.
+
+    ids: rows that share an id are ignored as negatives, or with `multi_positive` are positives.   blocks: None: all pairs at once.
+    """
+    if multi_positive and ids is None:
+        raise ConfigError(NEEDS_IDS)
+    if blocks is not None:
+        return contrast(
+            lambda *of: (_dot_products(*of)[0], None), Sigmoid(), {"scale": scale, "bias": bias},
+            side(x, ids), side(y, ids), blocks, both=False, multi_positive=multi_positive,
+        )[0]  # fmt: skip
+    own = jnp.eye(len(x), dtype=bool)
+    alike = own if ids is None else same_id(ids, ids)
+    logits = scale * similarity(x, y) + bias
+    return sigmoid_loss(logits, alike) if multi_positive else sigmoid_loss(logits, own, alike)

@@ -5,7 +5,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mmrep.errors import ConfigError
-from mmrep.losses.contrastive import MASKED
+from mmrep.losses.blocks import MASKED, Blocks, Side, Softmax, contrast, in_blocks, side
+from mmrep.losses.contrastive import Scalar, symmetric_info_nce_of_logits
+
+Tokens = tuple[Float[Array, "B _ D"], Bool[Array, "B _"]]
+"""Unit vectors, any number of them a row, and which of them are real."""
 
 
 def _mean_of_max(
@@ -44,18 +48,55 @@ def late_similarity(
     if chunk < 1:
         raise ConfigError(f"late_similarity: chunk is {chunk}; it must be positive, or None for all at once")
     gallery = tokens_y.shape[0]
-    chunks = -(-gallery // chunk)
-    pad = chunks * chunk - gallery
-    y = jnp.pad(tokens_y, ((0, pad), (0, 0), (0, 0))).reshape(chunks, chunk, *tokens_y.shape[1:])
-    valid = jnp.pad(valid_y, ((0, pad), (0, 0))).reshape(chunks, chunk, -1)
+    parts = in_blocks((tokens_y, valid_y), chunk)
 
     @jax.checkpoint
     def step(carry: None, part: tuple[Array, Array]) -> tuple[None, tuple[Array, Array]]:
         return carry, _plain(tokens_x, valid_x, *part)
 
-    _, both = jax.lax.scan(step, None, (y, valid))
-    s_xy, s_yx = (jnp.moveaxis(s, 0, 1).reshape(-1, chunks * chunk)[:, :gallery] for s in both)
+    _, both = jax.lax.scan(step, None, parts)
+    s_xy, s_yx = (jnp.moveaxis(s, 0, 1).reshape(len(tokens_x), -1)[:, :gallery] for s in both)
     return s_xy, s_yx
+
+
+def _scores(
+    shared: dict[str, Array], rows: Side, columns: Side, same: Bool[Array, "r c"]
+) -> tuple[Float[Array, "r c"], Float[Array, "r c"]]:
+    (x, *few_x), (y, *few_y) = (list(zip(of.vectors, of.facts)) for of in (rows, columns))
+    if few_x:
+        s_xy, s_yx = _plain(*x, *few_y[0])[0], _plain(*few_x[0], *y)[1]
+    else:
+        s_xy, s_yx = _plain(*x, *y)
+    return shared["scale"] * s_xy, shared["scale"] * s_yx
+
+
+def late_info_nce(
+    x: Tokens,
+    y: Tokens,
+    scale: Scalar,
+    few: tuple[Tokens, Tokens] | None = None,
+    blocks: Blocks | None = None,
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """(FILIP's loss of each pair: half the sum of both directions' InfoNCE on scale * `late_similarity`; the pair's own mean similarity).
+
+    x, y: (tokens, valid), pairs aligned.   few: what the other side looks among, (x's, y's): `select_tokens`; None: all tokens.
+    blocks: None keeps all similarities and needs B x B x n x m products at once; with blocks, chunk x chunk x n x m.
+    """
+    few_x, few_y = few or (x, y)
+
+    def both(x: Tokens, y: Tokens, few_x: Tokens, few_y: Tokens) -> tuple[Array, Array]:
+        return (late_similarity(*x, *few_y)[0], late_similarity(*few_x, *y)[1]) if few else late_similarity(*x, *y)
+
+    if blocks is None:
+        s_xy, s_yx = both(x, y, few_x, few_y)
+        own = 0.5 * (jnp.diagonal(s_xy) + jnp.diagonal(s_yx))
+        return symmetric_info_nce_of_logits(scale * s_xy, scale * s_yx.T), own
+    sides = [list(zip(all_, few_)) if few else [(part,) for part in all_] for all_, few_ in ((x, few_x), (y, few_y))]
+    rows, columns = (side(tokens, facts=valid) for tokens, valid in sides)
+    x_to_y, y_to_x = contrast(_scores, Softmax(), {"scale": scale}, rows, columns, blocks)
+    one_by_one = jax.tree.map(lambda part: part[:, None], (x, y, few_x, few_y))
+    s_xy, s_yx = jax.vmap(both)(*one_by_one)
+    return 0.5 * (x_to_y + y_to_x), 0.5 * (s_xy + s_yx)[:, 0, 0]
 
 
 def select_tokens(
@@ -64,16 +105,32 @@ def select_tokens(
     others: Float[Array, "C m D"],
     valid_others: Bool[Array, "C m"],
     keep: int,
+    chunk: int | None = None,
 ) -> tuple[Float[Array, "B k D"], Bool[Array, "B k"]]:
     """The `keep` valid tokens of each row with the best match anywhere in `others` (FILIP, section 3.1: 25 % before communication).
 
     For training only: a selection by the batch would leak into evaluation. The choice carries no gradient; the tokens do.
+    chunk: rows and others compared at a time; None: all with all.
     Raises ConfigError unless 1 <= keep <= n.
     """
     if not 1 <= keep <= tokens.shape[1]:
         raise ConfigError(f"select_tokens: keep is {keep}; it must lie in 1..{tokens.shape[1]}")
-    flat = jnp.where(valid_others.reshape(-1, 1), others.reshape(-1, others.shape[-1]), 0.0)
-    s = jnp.einsum("bnd,md->bnm", jax.lax.stop_gradient(tokens), flat, preferred_element_type=jnp.float32)
-    best = jnp.max(jnp.where(valid_others.reshape(-1), s, MASKED), axis=-1)
+
+    def best_match(rows: Float[Array, "r n D"], others: Float[Array, "c m D"], valid: Bool[Array, "c m"]) -> Array:
+        flat = jnp.where(valid.reshape(-1, 1), others.reshape(-1, others.shape[-1]), 0.0)
+        s = jnp.einsum("bnd,md->bnm", rows, flat, preferred_element_type=jnp.float32)
+        return jnp.max(jnp.where(valid.reshape(-1), s, MASKED), axis=-1)
+
+    fixed, others = jax.lax.stop_gradient((tokens, others))
+    if chunk is None:
+        best = best_match(fixed, others, valid_others)
+    else:
+        gallery = in_blocks((others, valid_others), chunk)
+
+        def look(rows: Float[Array, "r n D"]) -> Float[Array, "r n"]:
+            nothing = jnp.full(rows.shape[:2], MASKED, jnp.float32)
+            return jax.lax.scan(lambda b, of: (jnp.maximum(b, best_match(rows, *of)), None), nothing, gallery)[0]
+
+        best = jax.lax.map(look, in_blocks(fixed, chunk)).reshape(-1, fixed.shape[1])[: len(fixed)]
     _, index = jax.lax.top_k(jnp.where(valid, best, -jnp.inf), keep)
     return jnp.take_along_axis(tokens, index[..., None], axis=1), jnp.take_along_axis(valid, index, axis=1)

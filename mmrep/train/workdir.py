@@ -16,7 +16,7 @@ from mmrep.errors import ConfigError
 
 # Fields that may change between the parts of one run: they do not change what is learnt.
 FREE = ("evals", "mesh", "sharding", "train.log_every", "train.eval_every", "train.checkpoint_every",
-        "train.keep_checkpoints", "data.workers", "data.prefetch", "data.eval_batch_size", "data.max_bad_records")  # fmt: skip
+        "train.keep_checkpoints", "data.workers", "data.prefetch", "data.eval_batch_size", "data.max_bad_records", "system.large_batch")  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """CLIP: a dual encoder of images and texts, trained to tell the pairs of a batch apart (Radford et al. 2021, arXiv 2103.00020)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import jax
@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mmrep.errors import ConfigError, near
-from mmrep.losses.contrastive import cross_entropy, sigmoid_loss, similarity, symmetric_info_nce
+from mmrep.large_batch import LargeBatch, in_micro_batches
+from mmrep.losses.contrastive import cross_entropy, sigmoid_pairs, symmetric_info_nce
 from mmrep.modality import FIRST_PIECE
 from mmrep.nn.heads import LogitBias
 from mmrep.nn.towers import Embedder, ImageTower, TextTower, encoders, init_parts, inputs
-from mmrep.system import Batch, Metrics, Params, System, stateless
+from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
 
 LOSSES = ("softmax", "sigmoid", "words")
 
@@ -24,6 +25,7 @@ class Config:
           sigmoid: every pair of the batch is its own yes/no question, with a learnt bias (SigLIP, Zhai et al. 2023).
           words: no text encoder; the image predicts the bag of words of its caption (the baseline of CLIP's figure 2).
     scale, bias: of the logits at the start; SigLIP starts at 10 and -10.   max_scale: ceiling of the scale, None for none.
+    large_batch: how much of the batch is compared and encoded at once; not for words, which compare nothing.
     """
 
     image: ImageTower = ImageTower(pool="cls", pre_norm=True)
@@ -34,12 +36,16 @@ class Config:
     max_scale: float | None = 100.0
     bias: float = -10.0
     dtype: str = "float32"
+    large_batch: LargeBatch = field(default=LargeBatch(), metadata={"since": 2})
 
     def build(self) -> System:
         if self.loss not in LOSSES:
             raise ConfigError(f"system.loss is {self.loss!r}{near(self.loss, LOSSES)}")
         if self.scale <= 0:
             raise ConfigError(f"system.scale is {self.scale}: the scale of the logits must be positive")
+        self.large_batch.check()
+        if self.loss == "words" and self.large_batch != LargeBatch():
+            raise ConfigError('system.large_batch is set, but system.loss "words" compares no pairs: leave it out')
         return _words(self) if self.loss == "words" else _pairs(self)
 
 
@@ -47,18 +53,20 @@ def _pairs(config: Config) -> System:
     towers = {"image": config.image, "text": config.text}
     model = encoders(towers, config.dim, scale=config.scale, max_scale=config.max_scale, dtype=config.dtype)
     sigmoid, offset = config.loss == "sigmoid", LogitBias(config.bias)
+    blocks, parts = config.large_batch.blocks(), config.large_batch.micro_batches
 
     def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, dict]:
         params = model.init(rng, batch)
         return params | (init_parts(rng, {"bias": offset}, batch) if sigmoid else {}), {}
 
     def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
-        x, y, scale = model.embed(params, batch, "image"), model.embed(params, batch, "text"), model.scale(params)
+        x, y = in_micro_batches(lambda of: tuple(model.embed(params, of, n) for n in towers), batch, parts)
+        scale = model.scale(params)
         metrics = {"scale": scale, "cosine": (x * y).sum(-1).mean()}
         if not sigmoid:
-            return symmetric_info_nce(x, y, scale).mean(), metrics
+            return symmetric_info_nce(x, y, scale, blocks=blocks).mean(), metrics
         bias = offset.apply({"params": params["bias"]})
-        return sigmoid_loss(scale * similarity(x, y) + bias).mean(), metrics | {"bias": bias}
+        return sigmoid_pairs(x, y, scale, bias, blocks=blocks).mean(), metrics | {"bias": bias}
 
     return System(init, stateless(loss), model.infer())
 
@@ -70,16 +78,28 @@ def _words(config: Config) -> System:
     def predicted(params: Params, batch: Batch) -> Float[Array, "B V"]:
         return jax.nn.log_softmax(model.apply({"params": params["image"]}, *inputs(batch, "image"))[0])
 
-    def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
-        log_p, targets = predicted(params, batch), bag_of_words(batch["text"], vocab)
-        return cross_entropy(log_p, targets).mean(), {"words": (targets > 0).sum(-1).mean(dtype=jnp.float32)}
+    def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, Extras]:
+        return init_parts(rng, {"image": model}, batch), {"counts": jnp.ones(vocab, jnp.float32)}
 
-    # The dot product of the two is the mean log-probability of the caption's words: it ranks captions and class prompts.
+    def loss(params: Params, extras: Extras, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, tuple[Extras, Metrics]]:
+        log_p, targets = predicted(params, batch), bag_of_words(batch["text"], vocab)
+        counted = {"counts": extras["counts"] + targets.sum(0)}
+        return cross_entropy(log_p, targets).mean(), (
+            counted,
+            {"words": (targets > 0).sum(-1).mean(dtype=jnp.float32)},
+        )
+
+    def informed(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B V"]:
+        """log p(word | image) - log p(word), the frequencies as counted in training."""
+        return predicted(params, batch) - jnp.log(extras["counts"] / extras["counts"].sum())
+
+    # Their dot product is the summed pointwise information of the caption's words: without the frequencies, captions of common
+    # words would stand first for every image. For one caption the order of the images is that of its log-probability.
     infer = {
-        "image": lambda params, extras, batch: predicted(params, batch),
-        "text": lambda params, extras, batch: bag_of_words(batch["text"], vocab),
+        "image": informed,
+        "text": lambda params, extras, batch: (bag_of_words(batch["text"], vocab) > 0).astype(jnp.float32),
     }
-    return System(lambda rng, batch: (init_parts(rng, {"image": model}, batch), {}), stateless(loss), infer)
+    return System(init, loss, infer)
 
 
 def bag_of_words(ids: Int[Array | np.ndarray, "B L"], vocab: int) -> Float[Array, "B V"]:

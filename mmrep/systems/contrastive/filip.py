@@ -1,7 +1,7 @@
 """FILIP: a dual encoder compared token by token (Yao et al. 2022, arXiv 2111.07783)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray
 
 from mmrep.errors import ConfigError
 from mmrep.evals.view import View
-from mmrep.losses.contrastive import symmetric_info_nce_of_logits
-from mmrep.losses.late_interaction import late_similarity, select_tokens
+from mmrep.large_batch import LargeBatch, in_micro_batches
+from mmrep.losses.contrastive import Scalar, symmetric_info_nce_of_logits
+from mmrep.losses.late_interaction import Tokens, late_info_nce, late_similarity, select_tokens
 from mmrep.nn.text import masked_mean
 from mmrep.nn.towers import ImageTower, TextTower, encoders
 from mmrep.system import Batch, Metrics, Params, System, stateless
@@ -24,6 +25,7 @@ class Config:
     keep:        share of each side's tokens that the other side looks among, chosen by their best match in the batch; training only.
     mask:        False lets padding speak as if it were words (an ablation).   chunk: gallery entries compared at a time; None: all.
     temperature: tau at the start, at least 0.01 through its logarithm.
+    large_batch: how much of the batch is compared and encoded at once; its blocks are of `chunk` pairs where it names no size.
     """
 
     image: ImageTower = ImageTower()
@@ -35,6 +37,7 @@ class Config:
     mask: bool = True
     chunk: int | None = None
     dtype: str = "float32"
+    large_batch: LargeBatch = field(default=LargeBatch(), metadata={"since": 2})
 
     def build(self) -> System:
         self._check()
@@ -59,10 +62,11 @@ class Config:
             return {"tokens": one[:, None], "valid": out["valid"].any(1, keepdims=True)}
 
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
-            x, y, scale = represent(params, batch, "image"), represent(params, batch, "text"), model.scale(params)
-            s_image, s_text = self.similarities((x["tokens"], x["valid"]), (y["tokens"], y["valid"]))
-            per_pair = symmetric_info_nce_of_logits(scale * s_image, scale * s_text.T)
-            return per_pair.mean(), {"scale": scale, "similarity": 0.5 * (jnp.diagonal(s_image + s_text)).mean()}
+            parts = self.large_batch.micro_batches
+            x, y = in_micro_batches(lambda of: [represent(params, of, n) for n in towers], batch, parts)
+            scale = model.scale(params)
+            per_pair, own = self.contrast((x["tokens"], x["valid"]), (y["tokens"], y["valid"]), scale)
+            return per_pair.mean(), {"scale": scale, "similarity": own.mean()}
 
         infer = {n: lambda params, extras, batch, n=n: represent(params, batch, n) for n in towers}
         infer |= {
@@ -70,13 +74,28 @@ class Config:
         }
         return System(lambda rng, batch: (model.init(rng, batch), {}), stateless(loss), infer)
 
-    def similarities(self, image: "Side", text: "Side") -> tuple[Float[Array, "B B"], Float[Array, "B B"]]:
+    def contrast(self, image: Tokens, text: Tokens, scale: Scalar) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+        """(the loss of each pair, its own mean similarity): see `late_info_nce`."""
+        blocks = self.large_batch.blocks(self.chunk or (32 if self.interaction == "max" else 1024))
+        if blocks is not None:
+            return late_info_nce(image, text, scale, self._few(image, text, blocks.chunk), blocks)
+        s_image, s_text = self.similarities(image, text)
+        per_pair = symmetric_info_nce_of_logits(scale * s_image, scale * s_text.T)
+        return per_pair, 0.5 * jnp.diagonal(s_image + s_text)
+
+    def similarities(self, image: Tokens, text: Tokens) -> tuple[Float[Array, "B B"], Float[Array, "B B"]]:
         """(s^I, s^T), rows images: every patch and every word asks in full, but looks among the kept tokens of the other side only."""
+        few = self._few(image, text)
+        if few is None:
+            return late_similarity(*image, *text, self.chunk)
+        return late_similarity(*image, *few[1], self.chunk)[0], late_similarity(*few[0], *text, self.chunk)[1]
+
+    def _few(self, image: Tokens, text: Tokens, chunk: int | None = None) -> tuple[Tokens, Tokens] | None:
         keep_image, keep_text = (max(1, math.ceil(self.keep * side[0].shape[1])) for side in (image, text))
         if (keep_image, keep_text) == (image[0].shape[1], text[0].shape[1]):
-            return late_similarity(*image, *text, self.chunk)
-        few_image, few_text = select_tokens(*image, *text, keep_image), select_tokens(*text, *image, keep_text)
-        return late_similarity(*image, *few_text, self.chunk)[0], late_similarity(*few_image, *text, self.chunk)[1]
+            return None
+        few_image = select_tokens(*image, *text, keep_image, chunk)
+        return few_image, select_tokens(*text, *image, keep_text, chunk)
 
     def _check(self) -> None:
         if not 0.01 <= self.temperature <= 1.0:
@@ -87,12 +106,13 @@ class Config:
             raise ConfigError(f"system.keep is {self.keep}: the share of tokens kept lies in (0, 1]")
         if self.keep < 1.0 and self.interaction != "max":
             raise ConfigError(f"system.keep is {self.keep}: only system.interaction 'max' has tokens to choose from")
+        self.large_batch.check()
+        if self.large_batch.loss == "ring" and self.keep < 1.0:
+            raise ConfigError(
+                f'system.keep is {self.keep}: tokens are chosen by the whole batch, which no device of a ring sees; take "chunked"'
+            )
         if self.chunk is not None and self.chunk < 1:
             raise ConfigError(f"system.chunk is {self.chunk}: give 1 or more, or None for all at once")
-
-
-Side = tuple[Float[Array, "B n D"], Bool[Array, "B n"]]
-"""Tokens and which of them are real."""
 
 
 def alignment(

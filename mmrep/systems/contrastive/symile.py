@@ -1,9 +1,7 @@
 """Symile: contrastive learning of any number of modalities through total correlation (Saporta et al. 2024, arXiv 2411.01053)."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, field
 from typing import Literal
 
 import jax
@@ -14,14 +12,22 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from mmrep.errors import ConfigError
 from mmrep.evals import retrieval
 from mmrep.evals.view import View
-from mmrep.losses.contrastive import Scalar, info_nce, pairwise_info_nce, similarity
-from mmrep.losses.multilinear import Negatives, mip_scores, multilinear_product, symile_loss
+from mmrep.large_batch import LargeBatch, in_micro_batches
+from mmrep.losses.contrastive import pairwise_info_nce, similarity
+from mmrep.losses.multilinear import (
+    Negatives,
+    Vectors,
+    agreement,
+    mip_scores,
+    multilinear_product,
+    sum_loss,
+    symile_loss,
+)
 from mmrep.nn.heads import l2_normalise
 from mmrep.nn.towers import Tower, encoders
 from mmrep.system import Batch, Metrics, Params, System, stateless
 
 Objective = Literal["symile", "pairwise", "sum"]
-Vectors = Sequence[Float[Array | np.ndarray, "B D"]]
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Config:
     negatives: "n" shuffles the other modalities, "n_squared" takes all B^(M-1) combinations.
     scale:     initial inverse temperature.   max_scale: its ceiling. Symile needs none: products of M unit vectors are small.
     pairs:     modalities that "pairwise" contrasts, e.g. (("image", "text"),); empty: all.   smoothing: of its labels.
+    large_batch: how much of the batch is compared and encoded at once.
     missing:   the batch may hold `present` [B, M], 1 where a modality was observed; a missing one enters as a learnt vector.
     """
 
@@ -47,6 +54,7 @@ class Config:
     dtype: str = "float32"
     pairs: tuple[tuple[str, str], ...] = ()
     smoothing: float = 0.0
+    large_batch: LargeBatch = field(default=LargeBatch(), metadata={"since": 2})
 
     def check(self) -> None:
         names = [name for name, _ in self.towers]
@@ -66,9 +74,18 @@ class Config:
             )
         if not {n for pair in self.pairs for n in pair} <= {*names} or not 0 <= self.smoothing < 1:
             raise ConfigError(f"system.pairs {self.pairs} must name towers, smoothing {self.smoothing} lie in [0, 1)")
-        for field, value in (("scale", self.scale), ("max_scale", self.max_scale)):
+        self.large_batch.check()
+        if self.large_batch.loss != "plain" and self.objective == "sum":
+            raise ConfigError(
+                f'system.large_batch.loss is {self.large_batch.loss!r}: objective "sum" has only the plain one'
+            )
+        if self.large_batch.loss == "ring" and self.objective == "symile" and self.negatives == "n_squared":
+            raise ConfigError(
+                'system.large_batch.loss is "ring": "n_squared" negatives go round one device, take "chunked"'
+            )
+        for name, value in (("scale", self.scale), ("max_scale", self.max_scale)):
             if value is not None and not (0 < value < math.inf):
-                raise ConfigError(f"system.{field} is {value}: it must be positive and finite")
+                raise ConfigError(f"system.{name} is {value}: it must be positive and finite")
 
     def build(self) -> System:
         self.check()
@@ -96,15 +113,17 @@ class Config:
             return l2_normalise(jnp.where(here[:, None], x + observed, absent))
 
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
-            vectors, scale = [embed(params, batch, n) for n in names], model.scale(params)
+            parts, blocks = self.large_batch.micro_batches, self.large_batch.blocks()
+            vectors = in_micro_batches(lambda of: [embed(params, of, n) for n in names], batch, parts)
+            scale = model.scale(params)
             if self.objective == "pairwise":
                 chosen = [(names.index(a), names.index(b)) for a, b in self.pairs] or None
-                value = pairwise_info_nce(vectors, scale, chosen, self.smoothing).mean()
+                value = pairwise_info_nce(vectors, scale, chosen, self.smoothing, blocks).mean()
                 return value, {"scale": scale, "cosine": agreement(vectors).mean() / math.comb(len(names), 2)}
             if self.objective == "sum":
                 value = sum_loss(rng, vectors, scale).mean()
                 return value, {"scale": scale, "cosine": agreement(vectors).mean() / math.comb(len(names), 2)}
-            value = symile_loss(vectors, scale, rng, self.negatives).mean()
+            value = symile_loss(vectors, scale, rng, self.negatives, blocks=blocks).mean()
             tuples = len(vectors[0]) ** (1 if self.negatives == "n" else len(names) - 1)
             # Theorem 3.1: log(number of tuples in the softmax) - loss is a lower bound on the total correlation.
             bound = math.log(tuples) - value
@@ -112,12 +131,6 @@ class Config:
 
         infer = {n: lambda params, extras, batch, n=n: embed(params, batch, n) for n in names}
         return System(init, stateless(loss), infer)
-
-
-def agreement(vectors: Vectors) -> Float[Array, " B"]:
-    """The sum of the dot products of all pairs of modalities, row by row; 0 for a single one."""
-    pairs = [jnp.sum(jnp.asarray(x, jnp.float32) * y, -1) for x, y in combinations(vectors, 2)]
-    return sum(pairs, jnp.zeros(len(vectors[0]), jnp.float32))
 
 
 def scores(
@@ -137,20 +150,6 @@ def scores(
     if objective == "symile":
         return mip_scores(candidates, vectors)
     return similarity(sum(vectors[1:], vectors[0]), candidates) + agreement(vectors)[:, None]
-
-
-def sum_loss(rng: PRNGKeyArray, vectors: Sequence[Float[Array, "B D"]], scale: Scalar) -> Float[Array, " B"]:
-    """Symile's loss and shuffles, with the tuple's score replaced by the sum of its pairwise dot products."""
-    keys = jax.random.split(rng, len(vectors))
-    total = jnp.zeros(len(vectors[0]), jnp.float32)
-    for a, anchor in enumerate(vectors):
-        others = [x for m, x in enumerate(vectors) if m != a]
-        shuffles = jax.random.split(keys[a], len(others))
-        shuffled = [jax.random.permutation(k, x, axis=0) for k, x in zip(shuffles, others)]
-        logits = similarity(anchor, sum(shuffled[1:], shuffled[0])) + agreement(shuffled)[None, :]
-        true = jnp.eye(len(anchor), dtype=bool)
-        total += info_nce(scale * jnp.where(true, agreement(vectors)[:, None], logits))
-    return total / len(vectors)
 
 
 @dataclass(frozen=True)

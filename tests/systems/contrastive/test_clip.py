@@ -70,11 +70,27 @@ def test_words_loss_is_the_mean_log_probability_of_the_captions_words(tiny):
     system, batch = tiny
     built, params, extras = started(replace(system, loss="words"), batch)
     assert set(params) == {"image"}
-    loss, _ = built.loss(params, extras, batch, jax.random.key(0))
-    log_p = np.asarray(built.infer["image"](params, {}, batch))
+    loss, (counted, _) = built.loss(params, extras, batch, jax.random.key(0))
+    uniform = np.log(len(extras["counts"]))  # nothing counted yet: every word is as frequent as another
+    log_p = np.asarray(built.infer["image"](params, extras, batch)) - uniform
     np.testing.assert_allclose(np.exp(log_p).sum(1), 1.0, rtol=1e-5)
-    bags = np.asarray(built.infer["text"](params, {}, batch))
+    bags = np.asarray(bag_of_words(batch["text"], system.text.vocab))
     np.testing.assert_allclose(loss, -(log_p * bags).sum(1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(counted["counts"], 1.0 + bags.sum(0), rtol=1e-6)
+
+
+def test_words_score_is_summed_information_and_common_words_do_not_lead(tiny):
+    system, batch = tiny
+    built, params, extras = started(replace(system, loss="words"), batch)
+    present = np.asarray(built.infer["text"](params, extras, batch))
+    assert set(np.unique(present)) == {0.0, 1.0}
+    counts = extras["counts"].at[7].set(100.0)
+    plain, divided = (
+        np.asarray(built.infer["image"](params, {"counts": c}, batch)) for c in (extras["counts"], counts)
+    )
+    share = np.asarray(counts / counts.sum())
+    np.testing.assert_allclose(divided, plain - np.log(len(share)) - np.log(share), rtol=1e-4, atol=1e-5)
+    assert (divided[:, 7] < plain[:, 7] - 1).all() and (divided[:, 8] > plain[:, 8]).all()
 
 
 def test_embedding_from_the_pooled_token_alone_is_that_of_the_whole_tower(tiny):
