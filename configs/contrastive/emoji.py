@@ -15,7 +15,7 @@ from mmrep.data.augment import Colour, Cutout, DropPieces, Warp
 from mmrep.data.emoji import CATEGORIES, Emoji
 from mmrep.evals.floor import Ridge
 from mmrep.evals.suite import Retrieval, ZeroShot
-from mmrep.nn.towers import AudioTower, ImageTower, NgramTower, TextTower
+from mmrep.nn.towers import AudioTower, ImageTower, NgramTower, SketchTower, TextTower
 from mmrep.systems.contrastive.symile import Config
 
 SIDES = ("image", "text", "speech")
@@ -64,12 +64,12 @@ def experiment(
 
 def get_config(size: str = "small") -> Experiment:
     if size == "tiny":
-        towers = ImageTower(16, 2, kind="conv"), NgramTower(32, 512), AudioTower(32, 1, 4, 16_000, 512, 640, 32)
+        towers = SketchTower(16), NgramTower(32, 512), AudioTower(32, 1, 4, 16_000, 512, 640, 32)
         system = Config(tuple(zip(SIDES, towers)), 32, "pairwise", smoothing=0.1)
         return experiment(Emoji(size=32, limit=60), system, 4, 8, Optim(), 0.9, (*PAIRS, *CATEGORY))
     if size == "small":
         towers = (
-            ImageTower(64, 2, kind="conv", pool="flat", stem_stride=4),
+            SketchTower(64),
             NgramTower(128),
             AudioTower(64, 1, 4, 16_000, 512, 320, 48),
         )
@@ -92,7 +92,7 @@ def get_config(size: str = "small") -> Experiment:
 def paired(*pairs: tuple[str, str]) -> Experiment:
     """A quick training in which only these pairs of modalities are contrasted."""
     towers = (
-        ImageTower(48, 2, kind="conv", pool="flat", stem_stride=4),
+        SketchTower(48),
         NgramTower(96),
         AudioTower(64, 1, 4, 16_000, 512, 320, 48),
     )

@@ -120,3 +120,31 @@ def test_errors_name_the_field():
             module.init(KEY, IMAGES)
     with pytest.raises(ConfigError, match="grid"):
         unpatchify(jnp.ones((1, 6, 12)), 2)
+
+
+def test_oriented_gradients_are_those_of_the_baseline():
+    from mmrep.evals.baselines import gradients
+    from mmrep.nn.image import oriented_gradients
+
+    images = (np.random.default_rng(0).random((3, 32, 32, 3)) * 255).astype(np.uint8)
+    images[:, :16] = images[:, :1]
+    for cells in (4, 8):
+        found = jax.jit(lambda x, n=cells: oriented_gradients(x, n))(images / np.float32(255))
+        np.testing.assert_allclose(found, gradients(images, cells)[:, : cells * cells * 9], atol=1e-6)
+    with pytest.raises(ConfigError, match="cells"):
+        oriented_gradients(np.zeros((1, 4, 4, 3), np.float32), 8)
+
+
+def test_sketch_net_puts_fixed_features_behind_the_learnt_map():
+    from mmrep.nn.image import SketchNet
+
+    net, images = SketchNet((8, 16), cells=(4,)), np.random.default_rng(1).random((2, 32, 32, 3)).astype(np.float32)
+    pooled, out = net.apply(net.init(jax.random.key(0), images), images)
+    learnt = out["tokens"].reshape(2, -1)
+    assert pooled.shape == (2, learnt.shape[1] + 4 * 4 * 9 + 8 * 8 * 3)
+    np.testing.assert_allclose(pooled[:, : learnt.shape[1]], learnt, atol=1e-6)
+    fixed = np.asarray(pooled[:, learnt.shape[1] :])
+    np.testing.assert_allclose(fixed[:, :144].mean(1), 0, atol=1e-5)
+    np.testing.assert_allclose(fixed[:, 144:].std(1), 1, atol=1e-3)
+    blank, _ = net.apply(net.init(jax.random.key(0), images), np.zeros_like(images))
+    assert np.isfinite(blank).all()

@@ -147,12 +147,13 @@ def _pick(rng: np.random.Generator, languages: Sequence[str], english: float) ->
 @lru_cache(maxsize=16)
 def _load(folder: str, size: int, limit: int, split: str) -> tuple[Mapping[str, Any], ...]:
     """A prepared split, decoded. A function of files that never change, so remembered."""
-    from mmrep.data.emoji.builder import clips_of, prepare
+    from mmrep.data.emoji.builder import clips_of, prepare, quiet
 
     builder = prepare(Path(folder), size, limit)
     if split not in builder.info.splits:
         return ()
-    return tuple(_decode(raw, size, tuple(clips_of(split))) for raw in _raw(builder, split))
+    with quiet():
+        return tuple(_decode(raw, size, tuple(clips_of(split))) for raw in _raw(builder, split))
 
 
 def _raw(builder: Any, split: str) -> Iterable[Any]:

@@ -49,7 +49,7 @@ def prepare(folder: Path, size: int, limit: int = 0, progress: bool = True) -> A
         concepts.file(package, ".")
     folder.mkdir(parents=True, exist_ok=True)
     config = tfds.core.BuilderConfig(name=_config_name(size, limit))
-    with _quiet():
+    with quiet():
         builder = EmojiBuilder(data_dir=folder, config=config, file_format="array_record")
         builder.size, builder.limit, builder.progress = size, limit, progress
         if not _ready(builder):
@@ -62,8 +62,9 @@ def prepare(folder: Path, size: int, limit: int = 0, progress: bool = True) -> A
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """TFDS's own bars and notes (seven splits, each with three) would bury the two bars that tell how long it takes."""
+def quiet() -> Iterator[None]:
+    """TFDS's own bars and notes (seven splits, each with three) would bury the two bars that tell how long it takes; so would its
+    advice to install OpenCV when pictures are read."""
     from tensorflow_datasets.core.utils import tqdm_utils
 
     verbosity, bars = absl.logging.get_verbosity(), getattr(tqdm_utils, "_active", True)
