@@ -1,9 +1,11 @@
-"""Times the training step of a system: median step time, examples/s, model FLOPs/s and compile time, as one JSON line."""
+"""Times the training step of a system: step time, examples/s, model FLOPs utilisation, memory, the share of waiting for data, as one JSON line."""
 
 import dataclasses
+import re
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from experiments import _cli
@@ -15,6 +17,9 @@ def run() -> None:
     p.add_argument("--steps", type=int, default=20, help="timed steps, after 3 that are not")
     p.add_argument(
         "--against", choices=("open_clip",), help="alternate with another library's step, if it is installed"
+    )
+    p.add_argument(
+        "--no-data", action="store_true", help="leave out the steps on real batches, which may first prepare the data"
     )
     p.add_argument("--rounds", type=int, default=5, help="of --steps each, with --against")
     command = _cli.parse(p)
@@ -30,7 +35,8 @@ def run() -> None:
         from experiments import against
 
         rival = against.RIVALS[command.options.against](config)
-    row = {"slug": command.slug, "size": command.size, **measure(config, command.options.steps)}
+    row = {"slug": command.slug, "size": command.size}
+    row |= measure(config, command.options.steps, data=not command.options.no_data)
     if rival:
         row |= compare(config, *rival, command.options.steps, command.options.rounds)
     _cli.dump(row)
@@ -53,24 +59,26 @@ def prepare(config: Any, mesh: Any) -> tuple[Any, Any, Any, Any]:
     return stage, stage.create(*loop.initial(config)), batch, key
 
 
-def measure(config: Any, steps: int) -> dict[str, Any]:
+def measure(config: Any, steps: int, data: bool = False) -> dict[str, Any]:
     """The figures of the first phase that has gradient steps, on a random batch that stays on the device.
 
-    mfu is FLOPs/s of the compiled step over those of a large matmul timed in the same process.
+    flops_per_step: of matrix products and convolutions over all devices (mmrep.train.cost.flops; XLA's own count takes a scanned loop
+    for one of its turns).   mfu: FLOPs/s over those of a large matmul timed in the same process, times the devices of the mesh.
+    bytes_temporary: of one device, by the compiler; bytes_process: the most that this process has held in memory so far.
+    With `data` as many steps follow on real batches: data_wait is the share of their time spent waiting for the next batch.
     """
     import jax
 
-    from mmrep.config import flatten
-    from mmrep.train import sharding
+    from mmrep.train import cost, sharding
 
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
         stage, state, batch, key = prepare(config, mesh)
         clock = time.perf_counter()
-        compiled = stage.step.lower(state, batch, key).compile()
+        traced = stage.step.trace(state, batch, key)
+        compiled = traced.lower().compile()
         compiling = time.perf_counter() - clock
-        costs = compiled.cost_analysis() or {}
-        parameters = sum(x.size for x in flatten(state["params"]).values())
+        parameters, flops = cost.parameters(state), cost.flops(traced.jaxpr.jaxpr)
         times = []
         for i in range(steps + 3):
             clock = time.perf_counter()
@@ -78,14 +86,57 @@ def measure(config: Any, steps: int) -> dict[str, Any]:
             jax.block_until_ready(metrics["loss"])
             if i >= 3:
                 times.append(time.perf_counter() - clock)
+        waits = real_batches(config, stage.phase, compiled, state, key, mesh, steps) if data else {}
     step = statistics.median(times)
-    flops = float(costs.get("flops", 0.0))
-    peak = matmul_rate()
+    peak = matmul_rate() * mesh.size
     return {
         "batch_size": config.data.batch_size, "parameters": parameters, "step_ms": step * 1e3, "step_ms_min": min(times) * 1e3,
         "examples_per_second": config.data.batch_size / step, "flops_per_step": flops, "flops_per_second": flops / step,
-        "matmul_flops_per_second": peak, "mfu": flops / step / peak, "compile_seconds": compiling, "devices": jax.device_count(),
-    }  # fmt: skip
+        "matmul_flops_per_second": peak, "mfu": flops / step / peak, "compile_seconds": compiling, "devices": mesh.size,
+        "bytes_state": cost.bytes_per_device(state), "bytes_temporary": compiled.memory_analysis().temp_size_in_bytes,
+        "bytes_process": resident("VmHWM"),
+    } | waits  # fmt: skip
+
+
+def real_batches(
+    config: Any, phase: Any, compiled: Any, state: Any, key: Any, mesh: Any, steps: int
+) -> dict[str, Any]:  # fmt: skip
+    """{"data_wait", "examples_per_second_with_data"} of `steps` steps fed by the pipeline, or {"data": why not} where it cannot be opened."""
+    import jax
+
+    from mmrep import paths
+    from mmrep.data import pipeline
+    from mmrep.errors import ConfigError, DataError
+    from mmrep.train import loop, sharding
+
+    try:
+        sources = [phase.data or config.data.source]
+        model = pipeline.fit_tokenizer(config.data, sources, paths.cache() / "tokenizers")
+        tokenize = pipeline.load_tokenizer(config.data, model)
+        split = pipeline.open_split(config.data, tokenize, "train", sources[0])
+        host = pipeline.train_batches(split, config.data.batch_size, config.train.seed)
+        batches = loop._ahead(host, sharding.batch_sharding(mesh))
+        next(batches)  # starts the workers
+    except (ConfigError, DataError) as error:
+        return {"data": str(error)}
+    waited, begun = 0.0, time.perf_counter()
+    for _ in range(steps):
+        clock = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - clock
+        state, metrics = compiled(state, batch, key)
+        jax.block_until_ready(metrics["loss"])
+    took = time.perf_counter() - begun
+    return {"data_wait": waited / took, "examples_per_second_with_data": steps * config.data.batch_size / took}
+
+
+def resident(field: str = "VmRSS", pid: int | str = "self") -> int:
+    """Bytes of memory that a process holds (VmRSS) or has held at most (VmHWM); 0 where the system does not tell."""
+    try:
+        found = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0
 
 
 def compare(config: Any, versions: str, step: Callable[[], float], steps: int, rounds: int) -> dict[str, Any]:

@@ -82,10 +82,11 @@ class Split:
             try:
                 return self.entry(at, rng, fields)
             except DataError as error:
-                self._skip(at, str(error))
+                self.skip(at, str(error))
         raise DataError(f"every record of split {self.name!r} is bad; the last: {next(reversed(self.bad.values()))}")
 
-    def _skip(self, i: int, why: str) -> None:
+    def skip(self, i: int, why: str) -> None:
+        """Counts record `i` as bad. Raises DataError where there are more than `data.max_bad_records`."""
         with self._lock:
             new = i not in self.bad
             self.bad[i] = why
@@ -160,13 +161,24 @@ def train_batches(
 
 
 def eval_batches(
-    split: Split, batch_size: int, fields: Mapping[str, str] | None = None
+    split: Split, batch_size: int, fields: Mapping[str, str] | None = None, process: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[HostBatch, int]]:
-    """The split once, in order: (batch, number of real rows); the last batch repeats its last record to keep the shape."""
+    """The split once, in order: (batch, number of real rows); the last batch repeats its last record to keep the shape.
+
+    Of several processes each reads its contiguous rows of a batch; the number of real rows is that of the whole batch.
+    Raises ConfigError where the batch does not divide over the processes.
+    """
+    index, count = process
+    if batch_size % count:
+        raise ConfigError(f"data.eval_batch_size {batch_size} does not divide over {count} processes")
+    share = batch_size // count
     for start in range(0, len(split), batch_size):
-        rows = range(start, min(start + batch_size, len(split)))
-        entries = [split.good_entry(i, None, fields) for i in rows]
-        yield collate(entries + [entries[-1]] * (batch_size - len(entries))), len(rows)
+        end = min(start + batch_size, len(split))
+        low = min(start + index * share, end - 1)  # a process whose rows lie behind the end repeats the last record
+        entries = [
+            split.good_entry(i, None, fields) for i in range(low, min(max(start + (index + 1) * share, low + 1), end))
+        ]
+        yield collate(entries + [entries[-1]] * (share - len(entries))), end - start
 
 
 def collate(entries: Sequence[HostBatch]) -> HostBatch:

@@ -30,7 +30,11 @@ class View:
     ) -> None:  # fmt: skip
         self.data, self.tokenize = data, tokenize
         self._names = tuple(system.infer)
-        self._functions = {name: jax.jit(function) for name, function in system.infer.items()}
+        # Results of a mesh that spans processes come whole to each of them.
+        several = mesh is not None and jax.process_count() > 1
+        self._process = (jax.process_index(), jax.process_count()) if several else (0, 1)
+        whole = {"out_shardings": sharding.replicated(mesh)} if several else {}
+        self._functions = {name: jax.jit(function, **whole) for name, function in system.infer.items()}
         self._params, self._extras = params, extras
         self._batch_sharding = None if mesh is None else sharding.batch_sharding(mesh)
         self._splits: dict[str, pipeline.Split] = {}
@@ -58,7 +62,7 @@ class View:
         if key not in self._embedded:
             parts = []
             size = self.data.eval_batch_size
-            for batch, real in pipeline.eval_batches(self.split(split), size, dict(fields)):
+            for batch, real in pipeline.eval_batches(self.split(split), size, dict(fields), self._process):
                 put = batch if self._batch_sharding is None else sharding.put_batch(batch, self._batch_sharding)
                 parts.append(jax.tree.map(lambda x, n=real: np.asarray(x)[:n], self.infer(name, put)))
             self._embedded[key] = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)

@@ -71,3 +71,15 @@ def test_empty_and_unknown_splits_and_absent_fields_are_told():
     data = Data(toy.Points(), (vector("x", 2, field="y"),))
     with pytest.raises(DataError, match="no field 'y' for modality 'x'; it has number, x"):
         pipeline.open_split(data, None, "train").entry(0)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_evaluation_rows_of_several_processes_are_those_of_one(processes):
+    split = pipeline.open_split(toy.experiment().data, None, "test")  # 12 records: the last batch of 8 is half full
+    whole = list(pipeline.eval_batches(split, 8))
+    shares = [list(pipeline.eval_batches(split, 8, process=(i, processes))) for i in range(processes)]
+    assert [real for _, real in whole] == [8, 4] == [real for _, real in shares[0]]
+    for step, (batch, _) in enumerate(whole):
+        np.testing.assert_array_equal(np.concatenate([s[step][0]["x"] for s in shares]), batch["x"])
+    with pytest.raises(ConfigError, match="data.eval_batch_size 8 does not divide over 3 processes"):
+        next(pipeline.eval_batches(split, 8, process=(0, 3)))

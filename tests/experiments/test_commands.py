@@ -76,6 +76,7 @@ def test_bench_prints_one_json_line(run_command):
     assert code == 0 and row["batch_size"] == 8
     assert row["examples_per_second"] == pytest.approx(8 / row["step_ms"] * 1e3)
     assert 0 < row["mfu"] < 1 and row["parameters"] > 1e4
+    assert 0 < row["data_wait"] < 1 and row["bytes_process"] > row["bytes_temporary"] > 0
 
 
 def test_fields_lists_every_override(run_command):

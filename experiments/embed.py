@@ -1,0 +1,90 @@
+"""Embeds a split of a run's data into shards on disk; a run that was cut goes on at the next shard.
+
+python -m experiments.embed align --workdir runs/align-small --modality image --split test --out corpora/align
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments import _cli
+
+
+def run() -> None:
+    p = _cli.parser("embed", __doc__.splitlines()[0])
+    p.add_argument("--workdir", type=Path, help="the run's folder (default: runs/SLUG-SIZE)")
+    p.add_argument("--modality", default="image", help="an infer function that gives one vector a record")
+    p.add_argument("--split", default="test")
+    p.add_argument("--out", type=Path, required=True, help="the corpus folder")
+    p.add_argument("--shard-size", type=int, default=65_536, help="records a shard")
+    p.add_argument(
+        "--part", default="0/1", help="I/N: this host's share of the shards, for N hosts on one shared folder"
+    )
+    o = (command := _cli.parse(p)).options
+    if command.overrides:
+        raise _cli.ConfigError(f"{command.overrides[0]}: the run's own config is used, overrides are not taken")
+    workdir = o.workdir or Path("runs") / f"{command.slug}-{command.size}"
+    index, _, count = o.part.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise _cli.ConfigError(f"--part {o.part!r}: write I/N with 0 <= I < N, e.g. 0/4")
+    if o.shard_size < 1:
+        raise _cli.ConfigError(f"--shard-size is {o.shard_size}: it must be at least 1")
+    if not (workdir / "config.json").exists():
+        raise _cli.ConfigError(f"{workdir} holds no run: train first, or give --workdir")
+    _cli.enable_compile_cache()
+    written = embed(workdir, o.modality, o.split, o.out, o.shard_size, (int(index), int(count)))
+    print(f"{o.out}: {written} shards written" if written else f"nothing left to do: {o.out} is complete")
+
+
+def embed(workdir: Path, modality: str, split: str, out: Path, shard_size: int, part: tuple[int, int] = (0, 1)) -> int:
+    """Writes the shards that `out` lacks. Records that cannot be read are left out, up to the config's data.max_bad_records."""
+    import jax
+    import numpy as np
+
+    from mmrep.data import pipeline
+    from mmrep.errors import DataError
+    from mmrep.evals import index
+    from mmrep.interop import load
+    from mmrep.train.checkpoint import Checkpoints
+
+    model = load.load(workdir)
+    data = model.experiment.data
+    if modality in (m.name for m in data.modalities):  # what it does not read need not be decoded
+        data = replace(data, modalities=tuple(m for m in data.modalities if m.name == modality))
+    rows = pipeline.open_split(data, model.view.tokenize, split)
+    size = data.eval_batch_size
+    with Checkpoints(workdir / "checkpoints", write=False) as saves:
+        step = saves.latest
+
+    def vectors(low: int, high: int) -> tuple[Any, Any]:
+        ids, found = [], []
+        for start in range(low, high, size):
+            good, entries = [], []
+            for i in range(start, min(start + size, high)):
+                try:
+                    entries.append(rows.entry(i))
+                    good.append(i)
+                except DataError as error:
+                    rows.skip(i, str(error))
+            if good:
+                batch = pipeline.collate(entries + [entries[-1]] * (size - len(entries)))
+                values = jax.device_get(model.view.infer(modality, batch))
+                if not isinstance(values, np.ndarray) or values.ndim != 2:
+                    raise _cli.ConfigError(
+                        f"infer {modality!r} does not give one vector a record: choose another --modality"
+                    )
+                found.append(values[: len(good)])
+                ids += good
+        if not found:
+            raise DataError(f"every record of {split} {low} to {high - 1} is bad")
+        return np.asarray(ids), np.concatenate(found)
+
+    about = {
+        "workdir": str(workdir.resolve()), "step": step, "modality": modality, "split": split, "records": len(rows),
+        "shard_size": shard_size,
+    }  # fmt: skip
+    return index.write(out, about, vectors, part)
+
+
+if __name__ == "__main__":
+    _cli.main(run)
