@@ -2,7 +2,8 @@
 
 Continual Vision-Language Representation Learning with Off-Diagonal Information, arXiv 2305.07437.
     python -m experiments.train modx
-    python -m experiments.prove modx
+    python -m experiments.prove modx    not run yet. On validation (seed 100; base of 1500 steps, then 150 a domain) plain training kept more:
+        R@1 of the first domain .09 against .05 at the end, though .35 against .58 after the second domain; on average .15 against .10
 """
 
 from dataclasses import replace
@@ -64,7 +65,7 @@ def get_config(size: str = "small") -> Experiment:
 
 
 SYSTEM = Config(ImageTower(64, 2, 4, 8), TextTower(VOCAB, LENGTH, 64, 2, 4), 64)
-BASE, WEAK, LATER = 1000, 100, 250
+BASE, LATER = 1000, 150
 
 
 def run(changes: dict[str, float | str | bool], base_steps: int, seed: int, split: str = "test") -> dict[str, float]:
@@ -81,31 +82,27 @@ def run(changes: dict[str, float | str | bool], base_steps: int, seed: int, spli
 
 
 def get_proof() -> Proof:
-    def arm(name: str, base_steps: int = BASE, **changes: float | str | bool) -> Arm:
-        return Arm(name, run=partial(run, changes, base_steps))
+    def arm(name: str, **changes: float | str | bool) -> Arm:
+        return Arm(name, run=partial(run, changes, BASE))
 
-    joint = experiment(stream(), replace(SYSTEM, alpha=0.0), (BASE + 3 * LATER,), 64)
-    joint = replace(joint, phases=(replace(joint.phases[0], name="all", data=None),))
-    arms = (
-        arm("plain", alpha=0.0), arm("modx"), arm("diagonal", keep="diagonal"), arm("features", keep="features"),
-        arm("sharp", distil_temperature=0.07), arm("weak screened", WEAK), arm("weak unscreened", WEAK, screen=False),
-        Arm("joint", joint),
-    )  # fmt: skip
+    arms = (arm("plain", alpha=0.0), arm("modx"), arm("diagonal", keep="diagonal"), arm("unscreened", screen=False))
+    second = f"R@1 {NAMES[0]} after {NAMES[1]}"
     expects = (
         Expect(0.6, "plain/kept", 0.0, "plain training keeps less than 60 % of the first domain's R@1: there is something to lose"),
         Expect("modx", "plain/1.5 x R@1 first", 0.0, "Mod-X keeps at least 1.5 times the R@1 that plain training keeps there"),
         Expect("modx/R@1 mean", "plain/R@1 mean", 0.05, "and has 5 points more over all domains"),
         Expect("modx/R@1 newest + 3 points", "plain/R@1 newest", 0.0, "while each new domain is learnt as well, within 3 points"),
         Expect("modx", "diagonal", 0.0, "the off-diagonal does it: distilling only the cosines of true pairs keeps less"),
-        Expect("joint/R@1 mean", "modx/R@1 mean", 0.0, "training on everything at once stays the upper bound", False),
-        Expect(0.7, "weak screened/teacher right", 0.0, "an under-trained teacher is wrong on more than 30 % of rows", False),
-        Expect("weak screened/R@1 mean", "weak unscreened/R@1 mean", 0.0, "leaving those out helps", False),
-        Expect("modx", "features", 0.0, "Mod-X keeps more than distilled features of equal weight", False),
-        Expect("modx", "sharp", 0.0, "raw cosines keep more than cosines over tau = 0.07", False),
+        Expect(0.7, "modx/teacher right", 0.0, "the teacher is wrong on more than 30 % of the new domains' rows", False),
+        Expect("modx/R@1 mean", "unscreened/R@1 mean", 0.0, "leaving those out helps", False),
+        Expect(f"modx/{second}", f"plain/{second}", 0.05, "after the second domain alone, Mod-X has kept 5 points more of the first", False),
     )  # fmt: skip
     return Proof(
         "On a stream of domains, distilling the old model's similarity matrix keeps the first domain's retrieval and lets the new ones in.",
         "R@1 first", arms, expects,
-        notes=f"{BASE} steps on the first domain (the base model, shared by the arms of a seed; weak: {WEAK}), then {LATER} on each of three more. "
-        "R@1 is the mean of both directions, each domain among its own 400 test pairs, after the last phase.",
+        notes=f"{BASE} steps on the first domain (the base model, shared by the arms of a seed), then {LATER} on each of three more. R@1 is the mean of "
+        "both directions, each domain among its own 400 test pairs, after the last phase. On the val split (base of 1500 steps) alpha was 0, 5 and 20: first "
+        "domain .09, .05, .05 at the end, but .35, .53, .58 after the second domain; at night, the third, the old model finds nothing (R@1 .002), "
+        "so there is nothing to distil. alpha stays at the authors' 20, and the last expectation comes from that look. Feature distillation, a sharper temperature "
+        "and joint training were planned as arms and left out for time.",
     )  # fmt: skip

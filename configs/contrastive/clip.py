@@ -2,7 +2,8 @@
 
 Learning Transferable Visual Models From Natural Language Supervision, arXiv 2103.00020; with system.loss=sigmoid SigLIP, 2303.15343.
     python -m experiments.train clip
-    python -m experiments.prove clip
+    python -m experiments.prove clip    9 minutes beside other jobs: holds. Means of 3 seeds after 500 steps, CLIP against bag of words:
+        R@1 image->text .467 against .156, text->image .479 against .226; zero-shot shapes .146 against .149 (chance .125), colours .629 against .649
     python -m experiments.bench clip --size bench
 """
 
@@ -76,23 +77,25 @@ def get_config(size: str = "small") -> Experiment:
 def get_proof() -> Proof:
     system = Config(**towers(48, 2, 4, 8))
 
-    def arm(name: str, lr: float = 1e-3, shuffled: bool = False, **changes) -> Arm:
-        return Arm(name, experiment(scenes(8000, shuffled=shuffled), replace(system, **changes), 500, 64, lr))
+    def arm(name: str, shuffled: bool = False, **changes) -> Arm:
+        return Arm(name, experiment(scenes(8000, shuffled=shuffled), replace(system, **changes), 500, 64, 3e-3))
 
     arms = (
-        arm("clip"), arm("words", loss="words"), arm("words, 3 x rate", 3e-3, loss="words"),
-        arm("siglip", loss="sigmoid", scale=10.0), arm("shuffled", shuffled=True),
+        arm("clip"), arm("words", loss="words"), arm("shuffled", shuffled=True),
     )  # fmt: skip
-    zero_shot = "zero-shot shape accuracy"
+    back, zero_shot = "text->image R@1", "zero-shot shape accuracy"
     expects = (
-        Expect("clip", "words", 0.02, "telling pairs apart retrieves better after equal steps than predicting the words"),
-        Expect("clip", "words, 3 x rate", 0.02, "and better than that at three times the learning rate"),
+        Expect("clip", "words", 0.02, "telling pairs apart finds more captions after equal steps than predicting the words"),
+        Expect(f"clip/{back}", f"words/{back}", 0.02, "and more images"),
         Expect(0.01, "shuffled", 0.0, "with captions of other scenes retrieval stays near the chance of 0.002"),
         Expect(f"clip/{zero_shot}", f"words/{zero_shot}", 0.0, "zero-shot shapes too are learnt faster", False),
-        Expect("siglip", "words", 0.02, "the sigmoid loss as well beats the words", False),
     )  # fmt: skip
     return Proof(
         "Telling the pairs of a batch apart learns retrieval faster than predicting the words of the caption (figure 2).",
         "image->text R@1", arms, expects,
-        notes="Equal image towers, data, batches and steps. The words arm has no text encoder: captions are scored by their words.",
+        notes="Equal image towers, data, batches and steps; the words arm has no text encoder. On validation the words were tried at three learning "
+        "rates (1e-3, 3e-3, 1e-2) and CLIP at two (1e-3, 3e-3): 3e-3 was best for both. Ranked by the mean log-probability of their words, captions "
+        "of common words stand first for every image (validation R@1 0.03 image to text, against 0.24 text to image), which made the gap look far "
+        "larger; so their frequencies are divided out (0.16). "
+        "A bag of words cannot say which colour is which shape's: part of the gap is that. An arm with the sigmoid loss was left out for time.",
     )  # fmt: skip

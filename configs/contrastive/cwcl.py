@@ -2,8 +2,9 @@
 
 CWCL: Cross-Modal Transfer with Continuously Weighted Contrastive Loss, arXiv 2309.14580.
     python -m experiments.train cwcl
-    python -m experiments.prove cwcl    not measured to the end; seed 0 alone, zero-shot intent accuracy (chance 0.05):
-        CWCL 0.274, plain contrast (LiT) 0.278: no sign of the expected 8 points
+    python -m experiments.prove cwcl    13 minutes beside other jobs: does not hold. Means of 3 seeds, zero-shot intent accuracy (chance .05):
+        CWCL .528, plain contrast (LiT) .437, permuted weights .505, weights of an untrained encoder .493;
+        R@1 speech->text .199 against .171
 """
 
 from dataclasses import replace
@@ -49,16 +50,12 @@ def experiment(
 
 
 def small(
-    weights: Weights = "frozen", steps: int = 600, read: int = 200, kernel: float | None = None, lr: float = 2e-3
+    weights: Weights = "frozen", steps: int = 500, read: int = 200, kernel: float | None = None, lr: float = 5e-3
 ) -> Experiment:
-    system = Config(
-        TextTower(VOCAB, LENGTH, 64, 1, 4),
-        AudioTower(64, 1, 4, 4000, 160, 80, 32, (2,)),
-        64,
-        weights=weights,
-        kernel=kernel,
-    )
-    return experiment(system, IntentData(templates=SPOKEN), read, steps, 128, lr)
+    """Words of 80 ms: frames of 40 ms every 20 ms, four of them a token."""
+    speech = AudioTower(64, 2, 4, 4000, 160, 80, 32, (2, 2))
+    system = Config(TextTower(VOCAB, LENGTH, 64, 1, 4), speech, 64, weights=weights, kernel=kernel)
+    return experiment(system, IntentData(8000, templates=SPOKEN), read, steps, 128, lr)
 
 
 def get_config(size: str = "small") -> Experiment:
@@ -92,4 +89,6 @@ def get_proof() -> Proof:
     return Proof(
         "Against soft targets from a frozen text encoder, speech learns intents that zero-shot prompts name better than against one-hot pairs.",
         "zero-shot intent accuracy", arms, expects, data="spoken intents by grammar, words as pairs of tones",
+        notes="All arms share towers, data, steps and learning rate. These were tuned on the val split with the plain arm (LiT) alone, in two runs: "
+        "8,000 pairs, depth 2, 2e-3: .39; at 5e-3: .56. The setting planned first (2,000 pairs, depth 1) scored .28 on test seed 0. Transcripts in place of speech score 1.0.",
     )  # fmt: skip

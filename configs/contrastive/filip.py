@@ -2,7 +2,9 @@
 
 FILIP: Fine-grained Interactive Language-Image Pre-Training, arXiv 2111.07783.
     python -m experiments.train filip
-    python -m experiments.prove filip
+    python -m experiments.prove filip    17 minutes beside other jobs: does not hold. Means of 3 seeds, crowded scenes:
+        words that find their object (chance .25): FILIP .42 (.50, .56, .19), mean-pooled dual encoder .70, mean over tokens .26, class token .24
+        R@1 image->text and text->image: FILIP .939 and .908, mean-pooled .928 and .922, mean over tokens .897 and .888, class token .745 and .755
 """
 
 from dataclasses import replace
@@ -12,6 +14,7 @@ from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rul
 from mmrep.data.scenes import CaptionSpec, SceneData, WorldSpec
 from mmrep.data.scenes.world import COLOURS, SHAPES
 from mmrep.evals.late_interaction import LateRetrieval, LateZeroShot
+from mmrep.large_batch import LargeBatch
 from mmrep.nn.towers import ImageTower, TextTower
 from mmrep.systems.contrastive.filip import Config, Localisation
 
@@ -59,7 +62,7 @@ def get_config(size: str = "small") -> Experiment:
     # FILIP-base: LAMB, batch 40,960, 30 epochs of 340 M pairs; a quarter of the tokens is kept before they are gathered.
     text = TextTower(49_408, 77, 512, 12, 8, scan=True, remat=True)
     image = ImageTower(768, 12, 12, 32, scan=True, remat=True)
-    system = Config(image, text, 256, keep=0.25, chunk=256, dtype="bfloat16")
+    system = Config(image, text, 256, keep=0.25, chunk=256, dtype="bfloat16", large_batch=LargeBatch("chunked", 64))
     base = experiment(scenes(224, n_train=1_000_000), system, 249_000, 40_960, vocab=49_408)
     optim = Optim("lamb", lr=6e-3, warmup=5000, weight_decay=3e-2)
     return replace(base, optim=optim, sharding=(Rule(".*", "fsdp"),))
@@ -69,38 +72,41 @@ def get_proof() -> Proof:
     """Crowded scenes: every patch but one at most shows an object. "sparse" are the same on 4x4 cells, where 12 patches of 16 are blank."""
     image, text = ImageTower(64, 2, 4, 16), TextTower(VOCAB, LENGTH, 64, 1, 4)
 
-    def arm(name: str, grid: int = 2, interaction: str = "max", mask: bool = True) -> Arm:
-        published = interaction == "global"
+    def arm(name: str, grid: int = 2, interaction: str = "max", published: bool = False) -> Arm:
         system = Config(
             replace(image, patch=32 // grid, pool="cls" if published else "mean"),
-            replace(text, pool="eos" if published else "mean"), 64, interaction=interaction, mask=mask,
+            replace(text, pool="eos" if published else "mean"), 64, interaction=interaction,
         )  # fmt: skip
-        return Arm(name, experiment(scenes(grid=grid), system, 400, 64, 2e-3))
+        return Arm(name, experiment(scenes(grid=grid), system, 300, 64, 2e-3))
 
     arms = (
-        arm("filip"), arm("clip", interaction="global"), arm("mean", interaction="mean"), arm("no padding mask", mask=False),
-        arm("sparse filip", 4), arm("sparse clip", 4, interaction="global"),
+        arm("filip"), arm("pooled", interaction="global"), arm("mean", interaction="mean"),
+        arm("clip", interaction="global", published=True), arm("sparse filip", 4), arm("sparse mean", 4, interaction="mean"),
     )  # fmt: skip
     found, back = "localisation word->patch", "localisation patch->word"
     i2t, t2i = "image->text R@1", "text->image R@1"
     expects = (
         Expect("filip", 0.5, 0.0, "more than half of the words find their object without having seen a box (chance 0.25)"),
-        Expect("filip", "clip", 0.25, "and CLIP's words do not: 25 points fewer"),
-        Expect("filip", "mean", 0.25, "the maximum does it: with the mean, words are lost as in CLIP"),
-        Expect(f"filip/{i2t}", f"clip/{i2t}", 0.03, "retrieval gains 3 points of R@1, image to text"),
-        Expect(f"filip/{t2i}", f"clip/{t2i}", 0.03, "and text to image"),
-        Expect(f"filip/{back}", f"mean/{back}", 0.25, "patches find their words 25 points better with the maximum than with the mean", False),
+        Expect("filip", "pooled", 0.25, "and 25 points more of them than with a dual encoder of mean-pooled tokens"),
+        Expect(f"filip/{i2t}", f"pooled/{i2t}", 0.03, "than which retrieval is 3 points of R@1 better, image to text"),
+        Expect(f"filip/{t2i}", f"pooled/{t2i}", 0.03, "and text to image"),
+        Expect("filip", "mean", 0.25, "the maximum does it: with the mean over the same unit tokens, 25 points fewer"),
+        Expect("filip", "pooled", 0.0, "more words than with mean-pooled tokens, by whatever margin", False),
+        Expect(f"filip/{back}", f"pooled/{back}", 0.25, "patches find their words 25 points better than with mean-pooled tokens", False),
+        Expect("filip", "clip", 0.25, "25 points more words find their object than with class token and EOS", False),
+        Expect(f"filip/{i2t}", f"clip/{i2t}", 0.03, "whose retrieval is 3 points behind, image to text", False),
+        Expect(f"filip/{t2i}", f"clip/{t2i}", 0.03, "and text to image", False),
         Expect("sparse filip", 0.5, 0.0, "on mostly blank ground, too, more than half of the words find their object (chance 0.06)", False),
-        Expect("sparse filip", "sparse clip", 0.25, "and 25 points more of them than with CLIP", False),
-        Expect(f"sparse filip/{i2t}", f"sparse clip/{i2t}", 0.03, "where retrieval gains 3 points, image to text", False),
-        Expect(f"filip/{i2t}", f"no padding mask/{i2t}", 0.0, "padding that speaks costs R@1, image to text", False),
-        Expect(f"filip/{t2i}", f"no padding mask/{t2i}", 0.0, "padding that speaks costs R@1, text to image", False),
+        Expect("sparse filip", "sparse mean", 0.25, "and 25 points more of them than with the mean", False),
+        Expect(f"sparse filip/{i2t}", f"sparse mean/{i2t}", 0.03, "where retrieval gains 3 points, image to text", False),
     )  # fmt: skip
     return Proof(
         "Comparing token by token makes words find their objects without boxes, and retrieves better than one global vector does.",
         found, arms, expects,
-        notes="Equal towers, steps and data; only the similarity differs (CLIP has a class token more, 64 parameters: it compares that and EOS, "
-        'as published). "mean" is CLIP with mean-pooled tokens. Crowded scenes were chosen on the val split, '
-        "after words had missed their objects on sparse ones, the setting first planned, which are given beside them. A third world, 3x3 with "
-        "5 to 7 objects, was tried too: there mean-pooled CLIP localised and retrieved better than FILIP. \"mean\" is the fair baseline.",
+        notes="Equal towers, steps and data; only the similarity differs. \"pooled\", a dual encoder of mean-pooled tokens, is the fair baseline: its "
+        "every token counts. \"mean\" is FILIP with the mean in place of the maximum; \"clip\" compares class token and EOS as published (64 parameters "
+        "more), so its other tokens were never trained to be compared. Tried on the val split: sparse scenes, first planned, where words missed their "
+        "objects (beside the crowded ones); 3x3 cells with 5 to 7 objects, where pooling localised and retrieved better than FILIP; and these crowded "
+        "scenes, where FILIP localised .75 and pooling .64. Margins of 25 and 3 points as first planned. "
+        "\"pooled\" came in when seed 0 and half of seed 1 had run without it; an arm that lets padding speak was left out for time.",
     )  # fmt: skip

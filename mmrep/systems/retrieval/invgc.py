@@ -12,15 +12,14 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mmrep.data import pipeline
 from mmrep.errors import ConfigError
-from mmrep.evals import geometry, retrieval
-from mmrep.evals.gallery import Bank, Rows, check, qb_norm
+from mmrep.evals.gallery import Bank, Rows, check
+from mmrep.evals.treatment import Pair, choose, lie, query_bank, recall
 from mmrep.evals.view import View, embed_rows
 from mmrep.losses.contrastive import symmetric_info_nce
 from mmrep.nn.heads import l2_normalise
 from mmrep.nn.towers import ImageTower, TextTower, encoders
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
 
-Pair = tuple[Float[Array | np.ndarray, "_ D"], Float[Array | np.ndarray, "_ D"]]
 Step = float | Float[Array, ""]
 PARTNER = {"image": "text", "text": "image"}
 
@@ -143,44 +142,29 @@ def compare(
     bank_q, bank_g = banks
     for rows in (*val, *test, bank_q):
         check(rows, bank_g)
-    k = neighbours(rate, len(bank_g))
-    rng = np.random.default_rng(seed)
+    k, (queries, gallery) = neighbours(rate, len(bank_g)), test
 
-    def recall(pair: Pair, gallery: Any = None) -> float:
-        targets = np.asarray(pair[1] if gallery is None else gallery)
-        return float(np.mean(retrieval.ranks(np.asarray(pair[0]), targets, np.arange(len(targets))) <= 1))
-
-    def local(g: Any, r: float, q: Any = bank_q, b: Any = bank_g) -> Array:
+    @jax.jit
+    def local(g: Any, r: Step, q: Any = bank_q, b: Any = bank_g) -> Array:
         return combine(local_adj(g, b, r, k), local_adj(g, q, r, k))
 
-    def plain(g: Any, r: float) -> Array:
+    @jax.jit
+    def plain(g: Any, r: Step) -> Array:
         return combine(inv_gc(g, bank_g, r), inv_gc(g, bank_q, r))
 
-    def scattered(g: Any, r: float) -> Array:
+    def scattered(g: Any, r: Step, rng: np.random.Generator) -> Array:
         return combine(*(move_away(g, b, rng.integers(0, len(b), (len(g), k)), r) for b in (bank_g, bank_q)))
 
-    def normed(pair: Pair, beta: float) -> float:
-        scores = qb_norm(retrieval.dot(*pair), retrieval.dot(bank_q, pair[1]), beta)
-        return float(np.mean(retrieval.ranks_of_scores(scores, np.arange(len(scores))) <= 1))
-
-    def chosen(transform: Any) -> float:
-        return max(steps, key=lambda r: (recall(val, transform(val[1], r)), -r))
-
-    r, s = chosen(local), chosen(plain)
-    beta = max((5.0, 10.0, 20.0, 40.0, 80.0), key=lambda b: normed(val, b))
-    moved = local(test[1], r)
-    found = {
-        "base": recall(test), "LocalAdj": recall(test, moved), "InvGC": recall(test, plain(test[1], s)),
-        "QB-Norm": normed(test, beta), "centred": recall(test, l2_normalise(jnp.asarray(test[1]) - jnp.asarray(bank_g).mean(0))),
-        "sign flipped": recall(test, local(test[1], -r)), "random neighbours": recall(test, scattered(test[1], r)),
-        "r": r, "r InvGC": s, "beta": beta, "gain": recall(test, moved) - recall(test),
-    }  # fmt: skip
-    if foreign is not None:
-        found["foreign bank"] = recall(test, local(test[1], r, *foreign))
-    for name, gallery in (("before", test[1]), ("after", moved)):
-        found[f"nearest cosine {name}"] = geometry.nearest_cosine(np.asarray(gallery))
-        found[f"hubness {name}"] = geometry.hubness(np.asarray(test[0]), np.asarray(gallery))
-    return found
+    r, s = (choose(steps, lambda r, way=way: recall((val[0], way(val[1], r)))) for way in (local, plain))
+    moved, centre = local(gallery, r), jnp.asarray(bank_g).mean(0)
+    ways = {
+        "base": gallery, "LocalAdj": moved, "InvGC": plain(gallery, s), "centred": l2_normalise(jnp.asarray(gallery) - centre),
+        "sign flipped": local(gallery, -r), "random neighbours": scattered(gallery, r, np.random.default_rng(seed)),
+    } | ({} if foreign is None else {"foreign bank": local(gallery, r, *foreign)})  # fmt: skip
+    found = {name: recall((queries, way)) for name, way in ways.items()}
+    found["QB-Norm"], found["beta"] = query_bank(val, test, bank_q)
+    found |= {"r": r, "r InvGC": s, "gain": found["LocalAdj"] - found["base"]}
+    return found | lie(test, "before") | lie((queries, moved), "after")
 
 
 @dataclass(frozen=True)
@@ -200,10 +184,14 @@ class Robust:
 
     def run(self, view: View) -> dict[str, float]:
         names = (self.query, self.target)
-        val, test, train = (tuple(view.embed(n, s) for n in names) for s in ("val", self.split, "train"))
+
+        def bank(records: pipeline.Split) -> Pair:
+            q, g = (embed_rows(partial(view.infer, n), records, self.bank) for n in names)
+            return q, g
+
+        val, test = ((view.embed(self.query, s), view.embed(self.target, s)) for s in ("val", self.split))
         foreign: Any = None
         if self.foreign is not None:
-            records = pipeline.open_split(view.data, view.tokenize, "train", self.foreign)
-            foreign = tuple(embed_rows(partial(view.infer, n), records, self.bank) for n in names)
-        found = compare(val, test, tuple(t[: self.bank] for t in train), foreign, steps=self.steps, rate=self.rate)
+            foreign = bank(pipeline.open_split(view.data, view.tokenize, "train", self.foreign))
+        found = compare(val, test, bank(view.split("train")), foreign, steps=self.steps, rate=self.rate)
         return {f"{self.query}->{self.target} {k}": v for k, v in found.items()}
