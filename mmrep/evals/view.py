@@ -33,7 +33,7 @@ class View:
         # Results of a mesh that spans processes come whole to each of them.
         several = mesh is not None and jax.process_count() > 1
         self._process = (jax.process_index(), jax.process_count()) if several else (0, 1)
-        whole = {"out_shardings": sharding.replicated(mesh)} if several else {}
+        whole: dict[str, Any] = {"out_shardings": sharding.replicated(mesh)} if several else {}
         self._functions = {name: jax.jit(function, **whole) for name, function in system.infer.items()}
         self._params, self._extras = params, extras
         self._batch_sharding = None if mesh is None else sharding.batch_sharding(mesh)

@@ -28,9 +28,7 @@ def patchify(images: Num[Array | np.ndarray, "B H W C"], patch: int) -> Num[Arra
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, (h // patch) * (w // patch), patch * patch * c)
 
 
-def unpatchify(
-    patches: Num[Array, "B N P"], patch: int, grid: tuple[int, int] | None = None
-) -> Num[Array, "B H W C"]:
+def unpatchify(patches: Num[Array, "B N P"], patch: int, grid: tuple[int, int] | None = None) -> Num[Array, "B H W C"]:
     """The inverse of `patchify`; `grid` is (rows, columns) of patches, square where None.
 
     Raises ConfigError where the patches fill no such grid or hold no whole pixels.

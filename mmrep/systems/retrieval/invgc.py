@@ -155,7 +155,8 @@ def compare(
     def scattered(g: Any, r: Step, rng: np.random.Generator) -> Array:
         return combine(*(move_away(g, b, rng.integers(0, len(b), (len(g), k)), r) for b in (bank_g, bank_q)))
 
-    r, s = (choose(steps, lambda r, way=way: recall((val[0], way(val[1], r)))) for way in (local, plain))
+    r = choose(steps, lambda r: recall((val[0], local(val[1], r))))
+    s = choose(steps, lambda r: recall((val[0], plain(val[1], r))))
     moved, centre = local(gallery, r), jnp.asarray(bank_g).mean(0)
     ways = {
         "base": gallery, "LocalAdj": moved, "InvGC": plain(gallery, s), "centred": l2_normalise(jnp.asarray(gallery) - centre),
