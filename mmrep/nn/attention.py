@@ -70,12 +70,14 @@ def attend(
 class Attention(nn.Module):
     """Multi-head scaled dot-product attention (Vaswani et al. 2017) of `x` to `context`, or to itself.
 
-    `mask` is True where a query may look at a key; `implementation` as in `attend`. Raises ConfigError where `heads` does not divide the width.
+    `mask` is True where a query may look at a key; `implementation` as in `attend`; `use_bias` False leaves out all biases.
+    Raises ConfigError where `heads` does not divide the width.
     """
 
     heads: int
     dtype: Any = jnp.float32
     implementation: str | None = None
+    use_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -92,11 +94,13 @@ class Attention(nn.Module):
         def project(inputs, name):
             # A key bias adds the same to all logits of a query: softmax does not see it, and no gradient reaches it.
             init = nn.initializers.xavier_uniform()
-            dense = nn.Dense(width, use_bias=name != "key", dtype=self.dtype, kernel_init=init, name=name)
+            biased = self.use_bias and name != "key"
+            dense = nn.Dense(width, use_bias=biased, dtype=self.dtype, kernel_init=init, name=name)
             return flat_dense(dense, inputs).reshape(*inputs.shape[:2], self.heads, -1)
 
         q, k, v = project(x, "query"), project(context, "key"), project(context, "value")
         y = attend(q, k, v, mask, bias, self.implementation)
         y = y.reshape(*x.shape[:2], width)
-        dense = nn.Dense(width, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="out")
+        init = nn.initializers.xavier_uniform()
+        dense = nn.Dense(width, use_bias=self.use_bias, dtype=self.dtype, kernel_init=init, name="out")
         return flat_dense(dense, y)

@@ -1,11 +1,11 @@
-"""Position embeddings: fixed sines and cosines, or learnt."""
+"""Where a token stands: fixed sines and cosines, learnt rows, or distances as attention biases (ALiBi)."""
 
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mmrep.errors import ConfigError
 
@@ -22,16 +22,46 @@ def sincos_1d(n: int, dim: int) -> Float[Array, "{n} {dim}"]:
     return jnp.asarray(_sincos(np.arange(n), dim), jnp.float32)
 
 
-def sincos_2d(h: int, w: int, dim: int) -> Float[Array, "{h*w} {dim}"]:
+def sincos_2d(h: int, w: int, dim: int, trained: tuple[int, int] | None = None) -> Float[Array, "{h*w} {dim}"]:
     """Rows of an h by w grid in reading order: the first half tells the column, the second the row (as in MAE).
 
+    trained: (rows, columns) of the grid seen in training; a larger one is squeezed into it (interpolated positions).
     Raises ConfigError unless 4 divides `dim`.
     """
     if dim % 4:
         raise ConfigError(f"width is {dim}; two-dimensional sine-cosine positions need a width that 4 divides.")
     rows, columns = np.divmod(np.arange(h * w), w)
+    if trained is not None:
+        # Pixel centres stay pixel centres, as when a table is resized.
+        rows, columns = ((x + 0.5) * (old / new) - 0.5 for x, old, new in zip((rows, columns), trained, (h, w)))
     halves = _sincos(columns, dim // 2), _sincos(rows, dim // 2)
     return jnp.asarray(np.concatenate(halves, axis=1), jnp.float32)
+
+
+def alibi_slopes(heads: int) -> Float[np.ndarray, " {heads}"]:
+    """Each head's slope: 2^(-8k/heads), k = 1..heads, for a power of two; else those of the power below, then every second one of the
+    power above (Press et al. 2022, ALiBi). Raises ConfigError for fewer than one head.
+    """
+    if heads < 1:
+        raise ConfigError(f"heads is {heads}; it must be at least 1.")
+    power = 2 ** (heads.bit_length() - 1)
+    slopes = 2.0 ** (-8.0 * np.arange(1, power + 1) / power)
+    between = 2.0 ** (-8.0 * np.arange(1, 2 * power + 1, 2) / (2 * power))
+    return np.concatenate([slopes, between])[:heads].astype(np.float32)
+
+
+def alibi_2d(
+    queries: Int[Array | np.ndarray, "#B N"], keys: Int[Array | np.ndarray, "#B M"], columns: int, heads: int
+) -> Float[Array, "_ {heads} N M"]:
+    """Attention bias -slope * distance between the grid places of queries and keys (Fuller et al. 2023, CROMA, section 3.1).
+
+    queries, keys: places in reading order on a grid of so many `columns`. Those of one sensor twice are 2D-ALiBi, those of two
+    co-registered sensors X-ALiBi. Nothing is learnt and nothing depends on the grid's size: larger images need no change.
+    """
+    here, there = jnp.asarray(queries)[:, :, None], jnp.asarray(keys)[:, None, :]
+    rows, across = here // columns - there // columns, here % columns - there % columns
+    distance = jnp.sqrt((rows**2 + across**2).astype(jnp.float32))
+    return -jnp.asarray(alibi_slopes(heads))[None, :, None, None] * distance[:, None]
 
 
 class LearnedPositions(nn.Module):

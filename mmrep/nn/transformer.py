@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mmrep.errors import ConfigError, near
 from mmrep.nn.attention import Attention
@@ -39,33 +39,41 @@ ACTIVATIONS: dict[str, Any] = {
 }
 
 
-def layer_norm(dtype: Any, name: str, epsilon: float = EPSILON) -> nn.LayerNorm:
+def layer_norm(dtype: Any, name: str, epsilon: float = EPSILON, use_bias: bool = True) -> nn.LayerNorm:
     """LayerNorm with statistics in float32, whatever `dtype` goes in and out."""
-    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, name=name)
+    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_bias=use_bias, name=name)
 
 
 class Mlp(nn.Module):
-    """Dense, activation ("gelu" exact, "gelu_tanh", "quick_gelu"), Dense back to the width that came in."""
+    """Dense, activation ("gelu" exact, "gelu_tanh", "quick_gelu"), Dense back to the width that came in.
+
+    "swiglu": SiLU(up(x)) * gate(x) (Shazeer 2020), with two thirds of `hidden`, so that the three products cost what two do.
+    """
 
     hidden: int
     dtype: Any = jnp.float32
     activation: str = "gelu"
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        if self.activation not in ACTIVATIONS:
-            raise ConfigError(f"activation {self.activation!r} is unknown{near(self.activation, ACTIVATIONS)}")
-        kernel_init = nn.initializers.xavier_uniform()
+        gated = self.activation == "swiglu"
+        if not gated and self.activation not in ACTIVATIONS:
+            raise ConfigError(
+                f"activation {self.activation!r} is unknown{near(self.activation, [*ACTIVATIONS, 'swiglu'])}"
+            )
+        settings = {"use_bias": self.use_bias, "dtype": self.dtype, "kernel_init": nn.initializers.xavier_uniform()}
+        hidden = 2 * self.hidden // 3 if gated else self.hidden
         # One axis for all tokens: see `flat_dense`.
-        y = x.reshape(-1, x.shape[-1])
-        y = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=kernel_init, name="up")(y)
-        y = ACTIVATIONS[self.activation](y)
-        y = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=kernel_init, name="down")(y)
+        flat = x.reshape(-1, x.shape[-1])
+        y = nn.Dense(hidden, **settings, name="up")(flat)
+        y = nn.silu(y) * nn.Dense(hidden, **settings, name="gate")(flat) if gated else ACTIVATIONS[self.activation](y)
+        y = nn.Dense(x.shape[-1], **settings, name="down")(y)
         return y.reshape(x.shape)
 
 
-def take_rows(mask: Bool[Array, "_ H N M"] | None, at: Int[Array, " B"]) -> Bool[Array, "_ H 1 M"] | None:
-    """The mask's rows of the queries `at`, one an example."""
+def take_rows(mask: Shaped[Array, "_ H N M"] | None, at: Int[Array, " B"]) -> Shaped[Array, "_ H 1 M"] | None:
+    """The rows of a mask (or a bias) for the queries `at`, one an example."""
     if mask is None or mask.shape[2] == 1:
         return mask
     mask = jnp.broadcast_to(mask, (at.shape[0], *mask.shape[1:]))
@@ -77,6 +85,8 @@ class Block(nn.Module):
 
     norm="pre" normalises what goes into each part (Xiong et al. 2020), "post" the sum behind it (BERT).
     `at` [B] asks for one token of each example alone: [B,1,D], the same numbers as that row of the whole, for far less work.
+    `bias` and `context_bias` are added to the logits of self- and cross-attention. `norm_context` sends the context through the LayerNorm
+    of the cross-attention's queries too (CROMA), "own" through one of its own (4M). `use_bias` False leaves out every bias (4M).
     """
 
     heads: int
@@ -87,6 +97,8 @@ class Block(nn.Module):
     activation: str = "gelu"
     implementation: str | None = None
     epsilon: float = EPSILON
+    norm_context: bool | str = False
+    use_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -96,6 +108,8 @@ class Block(nn.Module):
         context: Float[Array, "B M E"] | None = None,
         context_mask: Bool[Array, "#B #H #N #M"] | None = None,
         at: Int[Array, " B"] | None = None,
+        bias: Float[Array, "#B #H #N #N"] | None = None,
+        context_bias: Float[Array, "#B #H #N #M"] | None = None,
     ) -> Float[Array, "B _ D"]:
         if self.norm not in ("pre", "post"):
             raise ConfigError(f"norm is {self.norm!r}; choose 'pre' or 'post'.")
@@ -103,18 +117,35 @@ class Block(nn.Module):
             raise ConfigError(
                 "cross=True needs a context to attend to." if self.cross else "A context was given; set cross=True."
             )
-        attention = {"heads": self.heads, "dtype": self.dtype, "implementation": self.implementation}
+        attention = {
+            "heads": self.heads,
+            "dtype": self.dtype,
+            "implementation": self.implementation,
+            "use_bias": self.use_bias,
+        }
         rows = (lambda y: y) if at is None else (lambda y: jnp.take_along_axis(y, at[:, None, None], axis=1))
         if at is not None:
-            mask, context_mask = (take_rows(m, at) for m in (mask, context_mask))
-        parts = [("attn", lambda y: Attention(**attention, name="attn")(rows(y), None if at is None else y, mask=mask))]
+            mask, context_mask, bias, context_bias = (
+                take_rows(m, at) for m in (mask, context_mask, bias, context_bias)
+            )
+        parts = [
+            ("attn", lambda y: Attention(**attention, name="attn")(rows(y), None if at is None else y, mask, bias))
+        ]
         if self.cross:
-            parts.append(("cross", lambda y: Attention(**attention, name="cross")(y, context, mask=context_mask)))
+
+            def cross(y: Array) -> Array:
+                own = self.norm_context == "own"
+                read = norms["context" if own else "cross"](context) if self.norm_context else context
+                return Attention(**attention, name="cross")(y, read, context_mask, context_bias)
+
+            parts.append(("cross", cross))
         hidden = int(x.shape[-1] * self.mlp_ratio)
-        parts.append(("mlp", lambda y: Mlp(hidden, self.dtype, self.activation, name="mlp")(y)))
+        parts.append(("mlp", lambda y: Mlp(hidden, self.dtype, self.activation, self.use_bias, name="mlp")(y)))
+        names = [name for name, _ in parts] + ["context"] * (self.cross and self.norm_context == "own")
+        norms = {name: layer_norm(self.dtype, f"norm_{name}", self.epsilon, self.use_bias) for name in names}
         x = by_rows(x)
         for name, part in parts:
-            norm = layer_norm(self.dtype, f"norm_{name}", self.epsilon)
+            norm = norms[name]
             residual = rows(x) if name == "attn" else x
             x = by_rows(residual + part(norm(x)) if self.norm == "pre" else norm(residual + part(x)))
         return x
@@ -126,6 +157,7 @@ class Transformer(nn.Module):
     Returns (y, out): y is the final (normed) [B,N,D], out holds it as "tokens" and every block's output as "block00", "block01", ...,
     or with `scan` as "blocks" [depth,B,N,D]. `scan` compiles one block whatever the depth and keeps parameters stacked under
     "blocks" (see `stack_blocks`); `remat` recomputes a block's inside in the backward pass instead of keeping it.
+    `bias`, `context_bias`, `norm_context` and `use_bias` as in Block.
     `at` [B] asks for one token of each example: y is [B,1,D] and the last block works for it alone; out has neither "tokens" nor that block.
     """
 
@@ -141,6 +173,8 @@ class Transformer(nn.Module):
     implementation: str | None = None
     epsilon: float = EPSILON
     final_norm: bool = True
+    norm_context: bool | str = False
+    use_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -150,6 +184,8 @@ class Transformer(nn.Module):
         context: Float[Array, "B M E"] | None = None,
         context_mask: Bool[Array, "#B #H #N #M"] | None = None,
         at: Int[Array, " B"] | None = None,
+        bias: Float[Array, "#B #H #N #N"] | None = None,
+        context_bias: Float[Array, "#B #H #N #M"] | None = None,
     ) -> tuple[Float[Array, "B _ D"], dict[str, Array]]:
         if self.scan and at is not None:
             raise ConfigError("pooled_only (or `at`) treats the last block apart, which a scan cannot; set scan=False.")
@@ -164,6 +200,8 @@ class Transformer(nn.Module):
             "activation": self.activation,
             "implementation": self.implementation,
             "epsilon": self.epsilon,
+            "norm_context": self.norm_context,
+            "use_bias": self.use_bias,
         }
         block = nn.remat(Block, prevent_cse=not self.scan) if self.remat else Block
         x = x.astype(self.dtype)
@@ -181,14 +219,16 @@ class Transformer(nn.Module):
                 in_axes=nn.broadcast,
                 length=self.depth,
             )
-            x, out["blocks"] = layers(block(**settings, name="blocks"), x, mask, context, context_mask)
+            x, out["blocks"] = layers(
+                block(**settings, name="blocks"), x, mask, context, context_mask, None, bias, context_bias
+            )
         else:
             for i in range(self.depth):
                 here = at if i == self.depth - 1 else None
-                x = block(**settings, name=f"block{i:02d}")(x, mask, context, context_mask, here)
+                x = block(**settings, name=f"block{i:02d}")(x, mask, context, context_mask, here, bias, context_bias)
                 out[f"block{i:02d}"] = x
         if self.norm == "pre" and self.final_norm:
-            x = layer_norm(self.dtype, "norm", self.epsilon)(x)
+            x = layer_norm(self.dtype, "norm", self.epsilon, self.use_bias)(x)
         if at is None:
             out["tokens"] = x
         else:

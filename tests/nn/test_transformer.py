@@ -94,6 +94,24 @@ def test_context_mask_hides_context():
     np.testing.assert_array_equal(run(context), run(context.at[:, 2].set(9.0)))
 
 
+def test_biases_reach_both_attentions_and_the_context_shares_the_norm_of_the_queries():
+    """A bias of -1e9 is a mask, in one token's row too; a normed context is the same at any scale."""
+    x, context = jax.random.normal(KEY, (2, 4, 16)), jax.random.normal(KEY, (2, 3, 16))
+    module = Transformer(2, 2, cross=True, norm_context=True)
+    params = jax.jit(module.init)(KEY, x, None, context)
+    keep, keep_context = causal_mask(4), jnp.array([True, True, False])[None, None, None]
+    whole = jax.jit(lambda x, *rest: module.apply(params, x, *rest)[0])
+    bias, context_bias = (jnp.where(m, 0.0, -1e9) for m in (keep, keep_context))
+    masked = whole(x, keep, context, keep_context)
+    close(whole(x, None, context, None, None, bias, context_bias), masked)
+    at = jnp.array([1, 2])
+    close(whole(x, None, context, None, at, bias, context_bias)[:, 0], masked[jnp.arange(2), at])
+    assert not np.allclose(whole(x, None, context), masked, atol=1e-3)
+    close(whole(x, None, 3 * context + 1), whole(x, None, context), atol=1e-4)
+    plain = Transformer(2, 2, cross=True)
+    assert not np.allclose(plain.apply(params, x, None, context)[0], whole(x, None, context), atol=1e-3)
+
+
 @pytest.mark.parametrize(
     "activation, at_one", [("gelu", 0.8413447), ("gelu_tanh", 0.8411920), ("quick_gelu", 0.8457958)]
 )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmrep.data import splits
-from mmrep.data.scenes import boxes, captions, masks, raster, relief, rgb
+from mmrep.data.scenes import boxes, captions, landcover, masks, optical, radar, raster, relief, rgb
 from mmrep.data.scenes.captions import CaptionSpec, Noise
 from mmrep.data.scenes.world import Scenes, WorldSpec, sample, take
 from mmrep.errors import ConfigError, DataError, near
@@ -36,6 +36,8 @@ class SceneData:
         semseg     semseg uint8 [S, S]: 0 ground, 1 + shape id
         instances  instances uint8 [S, S]: 0 ground, 1 + object slot
         depth      depth float32 [S, S, 1] in [0, 1], 1 = the ground;   normals: normals uint8 [S, S, 3], the relief's normals as colours
+        optical    optical uint8 [S, S, 6], bands of optical.BANDS;   radar: radar uint8 [S, S, 2], radar.BANDS
+        landcover  landcover uint8 [S, S]: 0 ground, 1 + colour id * 2 + material id
         boxes      boxes float32 [K, 4]: left, top, right, bottom in [0, 1] of the visible part; boxes_valid bool [K]
         objects    object_valid bool [K]; object_shape, object_colour, object_size int32 [K], -1 in empty slots; object_xy float32 [K, 2]
 
@@ -261,6 +263,19 @@ def _normals(block: _Block) -> Columns:
     return {"normals": relief.normals(block.scenes, block.data.size, block.distance)}
 
 
+def _optical(block: _Block) -> Columns:
+    data = block.data
+    return {"optical": optical.optical(block.scenes, data.size, data.seed, data.grain, block.distance)}
+
+
+def _radar(block: _Block) -> Columns:
+    return {"radar": radar.radar(block.scenes, block.data.size, block.data.seed, distance=block.distance)}
+
+
+def _landcover(block: _Block) -> Columns:
+    return {"landcover": landcover.landcover(block.scenes, block.data.size, block.distance)}
+
+
 def _boxes(block: _Block) -> Columns:
     box, valid = boxes.boxes_of(block.instances, block.scenes.valid.shape[1])
     return {"boxes": box, "boxes_valid": valid}
@@ -276,6 +291,7 @@ def _objects(block: _Block) -> Columns:
 SENSORS: Mapping[str, Callable[[_Block], Columns]] = {
     "rgb": _rgb, "caption": _caption, "grounding": _grounding, "hard": _hard, "semseg": _semseg, "instances": _instances,
     "boxes": _boxes, "objects": _objects, "depth": _depth, "normals": _normals,
+    "optical": _optical, "radar": _radar, "landcover": _landcover,
 }  # fmt: skip
 """Name -> record fields. A new sensor is a file with a pure function of the scenes, and a line here."""
 
