@@ -6,6 +6,7 @@ python -m experiments.dryrun --all --mesh data=64 --write                every s
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
@@ -66,11 +67,11 @@ def run_all() -> None:
 
 def parse_mesh(text: str) -> dict[str, int]:
     """{"data": 8, "model": 2} of "data=8,model=2". Raises ConfigError for another axis or a number below 1."""
-    sizes = {"data": 1, "model": 1}
+    sizes = {"data": 1, "model": 1, "fsdp": 1}
     for part in text.split(","):
         axis, _, number = part.strip().partition("=")
         if axis not in sizes or not number.isdigit() or int(number) < 1:
-            raise _cli.ConfigError(f"--mesh {text!r}: write data=N,model=N with whole numbers of at least 1")
+            raise _cli.ConfigError(f"--mesh {text!r}: write data=N,fsdp=N,model=N with whole numbers of at least 1")
         sizes[axis] = int(number)
     return sizes
 
@@ -80,7 +81,7 @@ def guarded(args: Sequence[str], mesh: Mapping[str, int], timeout: float, memory
 
     The devices are simulated, which must be said before JAX starts. Raises ConfigError where the config cannot work.
     """
-    devices = mesh["data"] * mesh["model"]
+    devices = math.prod(mesh.values())
     env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(_cli.ROOT)}
     env.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", None)
     command = [sys.executable, "-m", "experiments.dryrun", *args]

@@ -116,17 +116,23 @@ class Train:
 
 @dataclass(frozen=True)
 class Mesh:
-    """Devices a mesh axis; -1 takes what is left. `data` splits the batch (and, by rule, parameters: fsdp), `model` is tensor parallel."""
+    """Devices a mesh axis; -1 takes what is left. `data` splits the batch (and, by rule, parameters: fsdp), `model` is tensor parallel.
+
+    fsdp: above 1, a third axis between them (hybrid sharding): the batch is split over data x fsdp, parameters over fsdp alone and
+    repeated along data, so that they are gathered within a host and only gradients cross between hosts.
+    """
 
     data: int = -1
     model: int = 1
+    fsdp: int = field(default=1, metadata={"since": 2})
 
 
 @dataclass(frozen=True)
 class Rule:
     """Sharding of the parameters whose path matches `path` (first match wins); moments, EMA and extras of that path follow.
 
-    how: replicate | fsdp (largest divisible dim over `axis`, arrays below `min_size` values stay whole) | shard_dim (`dim` over `axis`).
+    how: replicate | fsdp (largest divisible dim over `axis`, or over the mesh axis fsdp where there is one; arrays below `min_size` values
+         stay whole) | shard_dim (`dim` over `axis`).
     """
 
     path: str

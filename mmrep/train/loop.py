@@ -88,9 +88,10 @@ def train(
     guard, say = guard or faults.Guard(), say if distributed.leads() else (lambda _: None)
     config, total = experiment.train, min(experiment.steps, stop or experiment.steps)
     mesh = sharding.make_mesh(experiment.mesh)
-    if experiment.data.batch_size % (mesh.shape["data"] * config.accumulate):
+    parts = sharding.row_parts(mesh)
+    if experiment.data.batch_size % (parts * config.accumulate):
         raise ConfigError(
-            f"data.batch_size {experiment.data.batch_size} does not divide over mesh.data {mesh.shape['data']} x train.accumulate {config.accumulate}"
+            f"data.batch_size {experiment.data.batch_size} does not divide over mesh.data (x mesh.fsdp) {parts} x train.accumulate {config.accumulate}"
         )
     with faults.full_disk(workdir), distributed.leader_first():
         tokenizer = open_workdir(experiment, workdir, meta)

@@ -11,15 +11,17 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mmrep.config import Mesh, Rule
 from mmrep.errors import ConfigError
+from mmrep.nn.placement import row_axes
 
 
 def make_mesh(config: Mesh, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
-    """The ("data", "model") mesh over the first `data * model` of `devices` (default: all there are).
+    """The ("data", "model") mesh over the first `data * model` of `devices` (default: all there are); with fsdp ("data", "fsdp", "model").
 
     Raises ConfigError where the axes ask for more devices than there are.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = {"data": config.data, "model": config.model}
+    hybrid = {"fsdp": config.fsdp} if config.fsdp != 1 else {}
+    sizes = {"data": config.data} | hybrid | {"model": config.model}
     free = [k for k, n in sizes.items() if n == -1]
     if len(free) > 1 or any(n < 1 and n != -1 for n in sizes.values()):
         raise ConfigError(f"mesh {sizes}: axes are at least 1, and at most one may be -1")
@@ -32,7 +34,9 @@ def make_mesh(config: Mesh, devices: Sequence[Any] | None = None) -> jax.shardin
             f"mesh {sizes} asks for {used} devices, here are {len(devices)}: change mesh.data or mesh.model"
         )
     # Auto axes: with explicit ones, flax's embedding look-up is refused.
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 2, devices=devices[:used])
+    return jax.make_mesh(
+        tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices[:used]
+    )
 
 
 def by_rules(tree: Any, rules: Sequence[Rule], mesh: jax.sharding.Mesh) -> Any:
@@ -50,27 +54,26 @@ def by_rules(tree: Any, rules: Sequence[Rule], mesh: jax.sharding.Mesh) -> Any:
 
 
 def _spec(rule: Rule, shape: tuple[int, ...], mesh: jax.sharding.Mesh, name: str) -> PartitionSpec:
-    if rule.how != "replicate" and rule.axis not in mesh.shape:
-        raise ConfigError(
-            f"sharding rule {rule.path!r}: mesh has no axis {rule.axis!r}; it has {', '.join(mesh.shape)}"
-        )
-    if rule.how == "replicate" or not shape or mesh.shape[rule.axis] == 1:
+    axis = "fsdp" if rule.how == "fsdp" and rule.axis == "data" and "fsdp" in mesh.shape else rule.axis
+    if rule.how != "replicate" and axis not in mesh.shape:
+        raise ConfigError(f"sharding rule {rule.path!r}: mesh has no axis {axis!r}; it has {', '.join(mesh.shape)}")
+    if rule.how == "replicate" or not shape or mesh.shape[axis] == 1:
         return PartitionSpec()
-    parts = mesh.shape[rule.axis]
+    parts = mesh.shape[axis]
     if rule.how == "shard_dim":
         if not -len(shape) <= rule.dim < len(shape):  # a bias or scale under a rule meant for matrices
             return PartitionSpec()
         dim = rule.dim % len(shape)
         if shape[dim] % parts:
             raise ConfigError(
-                f"sharding rule {rule.path!r}: {name} {list(shape)} has no dim {rule.dim} that divides over {rule.axis}={parts}"
+                f"sharding rule {rule.path!r}: {name} {list(shape)} has no dim {rule.dim} that divides over {axis}={parts}"
             )
     else:
         fits = [d for d in range(len(shape)) if shape[d] % parts == 0]
         if math.prod(shape) < rule.min_size or not fits:
             return PartitionSpec()
         dim = max(fits, key=lambda d: shape[d])
-    return PartitionSpec(*[rule.axis if d == dim else None for d in range(len(shape))])
+    return PartitionSpec(*[axis if d == dim else None for d in range(len(shape))])
 
 
 def of(tree: Any) -> Any:
@@ -79,7 +82,13 @@ def of(tree: Any) -> Any:
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec("data"))
+    """Rows over the axes that split the batch."""
+    return NamedSharding(mesh, PartitionSpec(row_axes(mesh)))
+
+
+def row_parts(mesh: jax.sharding.Mesh) -> int:
+    """Into how many parts a batch's rows are split."""
+    return math.prod(mesh.shape[axis] for axis in row_axes(mesh))
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
