@@ -6,6 +6,12 @@ import os
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 # Tiny models: compiling them well takes longer than running them badly.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Simulated devices wait for each other on threads of one pool. With a thread a core, two collectives that start in another order on
+# another device may wait for ever, and JAX then aborts the process; a busy machine needs patience besides.
+os.environ.setdefault("NPROC", "16")
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_collective_call_terminate_timeout_seconds=300".strip()
+)
 
 from jaxtyping import install_import_hook
 
@@ -26,6 +32,15 @@ def _compile_cache() -> None:
     from experiments import _cli
 
     _cli.enable_compile_cache()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Compiled programs of finished files would add up to gigabytes."""
+    yield
+    import jax
+
+    jax.clear_caches()
 
 
 @pytest.fixture
