@@ -2,8 +2,8 @@
 
 Continual Vision-Language Representation Learning with Off-Diagonal Information, arXiv 2305.07437.
     python -m experiments.train modx
-    python -m experiments.prove modx    not run yet. On validation (seed 100; base of 1500 steps, then 150 a domain) plain training kept more:
-        R@1 of the first domain .09 against .05 at the end, though .35 against .58 after the second domain; on average .15 against .10
+    python -m experiments.prove modx    about 10 minutes on 2 idle cores: does not hold. R@1 of the first domain at the end, means of 3 seeds:
+        Mod-X .054, plain .100, distilling the diagonal alone .198, without screening .186; after the second domain Mod-X keeps 13 points more
 """
 
 from dataclasses import replace

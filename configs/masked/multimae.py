@@ -2,6 +2,7 @@
 
 Multi-modal multi-task masked autoencoders, arXiv 2204.01678. A few visible patches of colour, depth and classes together; a decoder each.
     python -m experiments.train multimae
+Its proof has not run. On validation (seed 100, 700 steps) depth from colour was no better yet than from another picture's colour: too few steps.
 """
 
 from dataclasses import replace
