@@ -2,7 +2,7 @@
 
 Continual Vision-Language Representation Learning with Off-Diagonal Information, arXiv 2305.07437.
     python -m experiments.train modx
-    python -m experiments.prove modx    about 10 minutes on 2 idle cores: does not hold. R@1 of the first domain at the end, means of 3 seeds:
+    python -m experiments.prove modx    beside other jobs (not timed idle): does not hold. R@1 of the first domain at the end, means of 3 seeds:
         Mod-X .054, plain .100, distilling the diagonal alone .198, without screening .186; after the second domain Mod-X keeps 13 points more
 """
 

@@ -19,14 +19,7 @@ SIZES = ("tiny", "small", "paper", "bench")
 CLASSES = 1 + len(SHAPES)
 # The class of a thing is its shape; colour, texture and ground are drawn apart from it.
 WORLD = WorldSpec(
-    n_objects=(3, 5),
-    shapes=SHAPES[:6],
-    sizes=("big",),
-    textures=TEXTURES,
-    grounds=GROUNDS,
-    distinct="none",
-    overlap=True,
-    rotation=0.4,
+    (3, 5), SHAPES[:6], sizes=("big",), textures=TEXTURES, grounds=GROUNDS, distinct="none", overlap=True, rotation=0.4
 )
 
 

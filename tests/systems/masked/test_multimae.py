@@ -181,7 +181,6 @@ def test_ignored_pixels_count_for_nothing():
 def test_blind_decoders_see_their_own_map_alone():
     params, values = from_authors(weights(), CONFIG), {k: jnp.asarray(v) for k, v in batch().items()}
     seen = budgets.everything(2, [16] * 3)
-    moved = values | {"rgb": values["rgb"] + 1}
     blind = replace(CONFIG, blind=True)
     model = autoencoder(blind)
     # The encoder mixes maps; what the decoder may read is its own tokens, so compare with the encoder held fixed.
@@ -191,7 +190,6 @@ def test_blind_decoders_see_their_own_map_alone():
     np.testing.assert_array_equal(a, b)
     a, b = (autoencoder().decode(params, e, seen, values)["depth"] for e in (encoded, other))
     assert not np.allclose(a, b)
-    assert moved["rgb"].shape == values["rgb"].shape
 
 
 @pytest.mark.parametrize(
