@@ -71,7 +71,9 @@ def parse_mesh(text: str) -> dict[str, int]:
     for part in text.split(","):
         axis, _, number = part.strip().partition("=")
         if axis not in sizes or not number.isdigit() or int(number) < 1:
-            raise _cli.ConfigError(f"--mesh {text!r}: write data=N,model=N (and fsdp=N) with whole numbers of at least 1")
+            raise _cli.ConfigError(
+                f"--mesh {text!r}: write data=N,model=N (and fsdp=N) with whole numbers of at least 1"
+            )
         sizes[axis] = int(number)
     return {axis: n for axis, n in sizes.items() if n > 1 or axis != "fsdp"}
 
