@@ -20,11 +20,13 @@ class Tokenizer:
 
     vocab: number of ids, the five special ones and 256 byte pieces included.
     kind: unigram | bpe | char | word.   lower: case-fold the text first.
+    symbols: words that are one id each, whatever the training text holds ("v0=12" and its like, see `mmrep.data.serialise`).
     """
 
     vocab: int = 2048
     kind: Literal["unigram", "bpe", "char", "word"] = "unigram"
     lower: bool = True
+    symbols: tuple[str, ...] = field(default=(), metadata={"since": 2})
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Optim:
-    """An optax chain. `lr` is the peak; `warmup` and decay count the phase's steps; weight decay skips vectors and scalars."""
+    """An optax chain. `lr` is the peak; `warmup` and decay count the phase's steps; weight decay skips vectors and scalars.
+
+    layer_decay: each layer's rate as a share of the one above it, for fine-tuning (see mmrep.train.optim.by_layer).
+    """
 
     name: Literal["adamw", "lamb", "lion", "sgd", "adafactor"] = "adamw"
     lr: float = 1e-3
@@ -55,6 +60,7 @@ class Optim:
     b2: float = 0.98
     eps: float = 1e-8
     clip: float | None = 1.0
+    layer_decay: float = field(default=1.0, metadata={"since": 2})
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class Pretrained:
     """Parameters of another experiment: trained on demand, cached by the fingerprint of its config, never trained twice.
 
     parts: (path prefix there, path prefix here), e.g. (("text/", "teacher/"),); ("", "") takes the whole tree.
+           A prefix that begins with "extras/" means the extras, there or here: (("extras/codebook/", "extras/codebook/"),).
     """
 
     experiment: Any
@@ -213,6 +220,7 @@ class Expect:
     """`better` exceeds `worse` by `margin` on average, and on every seed by more than 0.
 
     Each side is "arm" (the proof's metric), "arm/metric", or a number. `headline` expectations decide the verdict; the others are reported.
+    slack: how much worse than `worse` the better side may be, for a claim that nothing is lost.
     """
 
     better: str | float
@@ -220,6 +228,7 @@ class Expect:
     margin: float = 0.0
     says: str = ""
     headline: bool = True
+    slack: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from mmrep.errors import ConfigError
 from mmrep.modality import BOS, EOS, FIRST_PIECE, MASK, PAD, UNK
 
 BYTE_PIECES = 256
+_WORD_START = "\u2581"  # what sentencepiece writes for the space before a word
 _LEAST_COVERAGE = 0.981  # the trainer refuses to cover less than 0.98 of running text
 _MEMO = 2**17  # texts remembered by one tokenizer; a row of 32 ids is 128 bytes
 
@@ -34,12 +35,23 @@ def fit(texts: Iterable[str], config: Tokenizer, cache: Path | None = None) -> b
     small corpus may not have that many pieces. All characters of the corpus are covered as long as they take no more than half
     of the room for pieces (all of it for `char`); beyond that the rarest are left to the bytes, down to 98 % of running text.
 
+    Each of `config.symbols` is one id wherever it begins a word, the ids right behind the special ones in the order given.
+
     cache: folder holding `<hash of texts, config and sentencepiece version>.model`; None trains anew.
 
     Raises ConfigError for no text, for an unknown kind, and for a vocabulary that is too small, naming the least possible.
     """
     if config.kind not in ("unigram", "bpe", "char", "word"):
         raise ConfigError(f"data.tokenizer.kind is {config.kind!r}: choose from bpe, char, unigram, word")
+    for symbol in config.symbols:
+        if not symbol or _WORD_START in symbol or len(symbol.split()) != 1 or symbol != symbol.strip():
+            raise ConfigError(f"data.tokenizer.symbols has {symbol!r}: a symbol is one word without spaces")
+        if config.lower and symbol != symbol.casefold():
+            raise ConfigError(
+                f"data.tokenizer.symbols has {symbol!r}, but data.tokenizer.lower folds it: write it small"
+            )
+    if len({*config.symbols}) < len(config.symbols):
+        raise ConfigError("data.tokenizer.symbols names a symbol twice")
     lines = [line for line in (" ".join(text.split()) for text in texts) if line]
     if not lines:
         raise ConfigError("data.tokenizer has no text to train on: the source's texts('train') is empty")
@@ -110,7 +122,7 @@ class Tokens:
 def _train(lines: Sequence[str], config: Tokenizer) -> bytes:
     rule = "nmt_nfkc_cf" if config.lower else "nmt_nfkc"
     with_bytes = config.kind in ("unigram", "bpe")
-    fixed = FIRST_PIECE + (BYTE_PIECES if with_bytes else 0)
+    fixed = FIRST_PIECE + len(config.symbols) + (BYTE_PIECES if with_bytes else 0)
     room = config.vocab - fixed
     counts = _characters(lines, rule)
     coverage = 1.0  # a word is unknown or known as a whole
@@ -139,6 +151,9 @@ def _train(lines: Sequence[str], config: Tokenizer) -> bytes:
         eos_id=EOS,
         unk_id=UNK,
         control_symbols=["<mask>"],  # takes the first free id, MASK
+        user_defined_symbols=[
+            _WORD_START + symbol for symbol in config.symbols
+        ],  # with its space, or that would be an id too
         max_sentence_length=2**16,
         num_threads=1,  # sums in another order would give another model
         minloglevel=2,

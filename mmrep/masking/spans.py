@@ -6,7 +6,7 @@ each replaced by a sentinel, and the target spells them out after their sentinel
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import jax
@@ -25,7 +25,10 @@ class Stream:
     """One token modality.
 
     vocab: number of ids, without sentinels.   grid: (rows, columns) of an image's tokens.   length: of a text instead, EOS included.
+    patch: > 0 for a stream of pixels, patches of that side and `channels`: it only goes in, has no ids, and vocab is 0.
+    learned: places have learnt positions, for tokens of a vector, whose grid means nothing.
     keep:  how much of a text is kept where it goes in, before the budget cuts it: "random" U(0, 1), "all", or "binary" (all or nothing).
+    chunk: tokens of a text that are kept or cut out together, from its first on; its EOS is a chunk of its own (4M-21).
     """
 
     name: str
@@ -33,6 +36,10 @@ class Stream:
     grid: tuple[int, int] = (0, 0)
     length: int = 0
     keep: Literal["random", "all", "binary"] = "random"
+    chunk: int = field(default=1, metadata={"since": 2})
+    patch: int = field(default=0, metadata={"since": 2})
+    channels: int = field(default=3, metadata={"since": 2})
+    learned: bool = field(default=False, metadata={"since": 2})
 
     @property
     def size(self) -> int:
@@ -81,10 +88,18 @@ def check(streams: Sequence[Stream], mixtures: Sequence[Mixture], n_input: int, 
     if not streams or len({*names}) < len(names):
         raise ConfigError(f"system.streams are named {names}: give at least one, each name once")
     for s in streams:
-        if s.vocab < 2 or (s.length > 0) == (s.grid[0] * s.grid[1] > 0) or s.size < 1:
-            raise ConfigError(f"stream {s.name!r}: give vocab >= 2 and either a grid or a length")
+        if (s.vocab < 2) != (s.patch > 0) or (s.length > 0) == (s.grid[0] * s.grid[1] > 0) or s.size < 1:
+            raise ConfigError(
+                f"stream {s.name!r}: give vocab >= 2 (0 with a patch, for pixels) and either a grid or a length"
+            )
+        if s.length and (s.patch or s.learned):
+            raise ConfigError(f"stream {s.name!r} is a text: patch and learned are for images")
         if s.keep not in ("random", "all", "binary"):
             raise ConfigError(f"stream {s.name!r}: keep is {s.keep!r}, choose 'random', 'all' or 'binary'")
+        if s.chunk < 1 or (s.chunk > 1 and s.chunk >= s.length):
+            raise ConfigError(
+                f"stream {s.name!r}: chunk is {s.chunk}, give 1 or more, for a text longer than one chunk"
+            )
     if n_input < 1 or n_target < 1:
         raise ConfigError(f"system.n_input is {n_input} and n_target {n_target}: both must be at least 1")
     if not mixtures or any(m.weight <= 0 for m in mixtures):
@@ -95,12 +110,16 @@ def check(streams: Sequence[Stream], mixtures: Sequence[Mixture], n_input: int, 
                 raise ConfigError(f"mixtures[{i}].{side} is {alphas}: give one concentration for each of {names}")
             if any(not 0 <= a < float("inf") for a in alphas) or not any(alphas):
                 raise ConfigError(f"mixtures[{i}].{side} is {alphas}: not negative, finite, and not all 0")
+        if any(a and s.patch for a, s in zip(m.targets, streams)):
+            raise ConfigError(f"mixtures[{i}].targets is {m.targets}: a stream of pixels is never predicted, give it 0")
 
 
 def check_ids(streams: Sequence[Stream], tokens: Mapping[str, np.ndarray]) -> None:
     """Raises DataError where an id lies outside its stream's vocabulary. For data on the host; inside jit nothing is checked."""
     for s in streams:
         ids = np.asarray(tokens[s.name])
+        if s.patch:
+            continue
         if ids.size and (ids.min() < 0 or ids.max() >= s.vocab):
             raise DataError(f"{s.name}: ids lie in {ids.min()}..{ids.max()}, its vocabulary is [0, {s.vocab})")
 
@@ -171,11 +190,16 @@ def cut_spans(ids: Int[Array, "B L"], dropped: Bool[Array, "B L"], sentinel: int
 
 
 def draw_dropped(
-    rng: PRNGKeyArray, ids: Int[Array, "B L"], n_input: Int[Array, " B"], keep: str = "random", tries: int = 48
+    rng: PRNGKeyArray,
+    ids: Int[Array, "B L"],
+    n_input: Int[Array, " B"],
+    keep: str = "random",
+    tries: int = 48,
+    chunk: int = 1,
 ) -> Bool[Array, "B L"]:
     """Which tokens of a text are cut out so that what stays fits n_input, sentinels counted.
 
-    Each token is kept with probability k (by `keep`). Where that does not fit, k falls by a tenth and all is drawn again; after `tries`
+    Each token (with `chunk` > 1: each chunk of so many, the last token being one alone) is kept with probability k (by `keep`). Where that does not fit, k falls by a tenth and all is drawn again; after `tries`
     nothing is kept, which one sentinel stands for. Where n_input is 0 nothing is kept.
     """
     for_keep, for_token = jax.random.split(rng)
@@ -184,7 +208,11 @@ def draw_dropped(
     start = {"random": start, "all": jnp.ones_like(start), "binary": jnp.round(start)}[keep]
     chance = start * 0.9 ** jnp.arange(tries, dtype=jnp.float32)[:, None]
     real = (ids != PAD)[:, None]
-    dropped = (jax.random.uniform(for_token, (b, tries, length)) >= chance) & real
+    drawn = jax.random.uniform(for_token, (b, tries, length))
+    if chunk > 1:
+        last = real & ~jnp.pad(real, ((0, 0), (0, 0), (0, 1)))[..., 1:]
+        drawn = jnp.where(last, drawn[..., -1:], drawn[..., jnp.arange(length) // chunk])
+    dropped = (drawn >= chance) & real
     first = dropped & ~jnp.pad(dropped, ((0, 0), (0, 0), (1, 0)))[..., :-1]
     fits = ((real & ~dropped) | first).sum(-1) <= n_input[:, None]
     chosen = jnp.take_along_axis(dropped, fits.argmax(1)[:, None, None], axis=1)[:, 0]
@@ -212,13 +240,18 @@ def target_window(
     return start, jnp.minimum(spans.n_target - start, n_target)
 
 
-def text_body(ids: Int[Array, "B L"], length: int) -> Int[Array, "B {length}"]:
-    """A tokenised text as 4M takes it: no BOS, its EOS (the last id before the padding) kept where it is cut to `length`."""
+def text_body(ids: Int[Array, "B L"], length: int, chunk: int = 1) -> Int[Array, "B {length}"]:
+    """A tokenised text as 4M takes it: no BOS, its EOS (the last id before the padding) kept where it is cut to `length`.
+
+    Of chunks, only whole ones stay.
+    """
     ids = jnp.where(ids[:, :1] == BOS, jnp.pad(ids, ((0, 0), (0, 1)))[:, 1:], ids)
     count = jnp.sum(ids != PAD, axis=1, keepdims=True)
     last = jnp.take_along_axis(ids, jnp.maximum(count - 1, 0), axis=1)
     cut = jnp.pad(ids, ((0, 0), (0, max(0, length - ids.shape[1]))))[:, :length]
-    return jnp.where((count > length) & (jnp.arange(length) == length - 1), last, cut).astype(jnp.int32)
+    end = jnp.minimum(jnp.maximum(count - 1, 0), length - 1) // chunk * chunk
+    at = jnp.arange(length)
+    return jnp.where(at < end, cut, jnp.where(at == end, last, PAD)).astype(jnp.int32)
 
 
 class Part(NamedTuple):
@@ -312,8 +345,8 @@ def mask(
         ids, a, b_ = tokens[s.name], n_in[:, t], n_out[:, t]
         if s.length:
             for_drop, for_window = jax.random.split(key)
-            ids = text_body(ids, s.length)
-            spans = cut_spans(ids, draw_dropped(for_drop, ids, a, s.keep), s.vocab)
+            ids = text_body(ids, s.length, s.chunk)
+            spans = cut_spans(ids, draw_dropped(for_drop, ids, a, s.keep, chunk=s.chunk), s.vocab)
             spans = spans._replace(n_input=jnp.where(a > 0, spans.n_input, 0))
             parts.append(text_parts(spans, *target_window(for_window, spans, b_, s.vocab)))
         else:
@@ -329,7 +362,7 @@ def everything(tokens: Mapping[str, Array], streams: Sequence[Stream]) -> Tokens
     found: list[Tokens] = []
     for t, s in enumerate(streams):
         if s.name in tokens:
-            ids = text_body(tokens[s.name], s.length) if s.length else tokens[s.name].astype(jnp.int32)
+            ids = text_body(tokens[s.name], s.length, s.chunk) if s.length else tokens[s.name].astype(jnp.int32)
             at = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
             valid = ids != PAD if s.length else jnp.ones(ids.shape, bool)
             found.append(Tokens(ids, jnp.full(ids.shape, t, jnp.int32), at, valid))

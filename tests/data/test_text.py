@@ -133,6 +133,55 @@ def test_a_copy_in_another_process_gives_the_same_rows():
     assert (pickle.loads(pickle.dumps(tokens))("black cat", 12) == tokens("black cat", 12)).all()
 
 
+SYMBOLS = tuple(f"v{a}={i}" for a in range(2) for i in range(14))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_symbols_are_one_id_each_and_captions_stay_as_they_are(kind):
+    config = Tokenizer(vocab=450, kind=kind, symbols=SYMBOLS)
+    tokens = text.tokenizer(text.fit(TEXTS, config), config)
+    for line in ("v1=3 v0=12", "v0=1 v0=1 v1=13", "red apple v0=7 black cat v1=0"):
+        row = tokens(line, 40)
+        assert tokens.decode(row) == line
+        marked = [i for i in row.tolist() if 5 <= i < 5 + len(SYMBOLS)]
+        assert [tokens.piece(i)[1:] for i in marked] == [w for w in line.split() if "=" in w]
+    assert (tokens("v1=3 v0=12 v0=1", 40) > 0).sum() == 5
+    # Ids in the order given, right behind the special ones.
+    assert tokens("v1=13", 3)[1] == 5 + len(SYMBOLS) - 1 and tokens("v0=0", 3)[1] == 5
+    plain = Tokenizer(vocab=450 - len(SYMBOLS), kind=kind)
+    without = text.tokenizer(text.fit(TEXTS, plain), plain)
+    for caption in TEXTS[:9]:
+        assert tokens.decode(tokens(caption, 40)) == caption
+        spelled = [t.piece(i) for t in (tokens, without) for i in t(caption, 40).tolist()]
+        assert spelled[:40] == spelled[40:]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_cannot_spell_special_ids(kind):
+    config = Tokenizer(vocab=450, kind=kind, symbols=SYMBOLS)
+    tokens = text.tokenizer(text.fit([*TEXTS, "v0=3 red v0=31 <mask>"], config), config)
+    for line in ("<mask> <s> </s> <pad> <unk>", "[s_1] <extra_id_0> red", "xv0=12 v0=123 v9=1 v0="):
+        row = tokens(line, 90)
+        used = int((row > 0).sum())
+        assert not np.isin(row[1 : used - 1], [PAD, BOS, EOS, MASK]).any() and row.max() < tokens.vocab
+        if kind in ("unigram", "bpe"):
+            assert tokens.decode(row) == line
+
+
+def test_wrong_symbols_are_refused():
+    for symbols, says in (
+        (("v0=1", "v0=1"), "twice"),
+        (("v0 = 1",), "one word"),
+        (("",), "one word"),
+        (("V0=1",), "small"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            text.fit(TEXTS, Tokenizer(vocab=450, symbols=symbols))
+    assert text.fit(TEXTS, Tokenizer(vocab=450, symbols=("V0=1",), lower=False))
+    with pytest.raises(ConfigError, match="at least"):
+        text.fit(TEXTS, Tokenizer(vocab=20, kind="word", symbols=SYMBOLS))
+
+
 def test_errors_name_the_fix():
     with pytest.raises(ConfigError, match="no text to train on"):
         text.fit(["", "  \n"], Tokenizer())

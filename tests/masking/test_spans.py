@@ -225,6 +225,122 @@ def test_ids_outside_the_vocabulary_are_refused():
         spans.check_ids(STREAMS, tokens)
 
 
+# From apple/ml-4m at cda590f, chunk_span_masking with its draws replaced: chunks, which of them are dropped, inputs, targets.
+CHUNKED = [
+    ([[5, 6], [7, 8], [9, 10], [2]], [0, 1, 1, 0], [5, 6, 20, 2], [20, 7, 8, 9, 10, 21]),
+    ([[5, 6], [7, 8], [9, 10], [2]], [1, 0, 1, 0], [20, 7, 8, 21, 2], [20, 5, 6, 21, 9, 10, 22]),
+    ([[5, 6], [7, 8], [9, 10], [2]], [1, 0, 0, 1], [20, 7, 8, 9, 10, 21], [20, 5, 6, 21, 2, 22]),
+    ([[5, 6], [7, 8], [9, 10], [2]], [1, 1, 1, 1], [20], [20, 5, 6, 7, 8, 9, 10, 2, 21]),
+    ([[5, 6], [2]], [0, 0], [5, 6, 2], [20]),
+    ([[5, 6, 7], [8, 9, 10], [2]], [0, 1, 1], [5, 6, 7, 20], [20, 8, 9, 10, 2, 21]),
+]
+
+
+@pytest.mark.parametrize(("chunks", "dropped", "inputs", "targets"), CHUNKED)
+def test_chunks_are_cut_as_the_authors(chunks, dropped, inputs, targets):
+    ids = [i for c in chunks for i in c]
+    flags = [bool(d) for c, d in zip(chunks, dropped) for _ in c]
+    flags = jnp.asarray([flags + [False] * (8 - len(flags))])
+    found = spans.cut_spans(padded(ids), flags, SENTINEL)
+    np.testing.assert_array_equal(found.inputs[0, : found.n_input[0]], inputs)
+    np.testing.assert_array_equal(found.targets[0, : found.n_target[0]], targets)
+
+
+@pytest.mark.parametrize("chunk", [2, 3])
+def test_whole_chunks_are_dropped_and_the_end_alone(chunk):
+    n, size = 500, 6
+    ids = jnp.broadcast_to(padded([5, 6, 7, 8, 9, 10, 2], 9), (n, 9))
+    dropped = np.asarray(spans.draw_dropped(KEY, ids, jnp.full(n, 9), chunk=chunk))
+    assert not dropped[:, 7:].any()
+    whole = dropped[:, :size].reshape(n, -1, chunk)
+    assert (whole == whole[..., :1]).all()
+    each = np.concatenate([whole[..., 0], dropped[:, 6:7]], axis=1)
+    # k ~ U(0, 1): each chunk and the end are dropped half of the time, and not together.
+    np.testing.assert_allclose(each.mean(0), 0.5, atol=0.08)
+    assert len({*map(tuple, each.tolist())}) == 2 ** each.shape[1]
+    plain = spans.draw_dropped(KEY, ids, jnp.full(n, 9))
+    np.testing.assert_array_equal(plain, spans.draw_dropped(KEY, ids, jnp.full(n, 9), chunk=1))
+
+
+def test_chunks_fit_their_budget():
+    n = 400
+    ids = jnp.broadcast_to(padded([5, 6, 7, 8, 9, 10, 2]), (n, 8))
+    for budget in (1, 2, 3, 5):
+        for keep in ("random", "all", "binary"):
+            dropped = spans.draw_dropped(KEY, ids, jnp.full(n, budget), keep, chunk=2)
+            found = spans.cut_spans(ids, dropped, SENTINEL)
+            assert found.n_input.max() <= budget and found.n_input.min() >= 1
+    # One token is too few for a pair: it is the sentinel of everything.
+    found = spans.cut_spans(ids, spans.draw_dropped(KEY, ids, jnp.full(n, 1), chunk=2), SENTINEL)
+    assert (found.inputs[:, 0] == SENTINEL).all() and (found.n_target == 9).all()
+
+
+def test_chunks_beyond_the_length_are_cut():
+    body = jnp.asarray([[1, 5, 6, 7, 8, 9, 10, 2], [1, 5, 6, 7, 2, 0, 0, 0], [1, 2, 0, 0, 0, 0, 0, 0], [0] * 8])
+    found = spans.text_body(body, 6, chunk=2)
+    # Two pairs and the end; the tokenizer's half pair goes; an empty text is its end, no text is nothing.
+    np.testing.assert_array_equal(found, [[5, 6, 7, 8, 2, 0], [5, 6, 2, 0, 0, 0], [2, 0, 0, 0, 0, 0], [0] * 6])
+    np.testing.assert_array_equal(spans.text_body(body, 7, chunk=2)[0], [5, 6, 7, 8, 9, 10, 2])
+    np.testing.assert_array_equal(spans.text_body(body, 7, chunk=3)[0], [5, 6, 7, 8, 9, 10, 2])
+
+
+def test_masking_by_chunks_never_halves_one():
+    streams = (replace(STREAMS[2], name="pairs", chunk=2), replace(STREAMS[2], name="loose"))
+    pairs = jnp.asarray([[1, 5, 12, 6, 13, 7, 14, 2]] * 300, jnp.int32)
+    even = (Mixture((1.0, 1.0), (1.0, 1.0)),)
+    run = jax.jit(lambda k, t: spans.mask(k, t, streams, even, 12, 20))
+    m = jax.tree.map(np.asarray, run(KEY, {"pairs": pairs, "loose": pairs}))
+    parted = [0, 0]
+    for t in (0, 1):
+        for b in range(300):
+            ids = m.inputs.ids[b][m.inputs.valid[b] & (m.inputs.stream[b] == t)].tolist()
+            for first, second in ((5, 12), (6, 13), (7, 14)):
+                parted[t] += (first in ids) != (second in ids)
+                assert t or first not in ids or ids[ids.index(first) + 1] == second
+    assert parted[0] == 0 and parted[1] > 100
+
+
+def test_text_alone_trains_on_text_alone_and_nothing_gives_nothing():
+    present = jnp.asarray([[False, False, True]] * 60 + [[False] * 3] * 4)
+    _, m = drawn(present=present)
+    assert (m.inputs.stream[m.inputs.valid] == 2).all() and (m.queries.stream[m.queries.valid] == 2).all()
+    assert m.inputs.valid[:60].any(1).all() and m.queries.valid[:60].any()
+    assert not m.inputs.valid[60:].any() and not m.queries.valid[60:].any()
+    assert (m.inputs.ids[60:] == 0).all() and (m.labels[60:] == 0).all() and (m.reach[60:] == 0).all()
+
+
+def test_an_empty_input_stream_is_still_a_target():
+    _, m = drawn(n=100, mixtures=(Mixture((0.0, 1.0, 0.0), (1.0, 0.0, 1.0)),))
+    assert (m.inputs.stream[m.inputs.valid] == 1).all()
+    text = (m.queries.stream == 2) & m.queries.valid
+    # Nothing of the text went in, so all of it is asked for, behind one sentinel.
+    first = [b for b in range(100) if text[b].any()]
+    assert first and all(m.queries.ids[b][text[b]][0] == SENTINEL for b in first)
+    assert ((m.queries.ids[text] >= SENTINEL).sum()) == len(first)
+
+
+def test_one_target_token_of_an_image_is_asked_for():
+    _, m = drawn(n=100, n_input=1, n_target=1, mixtures=(Mixture((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),))
+    assert (m.queries.valid.sum(1) == 1).all() and (m.reach[m.queries.valid] == 1).all()
+
+
+def test_over_long_texts_stay_within_their_length():
+    streams = (STREAMS[0], STREAMS[1], Stream("caption", SENTINEL, length=5))
+    _, m = drawn(n=200, streams=streams, n_input=30, n_target=40)
+    text = (m.inputs.stream == 2) & m.inputs.valid
+    assert text.sum(1).max() <= 5
+    asked = (m.queries.stream == 2) & m.queries.valid
+    assert 1 < asked.sum(1).max() <= 5  # of a budget of 5: its sentinel and the four that follow, one of them read
+    assert max(m.inputs.ids[text].max(), m.labels[asked].max()) < streams[2].rows
+
+
+def test_ids_below_zero_are_refused():
+    tokens = {k: np.asarray(v) for k, v in batch(2).items()}
+    for name, shift in (("rgb", -7), ("caption", SENTINEL)):
+        with pytest.raises(DataError, match=name):
+            spans.check_ids(STREAMS, tokens | {name: tokens[name] + shift})
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -233,6 +349,8 @@ def test_ids_outside_the_vocabulary_are_refused():
         ({"mixtures": (Mixture((1.0,), (1.0,) * 3),)}, "inputs"), ({"mixtures": (replace(EVEN[0], weight=0.0),)}, "weight"),
         ({"n_input": 0}, "n_input"), ({"n_target": 0}, "n_target"), ({"streams": ()}, "streams"),
         ({"streams": (STREAMS[0],) * 3}, "once"), ({"streams": (Stream("x", 5), *STREAMS[:2])}, "grid or a length"),
+        ({"streams": (*STREAMS[:2], replace(STREAMS[2], chunk=0))}, "chunk"), ({"streams": (*STREAMS[:2], replace(STREAMS[2], chunk=8))}, "chunk"),
+        ({"streams": (replace(STREAMS[0], chunk=2), *STREAMS[1:])}, "chunk"),
     ],
 )  # fmt: skip
 def test_impossible_settings_are_refused(change, says):

@@ -7,10 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from mmrep.data import splits
-from mmrep.data.scenes import boxes, captions, landcover, masks, optical, radar, raster, relief, rgb
+from mmrep.data import serialise, splits
+from mmrep.data.scenes import (
+    boxes,
+    captions,
+    detections,
+    edges,
+    landcover,
+    masks,
+    metadata,
+    optical,
+    palette,
+    pose,
+    radar,
+    raster,
+    relief,
+    rgb,
+    teacher,
+)
 from mmrep.data.scenes.captions import CaptionSpec, Noise
 from mmrep.data.scenes.world import Scenes, WorldSpec, sample, take
+from mmrep.data.serialise import Serial
 from mmrep.errors import ConfigError, DataError, near
 
 Record = dict[str, Any]
@@ -39,10 +56,16 @@ class SceneData:
         optical    optical uint8 [S, S, 6], bands of optical.BANDS;   radar: radar uint8 [S, S, 2], radar.BANDS
         landcover  landcover uint8 [S, S]: 0 ground, 1 + colour id * 2 + material id
         boxes      boxes float32 [K, 4]: left, top, right, bottom in [0, 1] of the visible part; boxes_valid bool [K]
+        edges      edges float32 [S, S, 1] in [0, 1]: outlines of one pixel
+        palette    palette str: the picture's main colours, 1 to serial.palette of them;   detections: detections str, boxes with shapes
+        metadata   metadata str: measures of scene and picture, "v1=<id> v0=<bin>" each (training shuffles them); for all see data.serialise
+        pose       pose float32 [6 K]: of each slot 1, x, y, radius, cosine and sine of the rotation;   teacher: teacher float32 [64],
+                   the unit embedding of a frozen random network that reads the latent scene, not its pixels
         objects    object_valid bool [K]; object_shape, object_colour, object_size int32 [K], -1 in empty slots; object_xy float32 [K, 2]
 
     size:  image side in pixels.   seed: another seed is another set of scenes of the same world.
     noise: false captions, in the training split only.   grain: standard deviation of the pixel noise, of full scale 1.
+    serial: how finely palette, metadata and detections are written; `serialise.symbols(serial)` is their vocabulary.
     """
 
     n_train: int = 4000
@@ -55,6 +78,7 @@ class SceneData:
     caption: CaptionSpec = field(default_factory=CaptionSpec)
     noise: Noise = field(default_factory=Noise)
     grain: float = 0.02
+    serial: Serial = field(default=Serial(), metadata={"since": 2})
 
     def __post_init__(self) -> None:
         for name in ("n_train", "n_val", "n_test"):
@@ -91,8 +115,10 @@ class SceneData:
         return SceneRecords(self, split, self.count(split))
 
     def texts(self, split: str) -> Iterator[str]:
-        """Every caption of the split, without rendering images."""
+        """Every caption of the split, without rendering images, and of detections their classes; numbers are the tokenizer's symbols."""
         n = self.count(split)
+        if "detections" in self.sensors:
+            yield from self.world.shapes
         for start in range(0, n, BLOCK):
             columns = columns_of(self, split, np.arange(start, min(start + BLOCK, n)), _TEXT_SENSORS & {*self.sensors})
             for values in (v for name, v in columns.items() if name.startswith("caption")):
@@ -103,9 +129,14 @@ class SceneData:
                         yield from value
 
     def view(self, record: Record, rng: np.random.Generator | None) -> Record:
-        """One caption of several: a random one, or the first without `rng`. A grounding is given only for the first."""
+        """One caption of several: a random one, or the first without `rng`. A grounding is given only for the first.
+
+        With `rng` the measures of metadata come in a random order.
+        """
         if rng is not None and isinstance(record.get("caption"), tuple):
             record = {k: v for k, v in record.items() if k != "caption_objects"}
+        if rng is not None and "metadata" in record:
+            record = {**record, "metadata": serialise.shuffle_pairs(record["metadata"], rng)}
         return splits.pick(record, rng)
 
 
@@ -174,6 +205,21 @@ class _Block:
     def instances(self) -> np.ndarray:
         return self._once("instances", lambda: raster.front(self.scenes, self.distance))
 
+    @property
+    def rgb(self) -> np.ndarray:
+        data = self.data
+        # Shared distances pay only where another sensor reads them: the picture alone is painted in blocks that fit the cache.
+        shared = self.distance if _READ_DISTANCE & {*data.sensors} else None
+        return self._once("rgb", lambda: rgb.rgb(self.scenes, data.size, data.seed, data.grain, distance=shared))
+
+    @property
+    def depth(self) -> np.ndarray:
+        return self._once("depth", lambda: relief.depth(self.scenes, self.data.size, self.distance))
+
+    @property
+    def boxes(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._once("boxes", lambda: boxes.boxes_of(self.instances, self.scenes.valid.shape[1]))
+
     def told(self, language: str, variant: int) -> list[str]:
         """The captions, false ones included."""
         return self._once(f"told {language} {variant}", lambda: _told(self, language, variant))
@@ -185,10 +231,7 @@ class _Block:
 
 
 def _rgb(block: _Block) -> Columns:
-    data = block.data
-    # Shared distances pay only where another sensor reads them: the picture alone is painted in blocks that fit the cache.
-    shared = block.distance if {"semseg", "instances", "boxes", "depth", "normals"} & {*data.sensors} else None
-    return {"rgb": rgb.rgb(block.scenes, data.size, data.seed, data.grain, distance=shared)}
+    return {"rgb": block.rgb}
 
 
 def _caption(block: _Block) -> Columns:
@@ -256,7 +299,7 @@ def _instances(block: _Block) -> Columns:
 
 
 def _depth(block: _Block) -> Columns:
-    return {"depth": relief.depth(block.scenes, block.data.size, block.distance)}
+    return {"depth": block.depth}
 
 
 def _normals(block: _Block) -> Columns:
@@ -277,8 +320,34 @@ def _landcover(block: _Block) -> Columns:
 
 
 def _boxes(block: _Block) -> Columns:
-    box, valid = boxes.boxes_of(block.instances, block.scenes.valid.shape[1])
+    box, valid = block.boxes
     return {"boxes": box, "boxes_valid": valid}
+
+
+def _edges(block: _Block) -> Columns:
+    return {"edges": edges.edges(block.scenes, block.instances, block.depth)}
+
+
+def _palette(block: _Block) -> Columns:
+    return {"palette": palette.texts(block.rgb, block.scenes, block.data.serial)}
+
+
+def _metadata(block: _Block) -> Columns:
+    measured = metadata.of_picture(block.rgb)
+    measured |= metadata.of_scene(block.scenes, block.instances, block.distance, block.depth)
+    return {"metadata": metadata.texts(measured, block.data.serial)}
+
+
+def _detections(block: _Block) -> Columns:
+    return {"detections": detections.texts(block.scenes, *block.boxes, block.data.serial)}
+
+
+def _pose(block: _Block) -> Columns:
+    return {"pose": pose.pose(block.scenes)}
+
+
+def _teacher(block: _Block) -> Columns:
+    return {"teacher": teacher.teacher(block.scenes)}
 
 
 def _objects(block: _Block) -> Columns:
@@ -291,11 +360,13 @@ def _objects(block: _Block) -> Columns:
 SENSORS: Mapping[str, Callable[[_Block], Columns]] = {
     "rgb": _rgb, "caption": _caption, "grounding": _grounding, "hard": _hard, "semseg": _semseg, "instances": _instances,
     "boxes": _boxes, "objects": _objects, "depth": _depth, "normals": _normals,
-    "optical": _optical, "radar": _radar, "landcover": _landcover,
+    "optical": _optical, "radar": _radar, "landcover": _landcover, "edges": _edges, "palette": _palette, "metadata": _metadata,
+    "detections": _detections, "pose": _pose, "teacher": _teacher,
 }  # fmt: skip
 """Name -> record fields. A new sensor is a file with a pure function of the scenes, and a line here."""
 
 _TEXT_SENSORS = {"caption", "hard"}
+_READ_DISTANCE = {"semseg", "instances", "boxes", "depth", "normals", "edges", "metadata", "detections"}
 
 
 @dataclass(frozen=True)
