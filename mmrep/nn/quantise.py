@@ -150,3 +150,48 @@ def update_codebook(
         fresh = flat[order[jnp.arange(len(codes)) % len(flat)]]
         codes = jnp.where((usage < dead)[:, None], fresh, codes)
     return jax.lax.stop_gradient({"codes": codes, "usage": usage})
+
+
+def product_codebook(rng: PRNGKeyArray, heads: int, codes: int, width: int) -> State:
+    """Parameters of a product quantiser, all learnt by gradient: codes [h, K, d], their maps to keys and to values [h, d, d], d = width/h.
+
+    Raises ConfigError where heads do not divide the width.
+    """
+    if heads < 1 or width % heads or codes < 2:
+        raise ConfigError(
+            f"{heads} codebooks of {codes} codes for width {width}: heads must divide the width, codes be 2 or more"
+        )
+    d = width // heads
+    drawn, *maps = jax.random.split(rng, 3)
+    key, value = (jax.random.uniform(k, (heads, d, d), minval=-1.0, maxval=1.0) * (3.0 / d) ** 0.5 for k in maps)
+    return {"codes": jax.random.normal(drawn, (heads, codes, d)), "key": key, "value": value}
+
+
+def product_quantise(
+    params: State, z: Float[Array, "*n D"], rng: PRNGKeyArray | None = None, temperature: float = 1.0
+) -> tuple[Float[Array, "*n D"], Int[Array, "*n h"]]:
+    """(the values of the codes found, their ids in each of the h codebooks) of latents cut into h parts (4M-21, "Memcodes" of NWT).
+
+    Each part takes the code whose key has the greatest product with it; the gradient is that of a softmax over all codes. With `rng`,
+    in training, the code is drawn from that softmax (hard, straight-through Gumbel-softmax).
+    """
+    h, k, d = params["codes"].shape
+    parts = z.astype(jnp.float32).reshape(*z.shape[:-1], h, d) * d**-0.5
+    keys, values = (jnp.einsum("hkd,hde->hke", params["codes"], params[name]) for name in ("key", "value"))
+    logits = jnp.einsum("...hd,hkd->...hk", parts, keys)
+    if rng is None:
+        ids = logits.argmax(-1).astype(jnp.int32)
+        return product_values(params, ids).astype(z.dtype), ids
+    noisy = (logits + jax.random.gumbel(rng, logits.shape)) / temperature
+    ids, soft = noisy.argmax(-1).astype(jnp.int32), jax.nn.softmax(noisy, axis=-1)
+    hard = jax.nn.one_hot(ids, k, dtype=jnp.float32)
+    chosen = hard + soft - jax.lax.stop_gradient(soft)
+    found = jnp.einsum("...hk,hkd->...hd", chosen, values)
+    return found.reshape(z.shape).astype(z.dtype), ids
+
+
+def product_values(params: State, ids: Int[Array, "*n h"]) -> Float[Array, "*n D"]:
+    """The latents that these ids stand for."""
+    values = jnp.einsum("hkd,hde->hke", params["codes"], params["value"])
+    found = values[jnp.arange(ids.shape[-1]), ids]
+    return found.reshape(*ids.shape[:-1], -1)

@@ -289,7 +289,9 @@ def _enter(stage: Stage, experiment: Experiment, current: state.State | None) ->
     else:
         params, extras = current["params"], current["extras"]
     for part in stage.phase.start:
-        params = transplant(params, pretrained(part.experiment).params, part.parts)
+        donor = pretrained(part.experiment)
+        whole = transplant(params | {"extras": extras}, donor.params | {"extras": donor.extras}, part.parts)
+        params, extras = {k: v for k, v in whole.items() if k != "extras"}, whole.get("extras", {})
     if stage.phase.begin is not None:
         params, extras = jax.jit(stage.phase.begin)(params, extras)
     fresh = stage.create(params, extras)
@@ -300,10 +302,14 @@ def _enter(stage: Stage, experiment: Experiment, current: state.State | None) ->
 
 
 def transplant(params: Params, donor: Params, parts: tuple[tuple[str, str], ...]) -> Params:
-    """`params` with the donor's leaves at the named prefixes. Raises ConfigError where a path or shape has no match."""
+    """`params` with the donor's leaves at the named prefixes. Raises ConfigError where a path or shape has no match.
+
+    Extras, a trained codebook say, stand under "extras/": only a prefix that begins so takes of them.
+    """
     flat, given = flatten(params), flatten(donor)
     for there, here in parts:
-        moved = {here + p[len(there) :]: v for p, v in given.items() if p.startswith(there)}
+        known = {p: v for p, v in given.items() if p.startswith("extras/") == there.startswith("extras/")}
+        moved = {here + p[len(there) :]: v for p, v in known.items() if p.startswith(there)}
         if not moved:
             raise ConfigError(f"pretrained part {there!r} matches no parameter of its experiment")
         for path, value in moved.items():

@@ -1,0 +1,79 @@
+"""What a tokeniser keeps, and how it uses its vocabulary."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from mmrep.evals.dense import mean_iou
+from mmrep.evals.view import View
+
+
+def code_use(ids: Int[np.ndarray, "N *place"], codes: int, heads: int = 1) -> dict[str, float]:
+    """ "codes used", the share of the vocabulary that occurs, and "perplexity", exp(entropy) of how often, as a share of the vocabulary too.
+
+    heads: above 1 the last axis of `ids` has one vocabulary each; their means are given.
+    """
+    columns = ids.reshape(-1, heads).T
+    counts = np.stack([np.bincount(column, minlength=codes) for column in columns])
+    share = counts / counts.sum(1, keepdims=True)
+    entropy = -(share * np.log(np.maximum(share, 1e-12))).sum(1)
+    perplexity = float(np.exp(entropy).mean())
+    return {
+        "codes used": float((counts > 0).mean()),
+        "perplexity": perplexity,
+        "perplexity share": perplexity / codes,
+    }
+
+
+def errors(found: Float[np.ndarray, "N *value"], truth: Float[np.ndarray, "N *value"]) -> dict[str, float]:
+    """ "MSE"; "PSNR" in dB of numbers in [0, 1]; "unexplained", MSE over that of the mean example; "cosine error", the mean 1 - cosine."""
+    y, x = (a.reshape(len(a), -1).astype(np.float64) for a in (found, truth))
+    mse = ((y - x) ** 2).mean()
+    lengths = np.linalg.norm(y, axis=1) * np.linalg.norm(x, axis=1)
+    return {
+        "MSE": float(mse),
+        "PSNR": float(-10 * np.log10(max(mse, 1e-12))),
+        "unexplained": float(mse / max(((x - x.mean(0)) ** 2).mean(), 1e-12)),
+        "cosine error": float(1 - ((y * x).sum(1) / np.maximum(lengths, 1e-12)).mean()),
+    }
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A tokeniser on held-out examples: what comes back through its ids, and which ids there are.
+
+    modality: a batch entry of numbers or class ids.   codes: its vocabulary; with heads above 1, that of each of the last axis's ids.
+    classes:  above 0 for a class map: mIoU and pixel accuracy then stand in place of the errors.
+    """
+
+    modality: str
+    codes: int
+    heads: int = 1
+    classes: int = 0
+    split: str = "test"
+    tokenise: str = "tokenise"
+    reconstruct: str = "reconstruct"
+    name: str = ""
+
+    def run(self, view: View) -> dict[str, float]:
+        found, ids = (np.asarray(view.embed(f, self.split)) for f in (self.reconstruct, self.tokenise))
+        truth = held_out(view, self.modality, self.split)
+        label = self.name or self.modality
+        scores = code_use(ids, self.codes, self.heads) | self._scores(found, truth)
+        return {f"{label} {k}": v for k, v in scores.items()}
+
+    def _scores(self, found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+        if not self.classes:
+            return errors(found, truth)
+        return {
+            "mIoU": mean_iou(found, truth, self.classes),
+            "pixel accuracy": float((found == truth).mean()),
+        }
+
+
+def held_out(view: View, modality: str, split: str) -> Any:
+    """A modality of every example of the split, as batches have it."""
+    opened = view.split(split)
+    return np.stack([opened.entry(i)[modality] for i in range(len(opened))])

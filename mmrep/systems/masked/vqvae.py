@@ -1,0 +1,199 @@
+"""4M's tokeniser of maps: an autoencoder through a codebook, with a plain or a diffusion decoder (Mizrahi et al., NeurIPS 2023, arXiv 2312.06647)."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key, Num, PRNGKeyArray
+
+from mmrep.errors import ConfigError
+from mmrep.losses.masked import patch_cross_entropy, patch_l1, patch_mse
+from mmrep.nn import diffusion
+from mmrep.nn import quantise as q
+from mmrep.nn.diffusion import Denoiser
+from mmrep.nn.image import patchify, unpatchify
+from mmrep.nn.maps import Map, Stack
+from mmrep.nn.vqvae import Codec, map_codec
+from mmrep.system import Batch, Extras, Metrics, Params, System
+
+
+@dataclass(frozen=True)
+class Config:
+    """map: what is tokenised, one id a patch.
+
+    quantiser:  "codebook", unit codes found by cosine and learnt by moving averages (its state lives in extras), or "fsq", finite
+                scalar levels, a latent channel each, with nothing to learn.
+    codes, latent: size of the codebook and width of its codes.   levels: of "fsq".
+    decay, commitment: of the codebook.   normalise: the commitment loss sees unit latents.
+    dead:       a code used less than 1/dead of its even share starts again at a latent of the batch; 0: never.
+    loss:       of maps of numbers; a class map has cross-entropy.   bounded: numbers lie in [0, 1], and what is decoded is cut to it
+                (not where the map is `truncated`, whose scale the ids do not keep: such a map is decoded to standardised numbers).
+    decoder:    "direct", a ViT, or "diffusion", a U-Net that sees the latents beside a noisy map (DiVAE), of numbers only.
+    unet_widths, unet_blocks, unet_patch, diffusion_steps: of that; sample_steps: of DDIM, to decode.
+    """
+
+    map: Map = Map("rgb", (224, 224), 16, 3)
+    quantiser: Literal["codebook", "fsq"] = "codebook"
+    codes: int = 16384
+    latent: int = 32
+    levels: tuple[int, ...] = ()
+    decay: float = 0.99
+    dead: float = 32.0
+    commitment: float = 1.0
+    normalise: bool = False
+    loss: Literal["mse", "l1", "smooth_l1"] = "mse"
+    bounded: bool = True
+    decoder: Literal["direct", "diffusion"] = "direct"
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    decoder_width: int = 768
+    decoder_depth: int = 12
+    decoder_heads: int = 12
+    unet_widths: tuple[int, ...] = (256, 512, 512, 512)
+    unet_blocks: int = 3
+    unet_patch: int = 4
+    diffusion_steps: int = 1000
+    sample_steps: int = 25
+    scan: bool = False
+    remat: bool = False
+    dtype: str = "float32"
+
+    def check(self) -> None:
+        for name, known in (
+            ("quantiser", ("codebook", "fsq")), ("decoder", ("direct", "diffusion")), ("loss", tuple(LOSSES))
+        ):  # fmt: skip
+            if getattr(self, name) not in known:
+                raise ConfigError(f"system.{name} is {getattr(self, name)!r}: choose one of {', '.join(known)}")
+        if self.quantiser == "fsq":
+            q.check_levels(self.levels)
+        elif self.levels or self.codes < 2 or self.latent < 1 or not 0 <= self.decay < 1 or self.dead < 0:
+            raise ConfigError(
+                "system.quantiser 'codebook' needs codes >= 2, latent >= 1, decay in [0, 1), dead >= 0, and no levels"
+            )
+        if self.decoder == "diffusion":
+            diffusion.signal_share(self.diffusion_steps)
+            diffusion.sampling_times(self.diffusion_steps, self.sample_steps)
+            fine = self.unet_patch * 2 ** (len(self.unet_widths) - 1)
+            if self.map.classes:
+                raise ConfigError("system.decoder 'diffusion' is for maps of numbers: take 'direct' for class ids")
+            if self.map.size[0] % fine or self.map.size[1] % fine:
+                raise ConfigError(f"unet_patch and unet_widths need a map of a multiple of {fine}, not {self.map.size}")
+
+    @property
+    def vocab(self) -> int:
+        """Number of ids."""
+        size = 1
+        for n in self.levels:
+            size *= n
+        return size if self.quantiser == "fsq" else self.codes
+
+    def codec(self) -> Codec:
+        decoder: Any = Stack(self.decoder_width, self.decoder_depth, self.decoder_heads)
+        if self.decoder == "diffusion":
+            kind = jnp.dtype(self.dtype)
+            decoder = Denoiser(self.map.channels, self.unet_patch, self.unet_widths, self.unet_blocks, dtype=kind)
+        latent = len(self.levels) if self.quantiser == "fsq" else self.latent
+        stack = Stack(self.width, self.depth, self.heads)
+        return map_codec(self.map, latent, stack, decoder, scan=self.scan, remat=self.remat, dtype=self.dtype)
+
+    def build(self) -> System:
+        self.check()
+        name = self.map.name
+
+        def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, Extras]:
+            codes, weights = jax.random.split(rng)
+            extras = {"codebook": q.codebook(codes, self.codes, self.latent)} if self.quantiser == "codebook" else {}
+            return self.codec().init(weights), extras
+
+        def ids_of(params: Params, extras: Extras, batch: Batch) -> Int[Array, "B R S"]:
+            return tokenise(self, params, extras, batch[name])
+
+        def keys_of(batch: Batch) -> Key[Array, " B"] | None:
+            return jax.vmap(jax.random.key)(batch["seed"]) if "seed" in batch else None
+
+        def detokenised(params: Params, extras: Extras, batch: Batch) -> Num[Array, "B H W *C"]:
+            """The map of the batch's `ids`, or of its own tokens where it holds none. `seed` [B]: of each row's noise (diffusion)."""
+            ids = batch["ids"] if "ids" in batch else ids_of(params, extras, batch)
+            return detokenise(self, params, extras, ids, keys_of(batch))
+
+        def reconstruct(params: Params, extras: Extras, batch: Batch) -> Num[Array, "B H W *C"]:
+            return detokenise(self, params, extras, ids_of(params, extras, batch), keys_of(batch))
+
+        def loss(
+            params: Params, extras: Extras, batch: Batch, rng: PRNGKeyArray
+        ) -> tuple[Float[Array, ""], tuple[Extras, Metrics]]:
+            return objective(self, params, extras, batch[name], rng)
+
+        return System(init, loss, {"tokenise": ids_of, "detokenise": detokenised, "reconstruct": reconstruct})
+
+
+LOSSES = {"mse": patch_mse, "l1": patch_l1, "smooth_l1": lambda p, x: optax.losses.huber_loss(p, x).mean(-1)}
+
+
+def quantised(config: Config, extras: Extras, z: Float[Array, "B R S K"]) -> q.Quantised:
+    if config.quantiser == "codebook":
+        return q.quantise(extras["codebook"], z, config.normalise)
+    return q.Quantised(*q.fsq(z, config.levels), jnp.float32(0))
+
+
+def objective(
+    config: Config, params: Params, extras: Extras, x: Num[Array | np.ndarray, "B H W *C"], rng: PRNGKeyArray
+) -> tuple[Float[Array, ""], tuple[Extras, Metrics]]:
+    """Reconstruction plus commitment, and the codebook after this batch: it learns from latents, so here and not in `System.update`."""
+    restart, when, noise = jax.random.split(rng, 3)
+    m, codec, x = config.map, config.codec(), config.map.standard(x)
+    z = codec.encode(params, x)
+    found = quantised(config, extras, z)
+    if config.decoder == "diffusion":
+        t = jax.random.randint(when, (len(x),), 0, config.diffusion_steps)
+        signal = diffusion.signal_share(config.diffusion_steps)
+        noisy = diffusion.noised(x, jax.random.normal(noise, x.shape), t, signal)
+        predicted = patchify(codec.decode(params, found.codes, noisy, t), m.patch)
+    else:
+        predicted = codec.decode(params, found.codes)
+    if m.classes:
+        logits = predicted.reshape(*predicted.shape[:2], m.patch**2, m.classes)
+        error = patch_cross_entropy(logits, patchify(x[..., None], m.patch)).mean()
+    else:
+        error = LOSSES[config.loss](predicted, patchify(x, m.patch)).mean()
+    share = jnp.zeros(config.vocab, jnp.float32).at[found.ids.reshape(-1)].add(1.0 / found.ids.size)
+    perplexity = jnp.exp(-(share * jnp.log(jnp.maximum(share, 1e-10))).sum())
+    metrics = {"reconstruction": error, "commitment": found.commitment, "perplexity": perplexity}
+    if config.quantiser == "codebook":
+        dead = q.dead_below(found.ids.size, config.codes, config.dead) if config.dead else 0.0
+        extras = extras | {"codebook": q.update_codebook(extras["codebook"], z, found.ids, restart, config.decay, dead)}
+    return error + config.commitment * found.commitment, (extras, metrics)
+
+
+def tokenise(
+    config: Config, params: Params, extras: Extras, x: Num[Array | np.ndarray, "B H W *C"]
+) -> Int[Array, "B R S"]:
+    """Ids of a map in its own units, for any system that holds this tokeniser's params and extras."""
+    return quantised(config, extras, config.codec().encode(params, config.map.standard(x))).ids
+
+
+def detokenise(
+    config: Config, params: Params, extras: Extras, ids: Int[Array, "B R S"], key: Key[Array, "*B"] | None = None
+) -> Num[Array, "B H W *C"]:
+    """The map of these ids: class ids, or numbers in the map's units. key: of each row's noise, or one for all of them."""
+    m, codec, grid = config.map, config.codec(), (ids.shape[1], ids.shape[2])
+    clip = config.bounded and not m.truncated
+    codes = extras["codebook"]["codes"][ids] if config.quantiser == "codebook" else q.fsq_codes(ids, config.levels)
+    if m.classes:
+        logits = unpatchify(codec.decode(params, codes), m.patch, grid)
+        return logits.argmax(-1).astype(jnp.int32)
+    if config.decoder == "diffusion":
+        shape = grid[0] * m.patch, grid[1] * m.patch, m.channels
+        keys = jnp.broadcast_to(jax.random.key(0) if key is None else key, len(ids))
+        noise = jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
+        signal, steps = diffusion.signal_share(config.diffusion_steps), config.sample_steps
+        ends = m.standard(jnp.zeros(m.channels)), m.standard(jnp.ones(m.channels))
+        x = diffusion.ddim(lambda x, t: codec.decode(params, codes, x, t), noise, signal, steps, ends if clip else None)
+    else:
+        x = unpatchify(codec.decode(params, codes), m.patch, grid)
+    x = x if m.truncated else x * jnp.asarray(m.std, jnp.float32) + jnp.asarray(m.mean, jnp.float32)
+    return jnp.clip(x, 0.0, 1.0) if clip else x
