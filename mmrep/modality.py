@@ -32,7 +32,8 @@ class Modality:
 
     name:    key in the batch.
     kind:    image: float32 [H, W, C] in [0, 1].  text: int32 [L] token ids, BOS ... EOS PAD PAD.  audio: float32 [T] in [-1, 1],
-             zero padded, with `<name>_length` int32 [] beside it.  vector: float32 of any shape.  label: int32 [].  map: int32 [H, W].
+             zero padded, with `<name>_length` int32 [] beside it.  vector: float32 of any shape.  label: int32 [].  map: int32 [H, W];
+             records may hold it finer by a whole factor (see `coarser`).
     shape:   per-example shape, () for a label.
     field:   the record's field; empty means `name`.
     vocab:   number of ids (text, label, map); 0 where it has none.
@@ -179,8 +180,14 @@ def _audio(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
     return {m.name: np.pad(kept, (0, samples - len(kept))), f"{m.name}_length": np.array(len(kept), np.int32)}
 
 
+def coarser(ids: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A map of ids at a whole fraction of its size, by the pixel nearest each centre; any other map comes back as it is."""
+    k = ids.shape[0] // shape[0] if ids.ndim == 2 else 0
+    return ids[k // 2 :: k, k // 2 :: k] if k > 1 and ids.shape == (k * shape[0], k * shape[1]) else ids
+
+
 def _plain(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
-    array = _numbers(m, value)
+    array = coarser(_numbers(m, value), m.shape) if m.kind == "map" else _numbers(m, value)
     if array.shape != m.shape:
         raise DataError(f"{m.name}: expected shape {m.shape}, found {array.shape}")
     if m.kind in ("label", "map"):

@@ -81,3 +81,15 @@ def flip(rng, x):
 
 def crop(rng, x):
     return x[1:]
+
+
+def test_maps_of_ids_come_finer_by_a_whole_factor():
+    fine = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    m = modality.label_map("semseg", 2, 64)
+    np.testing.assert_array_equal(
+        encode(m, fine, None)["semseg"], [[18, 22], [50, 54]]
+    )  # pixels (2, 2), (2, 6), (6, 2), (6, 6)
+    np.testing.assert_array_equal(modality.coarser(fine, (8, 8)), fine)
+    for shape in ((5, 5), (8, 4), (1, 1)):
+        with pytest.raises(DataError, match="expected shape"):
+            encode(m, np.zeros(shape, np.uint8), None)

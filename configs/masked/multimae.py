@@ -2,25 +2,27 @@
 
 Multi-modal multi-task masked autoencoders, arXiv 2204.01678. A few visible patches of colour, depth and classes together; a decoder each.
     python -m experiments.train multimae
-Its proof has not run. On validation (seed 100, 700 steps) depth from colour was no better yet than from another picture's colour: too few steps.
+Its proof has not run. On validation (seed 100, 600 steps) depth from colour errs 0.48 times what it does from another picture's colour; a linear
+head reads classes off its tokens with mIoU .248, off those of masked autoencoding alone with .234: less than the .03 that the proof asks.
 """
 
 from dataclasses import replace
 
 from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Train
+from mmrep.data.aligned import Aligned
 from mmrep.data.scenes.source import SceneData
 from mmrep.data.scenes.world import GROUNDS, SHAPES, TEXTURES, WorldSpec
-from mmrep.evals.dense import CrossPrediction, Segmentation
+from mmrep.evals.dense import CrossPrediction, EverySubset, Segmentation
 from mmrep.nn.maps import Map
 from mmrep.systems.masked.multimae import Config, Task
 
 SIZES = ("tiny", "small", "paper", "bench")
-CLASSES = 1 + len(SHAPES)
 # The class of a thing is its shape; colour, texture and ground are drawn apart from it.
 WORLD = WorldSpec(
-    (3, 5), SHAPES[:6], sizes=("big",), textures=TEXTURES, grounds=GROUNDS, distinct="none", overlap=True, rotation=0.4
+    (3, 6), SHAPES[:4], sizes=("big",), textures=TEXTURES, grounds=GROUNDS, distinct="none", overlap=True, rotation=0.4
 )
+CLASSES = 1 + len(WORLD.shapes)
 
 
 def maps(size: int, patch: int, stride: int = 1, classes: int = CLASSES, dim: int = 32) -> tuple[Map, Map, Map]:
@@ -31,49 +33,45 @@ def maps(size: int, patch: int, stride: int = 1, classes: int = CLASSES, dim: in
         if stride == 1
         else Map("depth", whole, patch, truncated=True)
     )
-    return (
-        Map("rgb", whole, patch, 3),
-        depth,
-        Map("semseg", coarse, patch // stride, classes=classes, class_dim=dim),
-    )
+    return Map("rgb", whole, patch, 3), depth, Map("semseg", coarse, patch // stride, classes=classes, class_dim=dim)
 
 
-RGB, DEPTH, SEMSEG = maps(32, 8)
+RGB, DEPTH, SEMSEG = maps(32, 4)
 TASKS = (Task("rgb"), Task("rgb", "norm_mse"), Task("depth", "l1"), Task("semseg", "ce"))
 SMALL = Config(
-    (RGB, DEPTH, SEMSEG), TASKS, visible=12, width=96, depth=4, heads=4, decoder_width=64, decoder_depth=1, decoder_heads=4
+    (RGB, DEPTH, SEMSEG), TASKS, visible=48, width=64, depth=3, heads=4, decoder_width=48, decoder_depth=1, decoder_heads=4,
+    position_base=10.0,
 )  # fmt: skip
-EVALS = (
-    Segmentation(SEMSEG), CrossPrediction(DEPTH), Segmentation(SEMSEG, ("rgb", "depth")),
-)  # fmt: skip
+EVALS = Segmentation(SEMSEG), CrossPrediction(DEPTH), Segmentation(SEMSEG, ("rgb", "depth"))
 
 
-def data(size: int, n_train: int, batch: int, classes: int = CLASSES, semseg: int = 0) -> Data:
-    source = SceneData(n_train, 300, 300, size=size, sensors=("rgb", "depth", "semseg"), world=WORLD, grain=0.06)
+def data(size: int, n_train: int, batch: int, classes: int = CLASSES, stride: int = 1) -> Data:
+    source = SceneData(n_train, 300, 300, size=size, sensors=("rgb", "depth", "semseg"), world=WORLD, grain=0.03)
     parts = (
         modality.image("rgb", size),
         modality.image("depth", size, 1),
-        modality.label_map("semseg", semseg or size, classes),
+        modality.label_map("semseg", size // stride, classes),
     )
     return Data(source, parts, batch_size=batch, eval_batch_size=100)
 
 
-def made(system: Config = SMALL, steps: int = 800, evals: tuple = EVALS) -> Experiment:
-    optim = Optim(lr=1e-3, warmup=steps // 20, weight_decay=0.05, b2=0.95, clip=None)
-    return Experiment(system, data(32, 8000, 64), (Phase(steps=steps),), optim, evals, Train(log_every=50))
+def made(system: Config = SMALL, steps: int = 600, evals: tuple = EVALS) -> Experiment:
+    optim = Optim(lr=3e-3, warmup=steps // 10, weight_decay=0.05, b2=0.95, clip=None)
+    return Experiment(system, data(32, 8000, 32), (Phase(steps=steps),), optim, evals, Train(log_every=50))
 
 
 def get_config(size: str = "small") -> Experiment:
     if size == "small":
-        return made(steps=1500)
+        return made(steps=1500, evals=(*EVALS, EverySubset((RGB, DEPTH, SEMSEG))))
     if size == "tiny":
         parts = maps(16, 4, dim=8)
         system = Config(
             parts, TASKS, visible=12, width=32, depth=2, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2
         )  # fmt: skip
         evals = Segmentation(parts[2], labelled=24), CrossPrediction(parts[1], limit=16)
-        small = replace(data(16, 64, 8), source=replace(data(16, 64, 8).source, n_val=24, n_test=24), eval_batch_size=8)
-        return Experiment(system, small, (Phase(steps=4),), Optim(lr=1e-3), evals, Train(log_every=2))
+        few = data(16, 64, 8)
+        few = replace(few, source=replace(few.source, n_val=24, n_test=24), eval_batch_size=8)
+        return Experiment(system, few, (Phase(steps=4),), Optim(lr=1e-3), evals, Train(log_every=2))
     if size == "bench":
         parts = maps(64, 8, classes=21)
         tasks = Task("rgb"), Task("depth", "l1"), Task("semseg", "ce")
@@ -85,13 +83,14 @@ def get_config(size: str = "small") -> Experiment:
     imagenet = replace(parts[0], mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     system = Config((imagenet, *parts[1:]), TASKS, scan=True, remat=True, dtype="bfloat16")
     optim = Optim(lr=8e-4, warmup=25_000, weight_decay=0.05, b2=0.95, clip=None)
-    whole = data(224, 1_281_167, 2048, 133, 56)
+    whole = data(224, 1_281_167, 2048, 133, stride=4)
+    whole = replace(whole, source=Aligned(whole.source, crop=(0.2, 1.0)))
     return Experiment(system, whole, (Phase(steps=1_000_000),), optim, sharding=(Rule(".*", "fsdp"),))
 
 
 def get_proof() -> Proof:
-    alone = replace(SMALL, maps=(RGB,), tasks=TASKS[:2], visible=4)
-    one_in = replace(SMALL, maps=(RGB,), targets=(DEPTH, SEMSEG), visible=4)
+    alone = replace(SMALL, maps=(RGB,), tasks=TASKS[:2], visible=16)
+    one_in = replace(SMALL, maps=(RGB,), targets=(DEPTH, SEMSEG), visible=16)
     first, cross = EVALS[:1], EVALS[:2]
     return Proof(
         claim="Predicting hidden patches across modalities gives an encoder of pictures more to know than masked autoencoding of pictures alone.",
@@ -102,7 +101,7 @@ def get_proof() -> Proof:
             Arm("multi-task", made(one_in, evals=cross)),
             Arm("blind", made(replace(SMALL, blind=True), evals=cross)),
             Arm("even budgets", made(replace(SMALL, alpha=1e4), evals=cross)),
-            Arm("multi, no classes", made(replace(SMALL, maps=(RGB, DEPTH), tasks=TASKS[:3], visible=8))),
+            Arm("multi, no classes", made(replace(SMALL, maps=(RGB, DEPTH), tasks=TASKS[:3], visible=32))),
         ),
         expects=(
             Expect("multi", "mae", 0.03, "MultiMAE > MAE, a linear head on frozen tokens of colour"),
@@ -113,5 +112,8 @@ def get_proof() -> Proof:
             Expect("even budgets/depth|rgb L1", "multi/depth|rgb L1", 0.0, "Dirichlet(1) > even budgets, one map given", headline=False),
             Expect("multi/semseg|rgb+depth mIoU", "multi", 0.02, "a second map given at test time helps", headline=False),
         ),
-        notes="Equal encoder, steps and share of visible tokens (1/4; the paper's 1/6 leaves 3 of 16 patches); the head is fitted on 200 labelled scenes. No joint crops or flips.",
+        notes="Equal encoder, steps and share of visible tokens (1/4 for the paper's 1/6); the head is fitted on 200 labelled scenes. No joint crops or flips. "
+        "Tried on val, seed 100. With the paper's positions little crossed between maps (ratio .99 after 500 steps, .88 after 1000): on 8 x 8 places most of "
+        "their sines are constant, and queries of different places look alike. Base 10 for 10,000, else as the first: depth loss .28 for .40 after 500. Plain ground, four shapes: "
+        "ratio .45, mIoU .257, mae .251. As stated, patterned ground: ratio .48, mIoU .248, mae .234. The margin of .03 was set before and is kept.",
     )  # fmt: skip

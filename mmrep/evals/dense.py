@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from mmrep import modality
+from mmrep.errors import ConfigError
 from mmrep.evals.view import View
+from mmrep.modality import coarser
 from mmrep.nn.maps import Map
 
 
@@ -63,7 +67,7 @@ class Segmentation:
         records = _records(view, split, limit)
         tokens = np.asarray(view.embed_raw(self.features, {g: [r[g] for r in records] for g in self.given}), np.float32)
         (rows, columns), p = self.map.grid, self.map.patch
-        ids = np.stack([np.asarray(r[self.map.name]) for r in records]).astype(np.int64)
+        ids = np.stack([coarser(np.asarray(r[self.map.name]), self.map.size) for r in records]).astype(np.int64)
         ids = (
             ids.reshape(len(ids), rows, p, columns, p).transpose(0, 1, 3, 2, 4).reshape(len(ids), rows * columns, p * p)
         )
@@ -107,3 +111,96 @@ class CrossPrediction:
 def _records(view: View, split: str, limit: int = 0) -> list[Any]:
     opened = view.split(split)
     return [opened.record(i) for i in range(min(limit, len(opened)) if limit else len(opened))]
+
+
+@dataclass(frozen=True)
+class EverySubset:
+    """Each target map predicted from every non-empty subset of the other maps, as `reconstruct` gives it: what is left when maps are
+    missing at test time, without any new training.
+
+    Reports "depth from rgb+semseg L1" for maps of numbers (as standardised), "semseg from rgb mIoU" for class maps, and for each target
+    the error without any map: the training mean's, or the commonest class's mIoU ("from nothing").
+    """
+
+    maps: tuple[Map, ...]
+    targets: tuple[str, ...] = ()
+    split: str = "test"
+    limit: int = 300
+    features: str = "reconstruct"
+
+    def run(self, view: View) -> dict[str, float]:
+        records, learnt = _records(view, self.split, self.limit), _records(view, "train", self.limit)
+        names, found = [m.name for m in self.maps], {}
+        subsets = list(chain.from_iterable(combinations(names, n) for n in range(1, len(names) + 1)))
+        truth = {m.name: np.asarray(m.standard(encoded(view, m.name, records))) for m in self.maps}
+        predicted = {s: view.embed_raw(self.features, {k: [r[k] for r in records] for k in s}) for s in subsets}
+        for m in self.maps:
+            if self.targets and m.name not in self.targets:
+                continue
+            before = np.asarray(m.standard(encoded(view, m.name, learnt)))
+            nothing = np.eye(m.classes)[np.bincount(before.reshape(-1)).argmax()] if m.classes else before.mean(0)
+            guesses = {
+                "nothing": np.broadcast_to(
+                    nothing, (*truth[m.name].shape, m.classes) if m.classes else truth[m.name].shape
+                )
+            }
+            guesses |= {"+".join(s): p[m.name] for s, p in predicted.items() if m.name not in s}
+            for given, guess in guesses.items():
+                if m.classes:
+                    iou = mean_iou(guess.argmax(-1), truth[m.name], m.classes)
+                    found[f"{m.name} from {given} mIoU"] = iou
+                else:
+                    found[f"{m.name} from {given} L1"] = float(np.abs(guess - truth[m.name]).mean())
+        return found
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A head's answers on the split, from the given maps alone: `truth` is a class map, a map of numbers, or the name of a label.
+
+    Reports accuracy (a label); mIoU and pixel accuracy (class ids; 255 counts for nothing); or, of numbers, L1, RMSE and delta1, the share
+    of values within a factor 1.25 of the truth (in the units of the batch, values above 0 only).
+    """
+
+    truth: Map | str
+    given: tuple[str, ...] = ("rgb",)
+    split: str = "test"
+    features: str = "predict"
+    name: str = ""
+
+    def run(self, view: View) -> dict[str, float]:
+        records = _records(view, self.split)
+        found = np.asarray(view.embed_raw(self.features, {g: [r[g] for r in records] for g in self.given}))
+        target = self.truth if isinstance(self.truth, str) else self.truth.name
+        truth = encoded(view, target, records)
+        label = self.name or f"{target}|{'+'.join(self.given)}"
+        if isinstance(self.truth, str):
+            return {f"{label} accuracy": float((found.argmax(-1) == truth).mean())}
+        if self.truth.classes:
+            return {f"{label} {k}": v for k, v in _pixel_scores(found.argmax(-1), truth, self.truth.classes).items()}
+        if self.truth.truncated:
+            truth = np.asarray(self.truth.standard(truth))
+        return {f"{label} {k}": v for k, v in depth_scores(found, truth).items()}
+
+
+def depth_scores(predicted: Float[np.ndarray, "..."], truth: Float[np.ndarray, "..."]) -> dict[str, float]:
+    """L1, RMSE, and delta1 (Eigen et al. 2014): the share of positive true values with max(p / t, t / p) < 1.25."""
+    away, real = np.abs(predicted - truth), truth > 0
+    p, t = np.maximum(predicted[real], 1e-12), truth[real]
+    delta = float((np.maximum(p / t, t / p) < 1.25).mean()) if real.any() else 0.0
+    return {"L1": float(away.mean()), "RMSE": float(np.sqrt((away**2).mean())), "delta1": delta}
+
+
+def _pixel_scores(predicted: np.ndarray, truth: np.ndarray, classes: int, ignore: int = 255) -> dict[str, float]:
+    kept = truth != ignore
+    p, t = predicted[kept], truth[kept]
+    return {"mIoU": mean_iou(p, t, classes), "pixel accuracy": float((p == t).mean())}
+
+
+def encoded(view: View, name: str, records: Sequence[Any]) -> np.ndarray:
+    """A modality of these records as the batch holds it. Raises ConfigError for a name that the data has not."""
+    known = {m.name: m for m in view.data.modalities}
+    if name not in known:
+        raise ConfigError(f"the data has no modality {name!r}; it has {', '.join(sorted(known))}")
+    m = known[name]
+    return np.stack([modality.encode(m, r[m.source], None)[m.name] for r in records])

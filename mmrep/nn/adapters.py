@@ -21,9 +21,9 @@ from mmrep.nn.transformer import Block, Mlp, layer_norm
 EPS = 1e-6  # of MultiMAE's LayerNorms
 
 
-def grid_positions(rows: int, columns: int, width: int) -> Float[Array, "N D"]:
+def grid_positions(rows: int, columns: int, width: int, base: float = 10_000.0) -> Float[Array, "N D"]:
     """Fixed sines and cosines of a grid in reading order, the row's half first."""
-    column_first = sincos_2d(rows, columns, width)
+    column_first = sincos_2d(rows, columns, width, base=base)
     return jnp.concatenate([column_first[:, width // 2 :], column_first[:, : width // 2]], axis=1)
 
 
@@ -38,13 +38,14 @@ class PatchAdapter(nn.Module):
     width: int
     patch: int
     dtype: Any = jnp.float32
+    base: float = 10_000.0
 
     @nn.compact
     def __call__(
         self, x: Float[Array | np.ndarray, "B H W C"], at: Int[Array, "B K"] | None = None
     ) -> Float[Array, "B _ D"]:
         patches = patchify(x, self.patch)
-        positions = grid_positions(x.shape[1] // self.patch, x.shape[2] // self.patch, self.width)
+        positions = grid_positions(x.shape[1] // self.patch, x.shape[2] // self.patch, self.width, self.base)
         if at is not None:
             patches, positions = take(patches, at), positions[at]
         embed = nn.Dense(self.width, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="embed")
@@ -65,13 +66,14 @@ class ClassAdapter(nn.Module):
     class_dim: int = 64
     fused: bool = True
     dtype: Any = jnp.float32
+    base: float = 10_000.0
 
     @nn.compact
     def __call__(
         self, x: Int[Array | np.ndarray, "B H W"], at: Int[Array, "B K"] | None = None
     ) -> Float[Array, "B _ D"]:
         labels = patchify(jnp.asarray(x)[..., None], self.patch)
-        positions = grid_positions(x.shape[1] // self.patch, x.shape[2] // self.patch, self.width)
+        positions = grid_positions(x.shape[1] // self.patch, x.shape[2] // self.patch, self.width, self.base)
         if at is not None:
             labels, positions = take(labels, at), positions[at]
         b, n, pixels = labels.shape
@@ -139,6 +141,7 @@ class MapDecoder(nn.Module):
     grid: tuple[int, int]
     mlp_ratio: float = 4.0
     dtype: Any = jnp.float32
+    base: float = 10_000.0
 
     @nn.compact
     def __call__(
@@ -165,7 +168,7 @@ class MapDecoder(nn.Module):
         fill = self.param("mask_token", nn.initializers.zeros_init(), (self.width,), jnp.float32).astype(self.dtype)
         names = self.param("map", nn.initializers.truncated_normal(0.02), (self.maps, self.width), jnp.float32)
         names = names.astype(self.dtype)
-        positions = grid_positions(*self.grid, self.width).astype(self.dtype)
+        positions = grid_positions(*self.grid, self.width, self.base).astype(self.dtype)
         which = jnp.asarray(order)[keep // n]
         # A product with one-hot rows: the gradient of a look-up is a scatter, many times slower on a CPU.
         where = positions[keep % n] + jax.nn.one_hot(which, self.maps, dtype=self.dtype) @ names

@@ -115,10 +115,11 @@ def map_autoencoder(
     scan: bool = False,
     remat: bool = False,
     dtype: str = "float32",
+    position_base: float = 10_000.0,
 ) -> MapAutoencoder:
     """`maps` go in, in this order of tokens; each of `outputs` has a decoder of its own.
 
-    blind: decoders attend to their own modality's tokens alone (an ablation).   Raises ConfigError for widths that cannot work.
+    blind: decoders attend to their own modality's tokens alone (an ablation).   position_base: see sincos_2d.   Raises ConfigError for widths that cannot work.
     """
     for name, stack in (("width", encoder), ("decoder_width", decoder)):
         if stack.width % 4 or stack.width % stack.heads:
@@ -128,8 +129,8 @@ def map_autoencoder(
     names, kind, n = [m.name for m in maps], jnp.dtype(dtype), maps[0].grid[0] * maps[0].grid[1]
     modules: dict[str, nn.Module] = {}
     for m in maps:
-        numbers = PatchAdapter(encoder.width, m.patch, kind)
-        classes = ClassAdapter(encoder.width, m.patch, m.classes, m.class_dim, dtype=kind)
+        numbers = PatchAdapter(encoder.width, m.patch, kind, position_base)
+        classes = ClassAdapter(encoder.width, m.patch, m.classes, m.class_dim, dtype=kind, base=position_base)
         modules[f"in_{m.name}"] = classes if m.classes else numbers
     modules["global"] = GlobalTokens(global_tokens, kind)
     modules["encoder"] = Transformer(
@@ -138,7 +139,15 @@ def map_autoencoder(
     for label, m in outputs.items():
         own = names.index(m.name) if m.name in names else None
         modules[f"out_{label}"] = MapDecoder(
-            decoder.width, decoder.depth, decoder.heads, m.values, len(names), own, maps[0].grid, dtype=kind
+            decoder.width,
+            decoder.depth,
+            decoder.heads,
+            m.values,
+            len(names),
+            own,
+            maps[0].grid,
+            dtype=kind,
+            base=position_base,
         )
 
     def run(params: Params, name: str, *inputs: Any, **options: Any) -> Any:

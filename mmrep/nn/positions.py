@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Int
 from mmrep.errors import ConfigError
 
 
-def _sincos(positions: np.ndarray, dim: int) -> np.ndarray:
-    angles = positions[:, None] / 10_000.0 ** (np.arange(dim // 2) / (dim // 2))
+def _sincos(positions: np.ndarray, dim: int, base: float = 10_000.0) -> np.ndarray:
+    angles = positions[:, None] / base ** (np.arange(dim // 2) / (dim // 2))
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
@@ -22,10 +22,13 @@ def sincos_1d(n: int, dim: int) -> Float[Array, "{n} {dim}"]:
     return jnp.asarray(_sincos(np.arange(n), dim), jnp.float32)
 
 
-def sincos_2d(h: int, w: int, dim: int, trained: tuple[int, int] | None = None) -> Float[Array, "{h*w} {dim}"]:
+def sincos_2d(
+    h: int, w: int, dim: int, trained: tuple[int, int] | None = None, base: float = 10_000.0
+) -> Float[Array, "{h*w} {dim}"]:
     """Rows of an h by w grid in reading order: the first half tells the column, the second the row (as in MAE).
 
     trained: (rows, columns) of the grid seen in training; a larger one is squeezed into it (interpolated positions).
+    base: wavelengths go from 2 pi to 2 pi base; of the usual 10,000 most do not tell the places of a small grid apart.
     Raises ConfigError unless 4 divides `dim`.
     """
     if dim % 4:
@@ -34,7 +37,7 @@ def sincos_2d(h: int, w: int, dim: int, trained: tuple[int, int] | None = None) 
     if trained is not None:
         # Pixel centres stay pixel centres, as when a table is resized.
         rows, columns = ((x + 0.5) * (old / new) - 0.5 for x, old, new in zip((rows, columns), trained, (h, w)))
-    halves = _sincos(columns, dim // 2), _sincos(rows, dim // 2)
+    halves = _sincos(columns, dim // 2, base), _sincos(rows, dim // 2, base)
     return jnp.asarray(np.concatenate(halves, axis=1), jnp.float32)
 
 

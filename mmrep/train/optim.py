@@ -1,7 +1,10 @@
 """The optimiser of a phase: an optax chain from `Optim`."""
 
+import re
 from typing import Any
 
+import jax
+import numpy as np
 import optax
 
 from mmrep.config import Optim
@@ -38,8 +41,6 @@ def optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
     lr = schedule(config, steps)
 
     def matrices(params: Any) -> Any:
-        import jax
-
         return jax.tree.map(lambda p: p.ndim >= 2, params)
 
     if config.lr < 0 or config.weight_decay < 0:
@@ -55,8 +56,45 @@ def optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
         rule = optax.chain(optax.add_decayed_weights(**decay), optax.sgd(lr, config.b1, nesterov=True))
     else:
         rule = optax.adafactor(lr, weight_decay_rate=config.weight_decay or None, weight_decay_mask=matrices)
+    if not 0 < config.layer_decay <= 1:
+        raise ConfigError(
+            f"optim.layer_decay is {config.layer_decay}: it lies in (0, 1]; 1 leaves every layer its rate"
+        )
+    if config.layer_decay < 1:
+        rule = optax.chain(rule, optax.stateless(lambda updates, _: by_layer(updates, config.layer_decay)))
     if config.clip is None:
         return rule
     if config.clip <= 0:
         raise ConfigError(f"optim.clip is {config.clip}: give a positive norm, or None for no clipping")
     return optax.chain(optax.clip_by_global_norm(config.clip), rule)
+
+
+_BLOCK = re.compile(r"(.*?)block(\d+|s)/")
+
+
+def by_layer(updates: Any, decay: float) -> Any:
+    """Updates times decay^(layers above): layer-wise learning rates of fine-tuning (Clark et al. 2020; BEiT, MAE).
+
+    By path: "<stack>/blockNN/" is layer NN + 1 of its stack ("<stack>/blocks/" holds all of a scanned one); what begins with "head", and
+    what stands beside a stack's blocks (a final norm), is the last layer and keeps its rate; all else (embeddings, adapters, global
+    tokens) is layer 0 of the deepest stack.
+    """
+    paths = ["/".join(str(k.key) for k in path) + "/" for path, _ in jax.tree_util.tree_flatten_with_path(updates)[0]]
+    leaves, tree = jax.tree.flatten(updates)
+    blocks = [None if p.startswith("head") else _BLOCK.match(p) for p in paths]
+    depths: dict[str, int] = {}
+    for found, leaf in zip(blocks, leaves):
+        if found:
+            last = leaf.shape[0] if found[2] == "s" else int(found[2]) + 1
+            depths[found[1]] = max(depths.get(found[1], 0), last)
+
+    def scaled(path: str, found: re.Match | None, leaf: Any) -> Any:
+        if found:
+            depth = depths[found[1]]
+            below = np.arange(depth) if found[2] == "s" else np.array(int(found[2]))
+            factor = (decay ** (depth - below)).astype(np.float32)
+            return leaf * factor.reshape(factor.shape + (1,) * (leaf.ndim - factor.ndim)).astype(leaf.dtype)
+        last = path.startswith("head") or any(stack and path.startswith(stack) for stack in depths)
+        return leaf if last else leaf * np.asarray(decay ** (max(depths.values(), default=0) + 1), leaf.dtype)
+
+    return jax.tree.unflatten(tree, [scaled(*each) for each in zip(paths, blocks, leaves)])

@@ -70,3 +70,15 @@ def test_errors_name_the_field():
         alibi_slopes(0)
     with pytest.raises(ConfigError, match="4 divides"):
         sincos_2d(2, 2, 6)
+
+
+def test_a_short_base_tells_the_places_of_a_small_grid_apart():
+    def alike(**options):
+        p = np.asarray(sincos_2d(4, 4, 48, **options))
+        p = (p - p.mean(1, keepdims=True)) / p.std(1, keepdims=True)
+        return (p @ p.T / 48)[~np.eye(16, dtype=bool)].mean()
+
+    assert alike() > 0.8 and alike(base=10.0) < 0.45
+    x = np.arange(3)[:, None] / 10.0 ** (np.arange(2) / 2)
+    expected = np.concatenate([np.sin(x), np.cos(x)], 1)
+    np.testing.assert_allclose(sincos_2d(1, 3, 8, base=10.0)[:, :4], expected, atol=1e-6)

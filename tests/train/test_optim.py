@@ -4,7 +4,7 @@ import pytest
 
 from mmrep.config import Optim
 from mmrep.errors import ConfigError
-from mmrep.train.optim import optimizer, schedule
+from mmrep.train.optim import by_layer, optimizer, schedule
 
 
 def test_warmup_then_cosine_ends_at_its_final_share():
@@ -47,3 +47,33 @@ def test_what_cannot_work_is_told():
         schedule(Optim(warmup=50), 50)
     with pytest.raises(ConfigError, match=r"optim.clip is 0"):
         optimizer(Optim(clip=0.0), 5)
+
+
+def test_layer_decay_is_that_of_the_layers_above():
+    """The authors' rule (BEiT, MAE, MultiMAE): scale = decay^(depth + 1 - layer)."""
+    ones = {
+        "in_rgb/embed/kernel": jnp.ones((2, 2)), "encoder/block00/mlp/up/kernel": jnp.ones((2, 2)),
+        "encoder/block02/norm/scale": jnp.ones(2), "encoder/norm/scale": jnp.ones(2), "global/tokens": jnp.ones((1, 2)),
+        "head/block00/mlp/up/kernel": jnp.ones((2, 2)), "text/blocks/mlp/up/kernel": jnp.ones((2, 2, 2)),
+    }  # fmt: skip
+    found = {k: np.asarray(v).reshape(len(v), -1)[:, 0] for k, v in by_layer(ones, 0.5).items()}
+    assert found["in_rgb/embed/kernel"][0] == found["global/tokens"][0] == 0.5**4
+    assert found["encoder/block00/mlp/up/kernel"][0] == 0.5**3 and found["encoder/block02/norm/scale"][0] == 0.5
+    assert found["encoder/norm/scale"][0] == found["head/block00/mlp/up/kernel"][0] == 1
+    assert found["text/blocks/mlp/up/kernel"].tolist() == [
+        0.25,
+        0.5,
+    ]  # a scanned stack, its layers along the first axis
+    nested = {"encoder": {"block00": {"a": jnp.ones(1)}, "block01": {"a": jnp.ones(1)}}}
+    assert float(by_layer(nested, 0.5)["encoder"]["block00"]["a"][0]) == 0.25
+
+
+def test_layer_decay_scales_the_whole_update_and_its_state_is_empty():
+    config = Optim(lr=0.1, weight_decay=0.5, clip=None, schedule="constant", layer_decay=0.5)
+    params = {"encoder/block00/kernel": jnp.full((2, 2), 2.0), "head/kernel": jnp.full((2, 2), 2.0)}
+    tx = optimizer(config, 10)
+    updates, _ = tx.update({k: jnp.full((2, 2), 3.0) for k in params}, tx.init(params), params)
+    np.testing.assert_allclose(updates["head/kernel"], -0.2, rtol=1e-5)
+    np.testing.assert_allclose(updates["encoder/block00/kernel"], -0.1, rtol=1e-5)
+    with pytest.raises(ConfigError, match="layer_decay"):
+        optimizer(Optim(layer_decay=0.0), 5)

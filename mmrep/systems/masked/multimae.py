@@ -1,6 +1,6 @@
 """MultiMAE: one encoder over a few visible patches of several modalities, one decoder a task (Bachmann et al., ECCV 2022, arXiv 2204.01678)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
@@ -33,6 +33,7 @@ class Config:
 
     targets: maps that are predicted but never go in.   visible: tokens that the encoder sees, out of all maps.
     alpha:   concentration of the Dirichlet over maps.   subsets: draw a subset of the maps first.
+    position_base: longest wavelength of the fixed positions, in units of 2 pi patches: 10,000 as in the paper, less for small grids.
     blind:   decoders see their own modality's tokens alone, so that nothing is predicted across modalities (an ablation).
     The batch may hold `present` [B, maps], 1 where an example has the map: an absent one is neither seen nor predicted.
     """
@@ -54,6 +55,7 @@ class Config:
     scan: bool = False
     remat: bool = False
     dtype: str = "float32"
+    position_base: float = field(default=10_000.0, metadata={"since": 2})
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -87,7 +89,7 @@ class Config:
         model = map_autoencoder(
             self.maps, outputs, Stack(self.width, self.depth, self.heads),
             Stack(self.decoder_width, self.decoder_depth, self.decoder_heads), global_tokens=self.global_tokens,
-            blind=self.blind, scan=self.scan, remat=self.remat, dtype=self.dtype,
+            blind=self.blind, scan=self.scan, remat=self.remat, dtype=self.dtype, position_base=self.position_base,
         )  # fmt: skip
 
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:

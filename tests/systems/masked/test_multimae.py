@@ -45,6 +45,7 @@ def autoencoder(config=CONFIG):
     return map_autoencoder(
         config.maps, outputs, Stack(config.width, config.depth, config.heads),
         Stack(config.decoder_width, config.decoder_depth, config.decoder_heads), blind=config.blind,
+        position_base=config.position_base,
     )  # fmt: skip
 
 
@@ -205,3 +206,32 @@ def test_blind_decoders_see_their_own_map_alone():
 def test_impossible_configs_are_refused(change, says):
     with pytest.raises(ConfigError, match=says):
         replace(CONFIG, **change).build()
+
+
+def test_the_position_base_is_everywhere_and_learns_nothing_more():
+    short = replace(CONFIG, position_base=10.0)
+    params, values = from_authors(weights(), CONFIG), {k: jnp.asarray(v) for k, v in batch().items()}
+    seen = budgets.everything(2, [16] * 3)
+    a, b = (autoencoder(replace(c, tasks=TASKS[:1])) for c in (CONFIG, short))
+    encoded, _, _ = b.encode(params, values, seen)
+    assert not np.allclose(encoded, a.encode(params, values, seen)[0], atol=1e-3)
+    # Decoders too: the same tokens read at other places.
+    assert not np.allclose(
+        b.decode(params, encoded, seen, values)["rgb"], a.decode(params, encoded, seen, values)["rgb"], atol=1e-3
+    )
+
+
+def test_paper_data_flows_into_the_paper_s_maps():
+    from configs.masked.multimae import get_config
+    from mmrep.data import pipeline
+    from mmrep.modality import check_batch
+
+    paper = get_config("paper")
+    source = replace(paper.data.source, source=replace(paper.data.source.source, n_train=2))
+    split = pipeline.open_split(paper.data, None, "train", source)
+    found = next(pipeline.train_batches(split, 2, 0))
+    check_batch(paper.data.modalities, found)
+    assert {m.name: found[m.name].shape[1:3] for m in paper.system.maps} == {m.name: m.size for m in paper.system.maps}
+    # One crop for all: things stand out of the ground where their classes are.
+    nearer = found["depth"][..., 0].reshape(2, 56, 4, 56, 4).mean((2, 4)) < 0.9
+    assert ((found["semseg"] > 0) == nearer).mean() > 0.9

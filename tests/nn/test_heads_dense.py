@@ -1,0 +1,100 @@
+"""Dense heads against numbers from the authors' code (EPFL-VILAB/MultiMAE at 66910f5: ConvNeXtAdapter and DPTOutputAdapter in eval mode, random weights)."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrep.errors import ConfigError
+from mmrep.nn.heads_dense import ConvNeXtHead, DPTHead, TokenHead, resize, resize_aligned, spread
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "dense_heads.npz")
+CONVNEXT = ConvNeXtHead(3, (4, 4), (32, 32), width=64, depth=2)
+DPT = DPTHead(1, (4, 4), (64, 64), dims=(4, 6, 8, 10), features=8)
+
+
+def dense(name):
+    w = GOLDEN[f"{name}.weight"]
+    return {"kernel": w.reshape(w.shape[:2]).T, "bias": GOLDEN[f"{name}.bias"]}
+
+
+def conv(name, transposed=False):
+    w = GOLDEN[f"{name}.weight"]
+    # A transposed convolution has inputs first, and lays its kernel down unmirrored.
+    kernel = w.transpose(2, 3, 0, 1)[::-1, ::-1] if transposed else w.transpose(2, 3, 1, 0)
+    return {"kernel": kernel} | ({"bias": GOLDEN[f"{name}.bias"]} if f"{name}.bias" in GOLDEN.files else {})
+
+
+def test_convnext_head_is_the_authors():
+    params = {"spread": dense("c/proj_dec"), "out": dense("c/final_layer")}
+    for i in range(2):
+        at = f"c/blocks.{i}"
+        norm = {"scale": GOLDEN[f"{at}.norm.weight"], "bias": GOLDEN[f"{at}.norm.bias"]}
+        mlp = {"up": dense(f"{at}.pwconv1"), "down": dense(f"{at}.pwconv2")}
+        params[f"block{i:02d}"] = {"depthwise": conv(f"{at}.dwconv"), "norm": norm, "mlp": mlp}
+    tokens = jnp.asarray(GOLDEN["x"][3][:, :16])
+    found = jax.jit(CONVNEXT.apply)({"params": params}, tokens)
+    np.testing.assert_allclose(found, GOLDEN["y/c"].transpose(0, 2, 3, 1), atol=3e-5, rtol=3e-5)
+    spec = jax.eval_shape(CONVNEXT.init, jax.random.key(0), tokens)["params"]
+    assert jax.tree.map(lambda x: x.shape, spec) == jax.tree.map(lambda x: x.shape, params)
+
+
+def test_dpt_head_is_the_authors():
+    params = {"head1": conv("d/head.0"), "head2": conv("d/head.2"), "out": conv("d/head.4")}
+    for i in range(4):
+        params[f"project{i}"] = conv(f"d/act_{i + 1}_postprocess.0")
+        if i != 2:
+            params[f"lay{i}"] = conv(f"d/act_{i + 1}_postprocess.1", transposed=i < 2)
+        params[f"bring{i}"] = conv(f"d/scratch.layer{i + 1}_rn")
+        at = f"d/scratch.refinenet{i + 1}"
+        params[f"fuse{i}"] = conv(f"{at}.out_conv")
+        for name, unit in (("take", 1), ("refine", 2)):
+            if name == "refine" or i < 3:
+                params[f"{name}{i}"] = {c: conv(f"{at}.resConfUnit{unit}.{c}") for c in ("conv1", "conv2")}
+    layers = [jnp.asarray(x[:, :16]) for x in GOLDEN["x"]]
+    found = jax.jit(DPT.apply)({"params": params}, layers)
+    np.testing.assert_allclose(found[:, ::2, 1::2], GOLDEN["y/d"].transpose(0, 2, 3, 1), atol=2e-4, rtol=2e-4)
+    spec = jax.eval_shape(DPT.init, jax.random.key(0), layers)["params"]
+    assert jax.tree.map(lambda x: x.shape, spec) == jax.tree.map(lambda x: x.shape, params)
+
+
+def test_dpt_takes_odd_grids_and_other_sizes():
+    head = DPTHead(2, (3, 5), (24, 40), dims=(4, 4, 4, 4), features=8)
+    layers = [jnp.ones((1, 15, 6))] * 4
+    shape = jax.eval_shape(lambda: head.apply(head.init(jax.random.key(0), layers), layers)).shape
+    assert shape == (1, 24, 40, 2)
+
+
+def test_enlargement_is_linear_between_centres_or_between_corners():
+    ramp = jnp.arange(4.0).reshape(1, 1, 4, 1)
+    np.testing.assert_allclose(resize_aligned(ramp, (1, 7))[0, 0, :, 0], np.linspace(0, 3, 7), atol=1e-6)
+    centres = np.clip((np.arange(8) + 0.5) / 2 - 0.5, 0, 3)
+    np.testing.assert_allclose(resize(ramp, (1, 8))[0, 0, :, 0], centres, atol=1e-6)
+
+
+def test_a_token_spreads_over_its_own_block():
+    x = jnp.arange(2 * 8.0).reshape(1, 1, 2, 8)
+    found = np.asarray(spread(x, 2))
+    assert found.shape == (1, 2, 4, 2)
+    np.testing.assert_array_equal(found[0, :, :2], x[0, 0, 0].reshape(2, 2, 2))
+    np.testing.assert_array_equal(found[0, :, 2:], x[0, 0, 1].reshape(2, 2, 2))
+
+
+def test_token_head_reads_the_normed_mean():
+    tokens = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 8)), jnp.float32)
+    head = TokenHead(3, scale=1.0)
+    params = head.init(jax.random.key(0), tokens)["params"]
+    mean = np.asarray(tokens).mean(1)
+    normed = (mean - mean.mean(-1, keepdims=True)) / np.sqrt(mean.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(head.apply({"params": params}, tokens), normed @ params["out"]["kernel"], atol=1e-5)
+
+
+def test_what_does_not_fit_is_told():
+    with pytest.raises(ConfigError, match="17 tokens"):
+        CONVNEXT.init(jax.random.key(0), jnp.ones((1, 17, 6)))
+    with pytest.raises(ConfigError, match="four"):
+        DPT.init(jax.random.key(0), [jnp.ones((1, 16, 6))])
+    with pytest.raises(ConfigError, match="multiple of 16"):
+        ConvNeXtHead(3, (4, 4), (8, 8), width=40).init(jax.random.key(0), jnp.ones((1, 16, 6)))
