@@ -25,12 +25,14 @@ class System(NamedTuple):
     infer:  {name: (params, extras, batch) -> arrays}: what evaluators, notebooks and users call ("image", "text", ...).
             Each reads only the batch entries it needs, and no output row depends on another row.
     update: (params, extras) -> extras, after the optimiser step: EMA teacher, centres, codebooks.
+    tokens: (params, extras) -> mmrep.generation.TokenInfer, of a system that generates; None of others.
     """
 
     init: Callable[[PRNGKeyArray, Batch], tuple[Params, Extras]]
     loss: LossFn
     infer: Mapping[str, Infer]
     update: Callable[[Params, Extras], Extras] = _keep
+    tokens: Callable[[Params, Extras], Any] | None = None
 
 
 def stateless(loss: Callable[[Params, Batch, PRNGKeyArray], tuple[Array, Metrics]]) -> LossFn:

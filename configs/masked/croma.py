@@ -2,6 +2,8 @@
 
 Remote sensing representations with contrastive radar-optical masked autoencoders, arXiv 2311.00566. No positions but distances.
     python -m experiments.train croma
+Proof: does not hold here. Both losses together probe .354 (mean R2), contrast alone .360, reconstruction alone .365; sin-cos positions that are
+squeezed keep more of their mIoU on larger images than distances do. What holds: both sensors together tell more than either.
 """
 
 from dataclasses import replace

@@ -8,7 +8,7 @@ from mmrep.errors import ConfigError, near
 
 RULE = (
     "An expectation compares two arms seed by seed: it holds where the mean difference reaches the margin and every seed's difference is "
-    "above 0; it does not hold where no seed reaches the margin, or the mean difference is not above 0; otherwise it is inconclusive. "
+    "above 0 (a slack, where one is stated, is added to each); it does not hold where no seed reaches the margin, or the mean difference is not above 0; otherwise it is inconclusive. "
     "The proof's verdict is the worst of its headline expectations."
 )
 
@@ -35,10 +35,10 @@ def _row(expect: Expect, proof: Proof, results: Results) -> dict[str, Any]:
         {s: float(x) for s in seeds} if not isinstance(x, str) else v
         for x, v in ((expect.better, better), (expect.worse, worse))
     ]
-    differences = {s: sides[0][s] - sides[1][s] for s in seeds}
+    differences = {s: sides[0][s] - sides[1][s] + expect.slack for s in seeds}
     return {
         "says": expect.says or f"{expect.better} > {expect.worse}", "better": expect.better, "worse": expect.worse,
-        "margin": expect.margin, "headline": expect.headline, "differences": {str(s): d for s, d in differences.items()},
+        "margin": expect.margin, **({"slack": expect.slack} if expect.slack else {}), "headline": expect.headline, "differences": {str(s): d for s, d in differences.items()},
         "mean": sum(differences.values()) / len(differences), "verdict": verdict(list(differences.values()), expect.margin),
     }  # fmt: skip
 

@@ -30,6 +30,8 @@ class View:
     ) -> None:  # fmt: skip
         self.data, self.tokenize = data, tokenize
         self._names = tuple(system.infer)
+        self._tokens = system.tokens
+        self._ask: Any = None
         # Results of a mesh that spans processes come whole to each of them.
         several = mesh is not None and jax.process_count() > 1
         self._process = (jax.process_index(), jax.process_count()) if several else (0, 1)
@@ -45,6 +47,17 @@ class View:
         if name not in self._functions:
             raise ConfigError(f"the system has no infer function {name!r}{near(name, self._names)}")
         return self._functions[name](self._params, self._extras, batch)
+
+    def tokens(self) -> Any:
+        """The system as `mmrep.generation` takes it, made once. Raises ConfigError for a system that does not generate."""
+        if self._tokens is None:
+            raise ConfigError("this system does not generate: its build() gives no `tokens`")
+        self._ask = self._ask or self._tokens(self._params, self._extras)
+        return self._ask
+
+    @property
+    def generates(self) -> bool:
+        return self._tokens is not None
 
     def split(self, name: str = "test") -> pipeline.Split:
         if name not in self._splits:

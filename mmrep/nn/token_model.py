@@ -6,7 +6,7 @@ context, out = m.encode(params, masked.inputs)
 y = m.decode(params, context, masked.inputs, masked.queries, masked.reach)      # then m.tables(params) and tied_heads
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mmrep.errors import ConfigError
 from mmrep.masking.spans import Stream, Tokens, attention_mask
-from mmrep.nn.adapters import EPS, grid_positions
+from mmrep.nn.adapters import EPS, grid_positions, take
 from mmrep.nn.attention import padding_mask
 from mmrep.nn.positions import sincos_1d
 from mmrep.nn.transformer import Transformer
@@ -37,14 +37,16 @@ class Tables(nn.Module):
 
 
 class TokenModel(NamedTuple):
-    """init: rng -> params.   encode: (params, tokens) -> (encoded [B, N, D], the encoder's `out`).
+    """init: rng -> params.   encode: (params, tokens, patches = {}) -> (encoded [B, N, D], the encoder's `out`).
+
+    patches: [B, places, values] in [-1, 1] of each pixel stream, (row, column, channel) inside a patch.
 
     decode: (params, encoded, its tokens, queries, reach [B, M] or None: no self-attention mask) -> [B, M, D].
     tables: params -> the decoder's table of each stream, in which its logits are taken.
     """
 
     init: Callable[[PRNGKeyArray], Params]
-    encode: Callable[[Params, Tokens], tuple[Float[Array, "B N D"], dict[str, Any]]]
+    encode: Callable[..., tuple[Float[Array, "B N D"], dict[str, Any]]]
     decode: Callable[[Params, Array, Tokens, Tokens, Int[Array, "B M"] | None], Float[Array, "B M D"]]
     tables: Callable[[Params], tuple[Array, ...]]
 
@@ -61,8 +63,11 @@ def token_model(
     scan: bool = False,
     remat: bool = False,
     dtype: str = "float32",
+    position_base: float = 10_000.0,
 ) -> TokenModel:
     """separate: decoder queries see their own stream alone.   causal: off, every query sees all (a leak where texts are read; ablation).
+
+    position_base: of the positions' slowest wave; on a small grid a small one tells places apart better.
 
     Raises ConfigError for a width that cannot work.
     """
@@ -70,7 +75,8 @@ def token_model(
         raise ConfigError(f"system.width is {width}: it must be a multiple of 4 and of its {heads} heads")
     kind = jnp.dtype(dtype)
     texts = [s for s in streams if s.length]
-    rows = tuple((s.name, s.rows) for s in streams)
+    pixels = [s for s in streams if s.patch]
+    rows = tuple((s.name, s.rows) for s in streams if not s.patch)
     stack: dict[str, Any] = {
         "heads": heads, "scan": scan, "remat": remat, "dtype": kind, "epsilon": EPS, "activation": "swiglu", "use_bias": False,
     }  # fmt: skip
@@ -83,12 +89,27 @@ def token_model(
         "context": nn.Dense(width, dtype=kind, kernel_init=nn.initializers.xavier_uniform()),
         "decoder": Transformer(decoder_depth, cross=True, norm_context="own", **stack),
     }
+    for s in pixels:
+        modules[f"pixels_{s.name}"] = nn.Dense(
+            width, use_bias=False, dtype=kind, kernel_init=nn.initializers.xavier_uniform()
+        )
+    learned = [s for s in streams if s.learned]
+    if learned:
+        modules["place"] = Tables(tuple((s.name, s.size) for s in learned), width)
     # One row of positions after another: of each grid once, and of texts.
     longest = max((2 * s.length + 2 for s in texts), default=0)
-    shapes = sorted({s.grid for s in streams if not s.length})
-    starts = np.cumsum([0, *(rows * columns for rows, columns in shapes)])
-    first_place = np.array([starts[len(shapes)] if s.length else starts[shapes.index(s.grid)] for s in streams])
-    sizes = [s.rows for s in streams]
+    shapes = sorted({s.grid for s in streams if not s.length and not s.learned})
+    starts = np.cumsum([0, *(r * c for r, c in shapes), longest, *(s.size for s in learned)])
+
+    def place_row(s: Stream) -> int:
+        return int(
+            starts[
+                len(shapes) + 1 + learned.index(s) if s.learned else len(shapes) if s.length else shapes.index(s.grid)
+            ]
+        )
+
+    first_place = np.array([place_row(s) for s in streams])
+    sizes = [0 if s.patch else s.rows for s in streams]
     first_row = np.cumsum([0, *sizes[:-1]])
     text_row = np.cumsum([0, *(s.rows if s.length else 0 for s in streams[:-1])])
     is_text = np.array([s.length > 0 for s in streams])
@@ -99,21 +120,33 @@ def token_model(
     def init(rng: PRNGKeyArray) -> Params:
         x = jnp.zeros((1, 2, width), jnp.float32)
         inputs: dict[str, tuple] = {"encoder": (x,), "context": (x,), "decoder": (x, None, x)}
+        inputs |= {f"pixels_{s.name}": (jnp.zeros((1, s.patch**2 * s.channels), jnp.float32),) for s in pixels}
         keys = jax.random.split(rng, len(modules))
         return {k: m.init(key, *inputs.get(k, ()))["params"] for key, (k, m) in zip(keys, modules.items())}
 
     def labels(params: Params, tokens: Tokens) -> Array:
         """Position and stream of each token; 0 for padding."""
-        ladder = jnp.concatenate([*(grid_positions(*g, width) for g in shapes), sincos_1d(longest, width)]).astype(kind)
+        fixed = *(grid_positions(*g, width, position_base) for g in shapes), sincos_1d(longest, width)
+        ladder = jnp.concatenate([*fixed, *(params["place"][s.name] for s in learned)]).astype(kind)
         positions = ladder[jnp.asarray(first_place)[tokens.stream] + tokens.place]
         names = jnp.concatenate([params["stream"][s.name] for s in streams]).astype(kind)
         # A product with one-hot rows: its gradient is a product too, where a look-up's is a scatter.
         where = positions + jax.nn.one_hot(tokens.stream, len(streams), dtype=kind) @ names
         return jnp.where(tokens.valid[..., None], where, 0)
 
-    def encode(params: Params, tokens: Tokens) -> tuple[Array, dict[str, Any]]:
-        table = jnp.concatenate([params["in"][s.name] for s in streams])
-        x = table[jnp.asarray(first_row)[tokens.stream] + tokens.ids].astype(kind)
+    def encode(
+        params: Params, tokens: Tokens, patches: Mapping[str, Array] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        x = jnp.zeros((*tokens.ids.shape, width), kind)
+        if rows:
+            table = jnp.concatenate([params["in"][name] for name, _ in rows])
+            x = table[jnp.asarray(first_row)[tokens.stream] + tokens.ids].astype(kind)
+        for s in pixels:
+            if patches and s.name in patches:
+                here = tokens.stream == streams.index(s)
+                chosen = take(patches[s.name].astype(kind), jnp.where(here, tokens.place, 0))
+                flat = run(params, f"pixels_{s.name}", chosen.reshape(-1, chosen.shape[-1]))
+                x = jnp.where(here[..., None], flat.reshape(x.shape), x)
         x = jnp.where(tokens.valid[..., None], x, 0) + labels(params, tokens)
         return run(params, "encoder", x, padding_mask(tokens.valid))
 
@@ -132,4 +165,8 @@ def token_model(
             mask = padding_mask(queries.valid) & same[:, None] if separate else padding_mask(queries.valid)
         return run(params, "decoder", y, mask, context, padding_mask(inputs.valid))[0]
 
-    return TokenModel(init, encode, decode, lambda params: tuple(params["out"][s.name] for s in streams))
+    def tables(params: Params) -> tuple[Any, ...]:
+        # Pixels are never predicted: their table is one row that no token meets.
+        return tuple(jnp.zeros((1, width), jnp.float32) if s.patch else params["out"][s.name] for s in streams)
+
+    return TokenModel(init, encode, decode, tables)

@@ -33,6 +33,10 @@ def write(
     if asked:
         found += [*embedding_map(view, asked), heatmap(view, asked[0])]
         lead = f"{lead} {_headline(asked[0], metrics)}".strip()
+    if view.generates:
+        from mmrep.report import any_to_any
+
+        found += any_to_any.panels(view)
     found += [
         panels.Curves("Training", _curves(rows)),
         panels.Config("Config", to_json(experiment)),

@@ -61,6 +61,9 @@ def _view(panel: Panel) -> dict[str, Any]:
             return _curves(panel)
         case panels.Gallery():
             return {"items": [_item(i) for i in panel.items]}
+        case panels.Grid():
+            rows = [{"name": n, "cells": [_media(c) for c in row]} for n, row in zip(panel.rows, panel.cells)]
+            return {"columns": list(panel.columns), "rows": rows}
         case panels.Heatmap():
             return _heatmap(panel)
         case panels.EmbeddingMap():

@@ -126,6 +126,23 @@ class Gallery:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Grid:
+    """A table of media (pictures, words, sounds): cells[row][column]."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[str]
+    cells: Sequence[Sequence[Any]]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        _check(
+            len(self.cells) == len(self.rows) and all(len(row) == len(self.columns) for row in self.cells),
+            f"Grid {self.title!r}: cells must be {len(self.rows)} rows of {len(self.columns)}",
+        )
+
+
 def retrieve(query: Any, pool: Sequence[Any], scores: Any, right: Sequence[int], k: int = 5) -> Item:
     """The Item of a query whose similarity to each member of `pool` (media) is `scores` [len(pool)]; `right` indexes the answers.
 
@@ -225,7 +242,7 @@ class Text:
     paragraphs: Sequence[str]
 
 
-Panel = Numbers | Curves | Gallery | Heatmap | EmbeddingMap | Config | Versions | Text
+Panel = Numbers | Curves | Gallery | Grid | Heatmap | EmbeddingMap | Config | Versions | Text
 
 
 def best(values: Sequence[float | None], better: str) -> list[bool]:

@@ -95,7 +95,7 @@ def _band(file: object, name: str) -> np.ndarray:
 
 def sample() -> Grid:
     """January and July of the same grid at 8 bits, from this package (sample.md has its source and licence)."""
-    with np.load(SAMPLE) as stored:
+    with np.load(SAMPLE, allow_pickle=False) as stored:
         layers, low, high = stored["layers"], stored["low"], stored["high"]
     levels = np.cumsum(layers, axis=-1, dtype=np.uint8).astype(np.float32)
     shape = (-1, 1, 1)

@@ -1,26 +1,21 @@
 """4M: one encoder-decoder over the tokens of every modality, any to any (Mizrahi et al., NeurIPS 2023, arXiv 2312.06647)."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mmrep.errors import ConfigError
+from mmrep.generation import TokenInfer, whole_stream
 from mmrep.masking import spans
 from mmrep.masking.spans import Masked, Mixture, Stream, Tokens
-from mmrep.nn.quantise import check_levels, patch_ids, patch_majority
+from mmrep.nn.quantise import check_levels
+from mmrep.nn.stream_tokens import Levels, detokenise, patches, tokenise
 from mmrep.nn.tied_heads import BLOCK, table_cross_entropy, target_weights
 from mmrep.nn.token_model import TokenModel, token_model
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
-
-
-@dataclass(frozen=True)
-class Levels:
-    """A map of numbers in [0, 1] becomes ids by the mean of each patch, rounded to so many levels a channel."""
-
-    name: str
-    levels: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -49,6 +44,7 @@ class Config:
     scan: bool = False
     remat: bool = False
     dtype: str = "float32"
+    position_base: float = field(default=10_000.0, metadata={"since": 2})
 
     def check(self) -> None:
         spans.check(self.streams, self.mixtures, self.n_input, self.n_target)
@@ -69,6 +65,7 @@ class Config:
         return token_model(
             self.streams, self.width, self.encoder_depth, self.decoder_depth, self.heads,
             separate=self.separate, causal=self.causal, scan=self.scan, remat=self.remat, dtype=self.dtype,
+            position_base=self.position_base,
         )  # fmt: skip
 
     def build(self) -> System:
@@ -77,52 +74,54 @@ class Config:
 
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
             present = batch["present"][:, : len(self.streams)] > 0.5 if "present" in batch else None
-            tokens = tokenise(self, batch)
+            tokens = tokenise(self.streams, self.levels, batch)
             masked = spans.mask(rng, tokens, self.streams, self.mixtures, self.n_input, self.n_target, present)
-            return masked_loss(self, model, params, masked)
+            return masked_loss(self, model, params, masked, patches(self.streams, batch))
 
         def fused(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B D"]:
             """The mean of the encoder's tokens, all tokens of the streams that the batch holds going in."""
-            given = spans.everything(tokenise(self, batch), self.streams)
-            encoded, _ = model.encode(params, given)
+            given = spans.everything(tokenise(self.streams, self.levels, batch), self.streams)
+            encoded, _ = model.encode(params, given, patches(self.streams, batch))
             real = given.valid[..., None]
             return jnp.where(real, encoded, 0).sum(1) / jnp.maximum(real.sum(1), 1)
 
         def predict(params: Params, extras: Extras, batch: Batch) -> dict[str, Int[Array, "B R C"]]:
             """Every image stream's likeliest ids from all other streams that the batch holds, all places at once."""
-            tokens = tokenise(self, batch)
-            found = {}
+            tokens, found, ask = tokenise(self.streams, self.levels, batch), {}, token_infer(self, params)
             for t, s in enumerate(self.streams):
                 others = {k: v for k, v in tokens.items() if k != s.name}
-                if s.length or not others:
-                    continue
-                given = spans.everything(others, self.streams)
-                y = whole_stream(model, params, given, self.streams, t)
-                logits = y @ model.tables(params)[t].astype(y.dtype).T
-                found[s.name] = logits.argmax(-1).astype(jnp.int32).reshape(-1, *s.grid)
+                if not s.length and not s.patch and others:
+                    logits = whole_stream(ask, spans.everything(others, self.streams), patches(self.streams, batch), t)
+                    found[s.name] = logits.argmax(-1).astype(jnp.int32).reshape(-1, *s.grid)
             return found
 
         infer = {"fused": fused, "predict": predict}
-        return System(lambda rng, batch: (model.init(rng), {}), stateless(loss), infer)
+        tokens = lambda params, extras: token_infer(self, params)  # noqa: E731
+        return System(lambda rng, batch: (model.init(rng), {}), stateless(loss), infer, tokens=tokens)
 
 
-def tokenise(config: Config, batch: Batch) -> dict[str, Int[Array, "B N"]]:
-    """Ids of the streams that the batch holds, images in reading order. Tokens are learnt nowhere here: see `Levels`."""
-    levels = {x.name: x.levels for x in config.levels}
-    found = {}
-    for s in config.streams:
-        if s.name in batch:
-            x = jnp.asarray(batch[s.name])
-            if not s.length:
-                x = patch_ids(x, s.grid, levels[s.name]) if s.name in levels else patch_majority(x, s.grid, s.vocab)
-                x = x.reshape(len(x), -1)
-            found[s.name] = x
-    return found
+def token_infer(config: Config, params: Params) -> TokenInfer:
+    """The trained model as `mmrep.generation.generate` takes it. Made once, its steps compile once."""
+    model = config.model()
+
+    def logits(params: Params, context: Array, given: Tokens, queries: Tokens, reach: Array | None, t: int) -> Array:
+        y = model.decode(params, context, given, queries, reach)
+        return y @ model.tables(params)[t].astype(y.dtype).T
+
+    def read(batch: Batch) -> tuple[dict[str, Array], dict[str, Array]]:
+        return tokenise(config.streams, config.levels, batch), patches(config.streams, batch)
+
+    return TokenInfer(
+        config.streams, lambda p, tokens, pixels: model.encode(p, tokens, pixels)[0], logits, params, read,
+        lambda ids: detokenise(config.streams, config.levels, ids),
+    )  # fmt: skip
 
 
-def masked_loss(config: Config, model: TokenModel, params: Params, masked: Masked) -> tuple[Array, Metrics]:
+def masked_loss(
+    config: Config, model: TokenModel, params: Params, masked: Masked, pixels: Mapping[str, Array] | None = None
+) -> tuple[Array, Metrics]:
     """The weighted cross-entropy of the targets, and each stream's mean, which is 0 where it has no target in the batch."""
-    encoded, _ = model.encode(params, masked.inputs)
+    encoded, _ = model.encode(params, masked.inputs, pixels)
     y = model.decode(params, encoded, masked.inputs, masked.queries, masked.reach)
     kinds = len(config.streams)
     stream = jnp.where(masked.queries.valid, masked.queries.stream, kinds).reshape(-1)
@@ -143,13 +142,3 @@ def masked_loss(config: Config, model: TokenModel, params: Params, masked: Maske
         "targets": (stream < kinds).mean(dtype=jnp.float32),
     }
     return total, metrics
-
-
-def whole_stream(
-    model: TokenModel, params: Params, given: Tokens, streams: tuple[Stream, ...], t: int
-) -> Float[Array, "B N D"]:
-    """What the decoder says at every place of image stream `t`."""
-    encoded, _ = model.encode(params, given)
-    place = jnp.broadcast_to(jnp.arange(streams[t].size, dtype=jnp.int32), (len(given.ids), streams[t].size))
-    queries = Tokens(jnp.zeros_like(place), jnp.full_like(place, t), place, jnp.ones(place.shape, bool))
-    return model.decode(params, encoded, given, queries, None)

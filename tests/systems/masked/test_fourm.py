@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 
 from mmrep.config import flatten
-from mmrep.errors import ConfigError
+from mmrep.errors import ConfigError, DataError
+from mmrep.generation import whole_stream
+from mmrep.interop.fourm import from_authors, to_authors
 from mmrep.masking import spans
 from mmrep.masking.spans import Mixture, Stream, Tokens
-from mmrep.systems.masked.fourm import Config, Levels, masked_loss, tokenise, whole_stream
+from mmrep.nn.stream_tokens import Levels, tokenise
+from mmrep.systems.masked.fourm import Config, masked_loss, token_infer
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "fourm.npz")
+WEIGHTS = {name[2:]: GOLDEN[name] for name in GOLDEN if name.startswith("w/")}
 SENTINEL = 20
 STREAMS = (Stream("rgb", 7, (4, 4)), Stream("depth", 5, (4, 4)), Stream("caption", SENTINEL, length=8))
 EVEN = (Mixture((0.5,) * 3, (0.5,) * 3),)
@@ -24,49 +28,8 @@ CONFIG = Config(
 KEY = jax.random.key(0)
 
 
-def ours(w):
-    """Parameters from the authors' names; `w` gives a weight by its name."""
-    names = [s.name for s in STREAMS]
-
-    def attention(at, cross=False):
-        parts = ["query"] * cross + ["key", "value"] if cross else ["query", "key", "value"]
-        stacked = (
-            [w(f"{at}.q.weight"), *np.split(w(f"{at}.kv.weight"), 2)] if cross else np.split(w(f"{at}.qkv.weight"), 3)
-        )
-        kernels = dict(zip(parts, stacked)) | {"out": w(f"{at}.proj.weight")}
-        return {k: {"kernel": v.T} for k, v in kernels.items()}
-
-    def mlp(at):
-        return {
-            k: {"kernel": w(f"{at}.mlp.{n}.weight").T} for k, n in (("up", "fc1"), ("gate", "fc3"), ("down", "fc2"))
-        }
-
-    def norm(at):
-        return {"scale": w(f"{at}.weight")}
-
-    found = {
-        "in": {n: w(f"encoder_embeddings.{n}.token_emb.weight") for n in names},
-        "out": {n: w(f"decoder_embeddings.{n}.token_emb.weight") for n in names},
-        "stream": {n: w(f"encoder_embeddings.{n}.mod_emb")[0] for n in names},
-        "mask": {"token": w("mask_token")[0]},
-        "context": {"kernel": w("decoder_proj_context.weight").T, "bias": w("decoder_proj_context.bias")},
-        "encoder": {"norm": norm("encoder_norm")}, "decoder": {"norm": norm("decoder_norm")},
-    }  # fmt: skip
-    for i in range(2):
-        e, d = f"encoder.{i}", f"decoder.{i}"
-        found["encoder"][f"block{i:02d}"] = {
-            "attn": attention(f"{e}.attn"), "mlp": mlp(e), "norm_attn": norm(f"{e}.norm1"), "norm_mlp": norm(f"{e}.norm2"),
-        }  # fmt: skip
-        found["decoder"][f"block{i:02d}"] = {
-            "attn": attention(f"{d}.self_attn"), "cross": attention(f"{d}.cross_attn", True), "mlp": mlp(d),
-            "norm_attn": norm(f"{d}.norm1"), "norm_cross": norm(f"{d}.query_norm"),
-            "norm_context": norm(f"{d}.context_norm"), "norm_mlp": norm(f"{d}.norm2"),
-        }  # fmt: skip
-    return jax.tree.map(jnp.asarray, found)
-
-
 def params():
-    return ours(lambda name: GOLDEN[f"w/{name}"])
+    return jax.tree.map(jnp.asarray, from_authors(WEIGHTS, CONFIG))
 
 
 def masked():
@@ -206,7 +169,7 @@ def test_numbers_become_ids_and_absent_streams_are_left_out():
     config = replace(CONFIG, streams=(Stream("rgb", 8, (2, 2)), *STREAMS[1:]), levels=(Levels("rgb", (2, 2, 2)),))
     x = np.zeros((1, 4, 4, 3), np.float32)
     x[:, :2, 2:] = 1, 0, 1
-    found = tokenise(config, {"rgb": x, "depth": np.full((1, 8, 8), 3, np.int32)})
+    found = tokenise(config.streams, config.levels, {"rgb": x, "depth": np.full((1, 8, 8), 3, np.int32)})
     np.testing.assert_array_equal(found["rgb"], [[0, 5, 0, 0]])
     np.testing.assert_array_equal(found["depth"], np.full((1, 16), 3))
     system, whole = CONFIG.build(), batch()
@@ -242,8 +205,8 @@ def test_a_few_steps_learn_one_batch():
 
 def test_whole_stream_asks_at_every_place():
     given = spans.everything({"rgb": jnp.zeros((2, 16), jnp.int32)}, STREAMS)
-    y = whole_stream(CONFIG.model(), params(), given, STREAMS, 1)
-    assert isinstance(given, Tokens) and y.shape == (2, 16, 16)
+    y = whole_stream(token_infer(CONFIG, params()), given, {}, 1)
+    assert isinstance(given, Tokens) and y.shape == (2, 16, 5)
     assert len(np.unique(np.asarray(y[0]).round(4), axis=0)) == 16
 
 
@@ -258,3 +221,61 @@ def test_whole_stream_asks_at_every_place():
 def test_impossible_configs_are_refused(change, says):
     with pytest.raises(ConfigError, match=says):
         replace(CONFIG, **change).build()
+
+
+def test_weights_go_out_as_they_came_in():
+    names = {"rgb": "tok_rgb@224"}
+    pixels = Stream("pixels", 0, (4, 4), patch=2)
+    config = replace(CONFIG, streams=(pixels, *STREAMS), mixtures=(Mixture((0.5,) * 4, (0.0, 0.5, 0.5, 0.5)),))
+    whole = config.model().init(KEY)
+    theirs = to_authors(whole, config, names)
+    assert theirs["encoder_embeddings.pixels.proj.weight"].shape == (16, 12)
+    assert theirs["decoder_embeddings.tok_rgb@224.to_logits.weight"].shape == (7, 16)
+    back = from_authors(theirs, config, names)
+    jax.tree.map(np.testing.assert_array_equal, back, jax.tree.map(np.asarray, whole))
+    order = np.random.default_rng(0).permutation(len(theirs["encoder_embeddings.caption.token_emb.weight"]))
+    moved = from_authors(theirs, config, names, {"caption": order})
+    np.testing.assert_array_equal(moved["in"]["caption"], whole["in"]["caption"][order])
+    with pytest.raises(DataError, match="mask_token"):
+        from_authors({k: v for k, v in theirs.items() if k != "mask_token"}, config, names)
+    with pytest.raises(DataError, match="rows"):
+        from_authors(theirs | {"decoder_embeddings.depth.token_emb.weight": np.zeros((4, 16))}, config, names)
+
+
+def test_pixels_go_in_by_a_linear_patch_and_are_never_asked():
+    pixels = Stream("pixels", 0, (4, 4), patch=2)
+    config = replace(
+        CONFIG, streams=(pixels, *STREAMS), mixtures=(Mixture((1000.0, 0.0, 0.0, 0.0), (0.0, 0.5, 0.5, 0.5)),)
+    )
+    system, whole = config.build(), batch() | {"pixels": np.random.default_rng(0).random((4, 8, 8, 3), np.float32)}
+    p, extras = system.init(KEY, whole)
+    value, (_, metrics) = jax.jit(system.loss)(p, extras, whole, KEY)
+    assert float(metrics["pixels"]) == 0.0 and float(metrics["inputs"]) == 1.0 and np.isfinite(value)
+    system.infer["fused"](p, extras, {"pixels": whole["pixels"]})
+    brighter = system.infer["predict"](p, extras, {"pixels": whole["pixels"]})
+    assert set(brighter) == {"rgb", "depth"}
+    with pytest.raises(ConfigError, match="never predicted"):
+        replace(config, mixtures=(Mixture((1.0,) * 4, (1.0,) * 4),)).build()
+    with pytest.raises(ConfigError, match="for pixels"):
+        replace(config, streams=(Stream("pixels", 7, (4, 4), patch=2), *STREAMS)).build()
+
+
+def test_learnt_places_belong_to_their_stream_alone():
+    vector = Stream("vector", 6, (1, 5), learned=True)
+    config = replace(CONFIG, streams=(*STREAMS, vector), mixtures=(Mixture((0.5,) * 4, (0.5,) * 4),))
+    model = config.model()
+    p = model.init(KEY)
+    assert p["place"]["vector"].shape == (5, 16)
+    moved = p | {"place": {"vector": p["place"]["vector"] + 1}}
+    given = spans.everything({"rgb": jnp.zeros((1, 16), jnp.int32)}, config.streams)
+    mine = spans.everything({"vector": jnp.zeros((1, 5), jnp.int32)}, config.streams)
+    np.testing.assert_array_equal(model.encode(p, given)[0], model.encode(moved, given)[0])
+    assert not np.allclose(model.encode(p, mine)[0], model.encode(moved, mine)[0])
+
+
+def test_vectors_become_levels_and_come_back():
+    levels = Levels("vector", (5,), -1.0, 1.0)
+    x = np.array([[-1.0, -0.4, 0.0, 0.6, 3.0]], np.float32)
+    ids = tokenise((Stream("vector", 5, (1, 5), learned=True),), (levels,), {"vector": x})["vector"]
+    np.testing.assert_array_equal(ids, [[0, 1, 2, 3, 4]])
+    np.testing.assert_allclose(levels.values(ids[:, None])[0, 0, :, 0], [-1, -0.5, 0, 0.5, 1])

@@ -1,0 +1,166 @@
+"""Generates modalities from others with a trained any-to-any system, and writes pictures and texts."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from experiments import _cli
+
+
+def run() -> None:
+    p = _cli.parser("generate", __doc__)
+    p.add_argument("--workdir", type=Path, help="the run's folder (default: runs/SLUG-SIZE)")
+    p.add_argument("--given", action="append", default=[], metavar="NAME=VALUE",
+                   help='caption="a red cube", rgb=FILE, or rgb=test:3 for a held-out record; again for more')  # fmt: skip
+    p.add_argument("--targets", required=True, help="e.g. depth,semseg,rgb, in the order in which they are made")
+    p.add_argument("--out", type=Path, help="folder of what is made (default: WORKDIR/generated)")
+    p.add_argument("--samples", type=int, default=1, help="of each target")
+    p.add_argument("--scheme", default="roar", choices=("roar", "maskgit"), help="of images; texts are autoregressive")
+    p.add_argument("--steps", type=int, default=12, help="of each image")
+    p.add_argument("--temperature", type=float, default=0.7)
+    p.add_argument("--cooling", default="constant", help="constant, linear or onex:END:POWER")
+    p.add_argument("--top-k", type=float, default=0.0, help="likeliest tokens, or a share of them below 1; 0: all")
+    p.add_argument("--top-p", type=float, default=0.0, help="0: all")
+    p.add_argument("--guidance", type=float, default=1.0, help="weight of all that is given (1: one pass)")
+    p.add_argument("--guide", action="append", default=[], metavar="NAME=WEIGHT",
+                   help="a weight of its own for one given stream, negative to go away from it; again for more")  # fmt: skip
+    p.add_argument("--grow", action="store_true", help="what is finished is guided by as well")
+    p.add_argument("--seed", type=int, default=0)
+    command = _cli.parse(p)
+    made = generate(command)
+    for path in made:
+        print(path)
+
+
+def generate(command: _cli.Command) -> list[Path]:
+    """The files that were written."""
+    import jax
+
+    from mmrep.evals.view import view_of
+    from mmrep.generation import blank, chain, fill
+    from mmrep.generation import generate as decide
+    from mmrep.interop.load import read_run
+
+    options = command.options
+    workdir = options.workdir or Path("runs") / f"{command.slug}-{command.size}"
+    if not (workdir / "config.json").exists():
+        raise _cli.ConfigError(f"{workdir} holds no run: train first, or give --workdir")
+    if options.samples < 1:
+        raise _cli.ConfigError(f"--samples is {options.samples}: it must be at least 1")
+    _cli.enable_compile_cache()
+    view = view_of(*read_run(workdir))
+    ask = view.tokens()
+    by_name = {s.name: s for s in ask.streams}
+    targets = [t.strip() for t in options.targets.split(",") if t.strip()]
+    given = read_given(view, options.given)
+    guides = weights(options.guide, given)
+    for name in targets:
+        if name not in by_name:
+            raise _cli.ConfigError(f"--targets has {name!r}, which is no stream{_cli.near(name, by_name)}")
+        if name in given:
+            raise _cli.ConfigError(f"{name!r} is given and a target: leave one out")
+    schedule = schedule_of(options, ask, targets, tuple(given), guides, chain)
+    ids, patches = ask.tokenise({k: v[None].repeat(options.samples, 0) for k, v in given.items()})
+    empty = blank(ask.streams, (*given, *targets), options.samples)
+    canvas = fill(empty, ask.streams, ids, patches=patches)
+    canvas = decide(ask, canvas, targets, schedule, jax.random.key(options.seed))
+    return write(view, canvas, targets, options.out or workdir / "generated")
+
+
+def weights(pairs: list[str], given: Any) -> dict[str, float]:
+    """NAME=WEIGHT as {name: weight}. Raises ConfigError for what is no number, or is not given."""
+    found = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if name not in given:
+            raise _cli.ConfigError(f"--guide {name!r} is not given{_cli.near(name, given)}")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise _cli.ConfigError(f"--guide {pair!r} is not NAME=WEIGHT, like caption=3") from None
+    return found
+
+
+def schedule_of(
+    options: Any, ask: Any, targets: list[str], given: tuple[str, ...], guides: dict[str, float], chain: Any
+) -> list:
+    """A Target for each name. Given streams with a weight of their own are conditions apart; the others share --guidance."""
+    import dataclasses
+
+    from mmrep.generation import Guide
+
+    texts = {s.name for s in ask.streams if s.length}
+    images = {"steps": options.steps, "cooling": options.cooling, "scheme": options.scheme}
+    shared = {"temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p}
+    rest, found = tuple(n for n in given if n not in guides), []
+    done: tuple[str, ...] = ()
+    for name in targets:
+        scheme = {"scheme": "autoregressive"} if name in texts else images
+        (target,) = chain([name], (*rest, *done), options.guidance, **scheme, **shared)
+        own = tuple(Guide((n,), w) for n, w in guides.items())
+        found.append(dataclasses.replace(target, guides=(*target.guides, *own)))
+        done = (*done, name) if options.grow else done
+    return found
+
+
+def read_given(view: Any, pairs: list[str]) -> dict[str, Any]:
+    """{modality: one encoded value}. A value is text, a picture's file, or SPLIT:NUMBER of the run's own data."""
+    import numpy as np
+
+    from mmrep import modality
+
+    known = {m.name: m for m in view.data.modalities}
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if name not in known or not equals:
+            raise _cli.ConfigError(
+                f"--given {pair!r} is not NAME=VALUE with a modality of this run{_cli.near(name, known)}"
+            )
+        m = known[name]
+        record = re.fullmatch(r"(train|val|test):(\d+)", value)
+        if record:
+            split = view.split(record[1])
+            if int(record[2]) >= len(split):
+                raise _cli.ConfigError(f"--given {pair!r}: the split has {len(split)} records")
+            found[name] = split.entry(int(record[2]))[name]
+            continue
+        raw: Any = value
+        if m.kind != "text":
+            from PIL import Image, UnidentifiedImageError
+
+            try:
+                with Image.open(value) as picture:
+                    raw = np.asarray(picture.convert("RGB" if m.kind == "image" and m.shape[-1] == 3 else "L"))
+            except (OSError, UnidentifiedImageError) as error:
+                raise _cli.ConfigError(f"--given {pair!r}: {value} is no picture that can be read ({error})") from None
+        found[name] = modality.encode(m, raw, view.tokenize)[name]
+    return found
+
+
+def write(view: Any, canvas: Any, targets: list[str], folder: Path, side: int = 256) -> list[Path]:
+    """NAME-SAMPLE.png of images, NAME-SAMPLE.txt of texts."""
+    from PIL import Image
+
+    from mmrep.report.any_to_any import picture, text
+
+    folder.mkdir(parents=True, exist_ok=True)
+    ask, written = view.tokens(), []
+    maps = ask.detokenise({k: v for k, v in canvas.ids.items() if k in targets})
+    for name in targets:
+        for i, ids in enumerate(canvas.ids[name]):
+            path = folder / f"{name}-{i}.{'png' if name in maps else 'txt'}"
+            if name in maps:
+                pixels = picture(maps[name][i])
+                scale = max(1, side // max(pixels.shape[:2]))
+                size = pixels.shape[1] * scale, pixels.shape[0] * scale
+                Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(path)
+            else:
+                path.write_text(text(view, ids) + "\n", encoding="utf-8")
+                print(f"{name}: {text(view, ids)}")
+            written.append(path)
+    return written
+
+
+if __name__ == "__main__":
+    _cli.main(run)

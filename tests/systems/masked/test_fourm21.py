@@ -1,0 +1,51 @@
+"""4M-21: that its many streams fit their data, and that modalities can be added to a trained model."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs.masked import fourm21
+from mmrep.config import flatten
+from mmrep.masking import spans
+from mmrep.train.loop import transplant
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    from mmrep.data import pipeline
+
+    config = fourm21.get_config("tiny")
+    model = pipeline.fit_tokenizer(config.data, [config.data.source], None)
+    split = pipeline.open_split(config.data, pipeline.load_tokenizer(config.data, model), "train")
+    return next(pipeline.train_batches(split, 8, 0))
+
+
+def test_every_stream_finds_ids_of_its_vocabulary(batch):
+    system = fourm21.get_config("tiny").system
+    tokens = system.build().tokens({}, {}).tokenise(batch)[0]
+    assert set(tokens) == {s.name for s in system.streams} and len(tokens) == 13
+    spans.check_ids(system.streams, {k: np.asarray(v) for k, v in tokens.items()})
+    assert all(tokens[s.name].shape[1] == s.size for s in system.streams if not s.length)
+
+
+def test_records_of_one_modality_have_no_other_token(batch):
+    system = fourm21.get_config("tiny").system
+    tokens = system.build().tokens({}, {}).tokenise(batch)[0]
+    caption = [s.name for s in system.streams].index("caption")
+    present = np.zeros((8, 13), bool)
+    present[:, caption] = True
+    masked = spans.mask(KEY, tokens, system.streams, system.mixtures, 24, 24, jax.numpy.asarray(present))
+    for side in (masked.inputs, masked.queries):
+        assert set(np.unique(np.asarray(side.stream)[np.asarray(side.valid)])) <= {caption}
+
+
+def test_modalities_are_added_to_a_trained_model():
+    seven, every = fourm21.system(fourm21.SEVEN), fourm21.system()
+    donor = jax.eval_shape(lambda: seven.model().init(KEY))
+    donor = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), donor)
+    found = flatten(transplant(every.model().init(KEY), donor, (("", ""),)))
+    assert set(flatten(donor)) < set(found)
+    assert all((np.asarray(found[k]) == 0.5).all() for k in flatten(donor))
+    assert not (np.asarray(found["out/teacher"]) == 0.5).any()
