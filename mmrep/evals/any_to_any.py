@@ -124,7 +124,7 @@ class Agreement:
             judge = _colour_judge(view, self.fit)
             colours = np.array([int(r["colour"]) for r in truth])
             scores[f"{self.name} colour"] = float(np.mean(judge(made["rgb"]) == colours))
-            scores[f"{self.name} colour of real"] = float(np.mean(judge(ids["rgb"]) == colours))
+            scores[f"{self.name} real_colour"] = float(np.mean(judge(ids["rgb"]) == colours))
         return scores
 
 
