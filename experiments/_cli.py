@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -155,6 +156,7 @@ def _value(config: Any, name: str) -> Any:
 
 def main(run: Callable[[], Any]) -> None:
     """Runs a command; an error that the user can mend is one sentence on standard error and exit code 2."""
+    _ask_for_huge_pages()
     try:
         run()
     except (ConfigError, DataError) as error:
@@ -165,10 +167,20 @@ def main(run: Callable[[], Any]) -> None:
         raise SystemExit(130) from None
 
 
+def _ask_for_huge_pages() -> None:
+    """Starts the command again with huge pages for glibc's large blocks. GLIBC_TUNABLES set to anything, or none, leaves it as it is.
+
+    XLA's CPU backend allocates its scratch memory anew in every step: hundreds of MB of first touches, a fault for every 4 kB.
+    """
+    started = getattr(sys.modules["__main__"], "__spec__", None)
+    command = started is not None and started.name.startswith("experiments.")
+    if command and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"  # read by the C library as the process starts
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def enable_compile_cache() -> None:
     """Keeps compiled programs on disk between runs, so that a restart and a second seed start at once."""
-    import os
-
     import jax
 
     from mmrep import paths

@@ -8,9 +8,9 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Simulated devices wait for each other on threads of one pool. With a thread a core, two collectives that start in another order on
 # another device may wait for ever, and JAX then aborts the process; a busy machine needs patience besides.
-os.environ.setdefault("NPROC", "16")
+os.environ.setdefault("NPROC", "32")
 os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_collective_call_terminate_timeout_seconds=300".strip()
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_collective_call_terminate_timeout_seconds=120".strip()
 )
 
 from jaxtyping import install_import_hook
@@ -25,6 +25,13 @@ import pytest  # noqa: E402
 # A first call may import or compile; the clock of a shared machine proves nothing.
 hypothesis.settings.register_profile("mmrep", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("mmrep")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A system's generic tests side by side: workers take runs of neighbours, and what the tests share is then made once."""
+    slug = lambda item: getattr(item, "callspec", None) and item.callspec.params.get("slug", "")  # noqa: E731
+    place = {path: i for i, path in enumerate(dict.fromkeys(item.path for item in items))}
+    items.sort(key=lambda item: (place[item.path], slug(item) or ""))
 
 
 @pytest.fixture(scope="session", autouse=True)

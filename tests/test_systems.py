@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,8 +22,8 @@ from mmrep.train.state import split
 
 GOLDEN = Path(__file__).parent / "golden" / "specs"
 SLUGS = [e.slug for e in _cli.entries()]
-# One worker a system: the state they share is made once.
-everywhere = pytest.mark.parametrize("slug", [pytest.param(s, marks=pytest.mark.xdist_group(s)) for s in SLUGS])
+# A system's tests run side by side (conftest): the state they share is made once.
+everywhere = pytest.mark.parametrize("slug", SLUGS)
 
 
 def assert_close(a, b, name, atol=2e-5, rtol=1e-4):
@@ -46,9 +46,10 @@ def tiny(slug: str) -> Experiment:
     return dataclasses.replace(config, mesh=Mesh(1, 1), data=data)
 
 
-@cache
+@lru_cache(maxsize=1)
 def made(slug: str) -> SimpleNamespace:
     """The tiny system's last gradient phase, its state after 0 and 1 steps, and a real training batch."""
+    jax.clear_caches()  # the programs of all systems together would take gigabytes
     config = tiny(slug)
     mesh = sharding.make_mesh(config.mesh)
     index = gradient_phases(config)[-1]

@@ -107,7 +107,6 @@ def twenty_steps(data: int, model: int, fsdp: int, rules: tuple) -> SimpleNamesp
     return SimpleNamespace(state=state, abstract=stage.abstract, losses=losses)
 
 
-@pytest.mark.xdist_group("twenty")
 @pytest.mark.parametrize(("shape", "rules"), zip(MESHES[DEVICES], (FSDP, TENSOR, TENSOR)))
 def test_twenty_steps_on_a_mesh_are_those_of_one_device_and_stay_sharded(shape, rules):
     one, many = twenty_steps(1, 1, 1, FSDP), twenty_steps(*shape, rules)
