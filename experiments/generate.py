@@ -25,6 +25,8 @@ def run() -> None:
     p.add_argument("--guide", action="append", default=[], metavar="NAME=WEIGHT",
                    help="a weight of its own for one given stream, negative to go away from it; again for more")  # fmt: skip
     p.add_argument("--grow", action="store_true", help="what is finished is guided by as well")
+    p.add_argument("--decoder", action="append", default=[], metavar="NAME=WORKDIR",
+                   help="the run of the tokeniser whose ids a target is made of (experiments.tokenize)")  # fmt: skip
     p.add_argument("--seed", type=int, default=0)
     command = _cli.parse(p)
     made = generate(command)
@@ -64,7 +66,32 @@ def generate(command: _cli.Command) -> list[Path]:
     empty = blank(ask.streams, (*given, *targets), options.samples)
     canvas = fill(empty, ask.streams, ids, patches=patches)
     canvas = decide(ask, canvas, targets, schedule, jax.random.key(options.seed))
-    return write(view, canvas, targets, options.out or workdir / "generated")
+    made = decoded(ask, canvas, targets, options.decoder, options.seed)
+    return write(view, canvas, targets, options.out or workdir / "generated", made)
+
+
+def decoded(ask: Any, canvas: Any, targets: list[str], pairs: list[str], seed: int) -> dict[str, Any]:
+    """Maps of the targets that are images: by their --decoder, else as the system itself knows them."""
+    import numpy as np
+
+    from mmrep.interop import load
+
+    maps = ask.detokenise({k: v for k, v in canvas.ids.items() if k in targets})
+    grids = {s.name: s.grid for s in ask.streams if s.name in maps}
+    for pair in pairs:
+        name, _, folder = pair.partition("=")
+        if name not in grids:
+            raise _cli.ConfigError(
+                f"--decoder {pair!r} is not NAME=WORKDIR of a target that is an image{_cli.near(name, grids)}"
+            )
+        view = load.load(folder).view
+        if "detokenise" not in view.names:
+            raise _cli.ConfigError(
+                f"--decoder {pair!r}: {folder} is no tokeniser, it has no infer function 'detokenise'"
+            )
+        ids = np.asarray(canvas.ids[name]).reshape(-1, *grids[name])
+        maps[name] = view.infer("detokenise", {"ids": ids, "seed": np.arange(seed, seed + len(ids), dtype=np.uint32)})
+    return maps
 
 
 def weights(pairs: list[str], given: Any) -> dict[str, float]:
@@ -138,15 +165,14 @@ def read_given(view: Any, pairs: list[str]) -> dict[str, Any]:
     return found
 
 
-def write(view: Any, canvas: Any, targets: list[str], folder: Path, side: int = 256) -> list[Path]:
-    """NAME-SAMPLE.png of images, NAME-SAMPLE.txt of texts."""
+def write(view: Any, canvas: Any, targets: list[str], folder: Path, maps: Any, side: int = 256) -> list[Path]:
+    """NAME-SAMPLE.png of images (`maps`), NAME-SAMPLE.txt of texts."""
     from PIL import Image
 
     from mmrep.report.any_to_any import picture, text
 
     folder.mkdir(parents=True, exist_ok=True)
-    ask, written = view.tokens(), []
-    maps = ask.detokenise({k: v for k, v in canvas.ids.items() if k in targets})
+    written = []
     for name in targets:
         for i, ids in enumerate(canvas.ids[name]):
             path = folder / f"{name}-{i}.{'png' if name in maps else 'txt'}"

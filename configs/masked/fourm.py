@@ -11,13 +11,17 @@ from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
 from mmrep.data.scenes.source import SceneData
 from mmrep.data.scenes.world import SHAPES, WorldSpec
+from mmrep.data.tokenised import Tokenised
 from mmrep.evals.any_to_any import Agreement, TextLeak, TokenAccuracy
+from mmrep.evals.dense import Segmentation
 from mmrep.generation import Guide, Target
 from mmrep.masking.spans import Mixture, Stream
+from mmrep.nn.maps import Map
 from mmrep.nn.stream_tokens import Levels
+from mmrep.systems.masked import multimae
 from mmrep.systems.masked.fourm import Config
 
-SIZES = ("tiny", "small", "paper", "large", "xlarge", "superres", "bench", "bench7", "bench21")
+SIZES = ("tiny", "small", "paper", "large", "xlarge", "superres", "tokens", "bench", "bench7", "bench21")
 CLASSES = 1 + len(SHAPES)
 COLOURS = ("red", "yellow", "green", "blue", "purple", "pink")
 WORLD = WorldSpec((1, 2), SHAPES[:6], COLOURS, sizes=("big",), tints=("white", "grey", "sand"), distinct="none")
@@ -53,11 +57,14 @@ def data(size: int, n_train: int, n_eval: int, batch: int, vocab: int, length: i
 
 
 SMALL = Config(
-    streams(8, 4, 64, 16), (FROM_PIXELS, ALL_TO_ALL, FROM_CAPTION), LEVELS, n_input=32, n_target=32, width=64, encoder_depth=2,
+    streams(8, 4, 64, 16), (FROM_PIXELS, ALL_TO_ALL, FROM_CAPTION), LEVELS, n_input=64, n_target=96, width=64, encoder_depth=2,
     decoder_depth=2, heads=2, position_base=10.0,
 )  # fmt: skip
 ACCURACY = TokenAccuracy(("pixels",), ("depth", "semseg", "caption"))
 CROSS = TokenAccuracy(("depth",), ("semseg", "normals"))
+PROBE = Segmentation(
+    Map("semseg", (32, 32), 4, classes=CLASSES), ("pixels",), name="probe"
+)  # the encoder as a plain ViT
 
 
 def guided(weight: float, chained: bool = True, steps: int = 8) -> tuple[Target, ...]:
@@ -71,14 +78,14 @@ MADE = (
 )  # fmt: skip
 
 
-def made(system: Config = SMALL, steps: int = 900, evals: tuple = (ACCURACY, CROSS)) -> Experiment:
+def made(system: Config = SMALL, steps: int = 2000, evals: tuple = (ACCURACY, CROSS)) -> Experiment:
     optim = Optim(lr=2e-3, warmup=steps // 20, weight_decay=0.05, b2=0.95)
     return Experiment(system, data(32, 8000, 400, 32, 64, 16), (Phase(steps=steps),), optim, evals, Train(log_every=50))
 
 
 def get_config(size: str = "small") -> Experiment:
     if size == "small":
-        return made(steps=2500, evals=(ACCURACY, CROSS, TextLeak(), *MADE))
+        return made(evals=(ACCURACY, CROSS, TextLeak(), *MADE, PROBE))
     if size == "tiny":
         system = replace(SMALL, streams=streams(4, 4, 64, 12), n_input=12, n_target=12, width=32)
         evals = (
@@ -89,6 +96,8 @@ def get_config(size: str = "small") -> Experiment:
         return Experiment(system, small, (Phase(steps=4),), Optim(lr=1e-3), evals, Train(log_every=2))
     if size == "superres":
         return superres()
+    if size == "tokens":
+        return tokens()
     if size.startswith("bench"):
         return bench({"bench": 3, "bench7": 6, "bench21": 20}[size])
     # 4M-7 without boxes and features, which the built-in world's tokens here do not have.
@@ -116,6 +125,14 @@ def superres(steps: int = 2500) -> Experiment:
     return replace(base, data=replace(base.data, modalities=parts), phases=(*base.phases, second))
 
 
+def tokens() -> Experiment:
+    """`small` with colour as the ids of a trained `vqvae` (--size fourm), written beforehand by experiments.tokenize."""
+    base = made(replace(SMALL, levels=LEVELS[1:]))
+    parts = (modality.label_map("rgb", 8, 216, field="rgb_ids") if m.name == "rgb" else m for m in base.data.modalities)
+    source = Tokenised(base.data.source, "rgb_ids", "runs/tokens/fourm-rgb")
+    return replace(base, data=replace(base.data, source=source, modalities=tuple(parts)))
+
+
 def bench(images: int, vocab: int = 2048, words: int = 4096) -> Experiment:
     """So many 8 x 8 streams of ids and a caption, at equal budgets: what a step costs must not depend on how many there are."""
     names = [f"map{i}" for i in range(images)]
@@ -128,22 +145,31 @@ def bench(images: int, vocab: int = 2048, words: int = 4096) -> Experiment:
 
 
 def get_proof() -> Proof:
-    steps = 900
+    steps = 2000
 
     def one(name: str) -> Experiment:
         """A model of its own for one task, with a third of the steps."""
         alone = Mixture(FROM_PIXELS.inputs, tuple(0.5 * (s.name == name) for s in SMALL.streams))
         return made(replace(SMALL, mixtures=(alone,)), steps // 3, (TokenAccuracy(("pixels",), (name,)),))
 
+    rgb = Map("rgb", (32, 32), 4, 3)
+    vit = multimae.Config((rgb,), (multimae.Task("rgb", "norm_mse"),), visible=16, width=64, depth=2, heads=2, decoder_width=48,
+                          decoder_depth=1, decoder_heads=4, position_base=10.0)  # fmt: skip
+    scenes = data(32, 8000, 400, 32, 64, 16)
+    mae = replace(
+        made(evals=(replace(PROBE, given=("rgb",)),)),
+        system=vit,
+        data=replace(scenes, modalities=scenes.modalities[1:2]),
+    )
     even = replace(SMALL, mixtures=(Mixture((10.0,) * 6, tuple(20 * a for a in ALL)),))
     return Proof(
         claim="One model predicts any modality from any other about as well as models of one task each at equal compute, and generates by chains and guidance.",
         metric="pixels->all accuracy",
         arms=(
-            Arm("joint", made(evals=(ACCURACY, CROSS, TextLeak(), *MADE))), Arm("depth alone", one("depth")),
+            Arm("joint", made(evals=(ACCURACY, CROSS, TextLeak(), *MADE, PROBE))), Arm("depth alone", one("depth")),
             Arm("semseg alone", one("semseg")), Arm("caption alone", one("caption")), Arm("even budgets", made(even)),
             Arm("pixels only", made(replace(SMALL, mixtures=(FROM_PIXELS,)))),
-            Arm("leak", made(replace(SMALL, causal=False), steps // 3, (TextLeak(),))),
+            Arm("mae", mae), Arm("leak", made(replace(SMALL, causal=False), steps // 3, (TextLeak(),))),
         ),
         expects=(
             *(Expect(f"joint/pixels->{n} accuracy", f"{n} alone/pixels->{n} accuracy", 0.0, f"joint >= a model for {n} alone, less 2 points", slack=0.02)
@@ -152,6 +178,7 @@ def get_proof() -> Proof:
             Expect("joint", "joint/pixels->all shuffled", 0.2, "over another picture's prediction by 20 points"),
             Expect("joint", "even budgets", 0.0, "inputs of one modality alone must be seen in training"),
             Expect("joint/depth->semseg accuracy", "pixels only/depth->semseg accuracy", 0.1, "and all to all makes other inputs work"),
+            Expect("joint/probe mIoU", "mae/probe mIoU", 0.03, "its encoder as a plain ViT > a masked autoencoder of colour, linear head", headline=False),
             Expect("joint/chained, guidance 3 colour", "joint/chained, guidance 1 colour", 0.0, "guidance 3 > 1, made colours", headline=False),
             Expect("joint/chained, guidance 1 colour", "joint/chained, guidance 0 colour", 0.1, "guidance 1 > 0", headline=False),
             Expect("joint/chained, guidance 3 colour", "joint/direct, guidance 3 colour", 0.0, "chained > direct", headline=False),

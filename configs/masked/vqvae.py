@@ -19,7 +19,7 @@ from mmrep.nn.maps import Map
 from mmrep.nn.quantise import patch_ids, patch_values
 from mmrep.systems.masked.vqvae import Config
 
-SIZES = ("tiny", "small", "paper", "semseg", "depth")
+SIZES = ("tiny", "small", "paper", "semseg", "depth", "fourm")
 CLASSES = 1 + len(SHAPES)
 WORLD = WorldSpec((2, 4), textures=TEXTURES, grounds=GROUNDS, distinct="none", overlap=True, rotation=0.4)
 LEVELS = (6, 6, 6)  # 216 ids, as many as the codebook
@@ -51,6 +51,11 @@ def made(system: Config = SMALL, steps: int = 400) -> Experiment:
 def get_config(size: str = "small") -> Experiment:
     if size == "small":
         return made(steps=800)
+    if size == "fourm":  # of the pictures that fourm's `tokens` learns from
+        from configs.masked import fourm
+
+        base = made(steps=800)
+        return replace(base, data=replace(base.data, source=fourm.get_config("tokens").data.source.source))
     if size == "semseg":
         return made(replace(SMALL, map=Map("semseg", (32, 32), 4, classes=CLASSES, class_dim=16), codes=64))
     if size == "depth":

@@ -65,7 +65,9 @@ class Segmentation:
 
     def _read(self, view: View, split: str, limit: int) -> tuple[Float[np.ndarray, "B N D"], Int[np.ndarray, "B N P"]]:
         records = _records(view, split, limit)
-        tokens = np.asarray(view.embed_raw(self.features, {g: [r[g] for r in records] for g in self.given}), np.float32)
+        field = {m.name: m.source for m in view.data.modalities}
+        given = {g: [r[field.get(g, g)] for r in records] for g in self.given}
+        tokens = np.asarray(view.embed_raw(self.features, given), np.float32)
         (rows, columns), p = self.map.grid, self.map.patch
         ids = np.stack([coarser(np.asarray(r[self.map.name]), self.map.size) for r in records]).astype(np.int64)
         ids = (

@@ -56,6 +56,11 @@ class View:
         return self._ask
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The system's infer functions."""
+        return self._names
+
+    @property
     def generates(self) -> bool:
         return self._tokens is not None
 

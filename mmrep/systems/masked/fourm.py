@@ -78,12 +78,15 @@ class Config:
             masked = spans.mask(rng, tokens, self.streams, self.mixtures, self.n_input, self.n_target, present)
             return masked_loss(self, model, params, masked, patches(self.streams, batch))
 
-        def fused(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B D"]:
-            """The mean of the encoder's tokens, all tokens of the streams that the batch holds going in."""
+        def encoded(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B N D"]:
+            """The encoder's tokens of the streams that the batch holds, one after another; of pixels alone, those of a plain ViT."""
             given = spans.everything(tokenise(self.streams, self.levels, batch), self.streams)
-            encoded, _ = model.encode(params, given, patches(self.streams, batch))
-            real = given.valid[..., None]
-            return jnp.where(real, encoded, 0).sum(1) / jnp.maximum(real.sum(1), 1)
+            return model.encode(params, given, patches(self.streams, batch))[0]
+
+        def fused(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B D"]:
+            """The mean of the encoder's real tokens."""
+            real = spans.everything(tokenise(self.streams, self.levels, batch), self.streams).valid[..., None]
+            return jnp.where(real, encoded(params, extras, batch), 0).sum(1) / jnp.maximum(real.sum(1), 1)
 
         def predict(params: Params, extras: Extras, batch: Batch) -> dict[str, Int[Array, "B R C"]]:
             """Every image stream's likeliest ids from all other streams that the batch holds, all places at once."""
@@ -95,7 +98,7 @@ class Config:
                     found[s.name] = logits.argmax(-1).astype(jnp.int32).reshape(-1, *s.grid)
             return found
 
-        infer = {"fused": fused, "predict": predict}
+        infer = {"tokens": encoded, "fused": fused, "predict": predict}
         tokens = lambda params, extras: token_infer(self, params)  # noqa: E731
         return System(lambda rng, batch: (model.init(rng), {}), stateless(loss), infer, tokens=tokens)
 

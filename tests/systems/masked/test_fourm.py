@@ -251,7 +251,15 @@ def test_pixels_go_in_by_a_linear_patch_and_are_never_asked():
     p, extras = system.init(KEY, whole)
     value, (_, metrics) = jax.jit(system.loss)(p, extras, whole, KEY)
     assert float(metrics["pixels"]) == 0.0 and float(metrics["inputs"]) == 1.0 and np.isfinite(value)
-    system.infer["fused"](p, extras, {"pixels": whole["pixels"]})
+    vit = system.infer["tokens"](p, extras, {"pixels": whole["pixels"]})
+    assert vit.shape == (4, 16, config.width)
+    np.testing.assert_allclose(
+        system.infer["fused"](p, extras, {"pixels": whole["pixels"]}), vit.mean(1), rtol=1e-5, atol=1e-6
+    )
+    moved = whole["pixels"].copy()
+    moved[:, :2, :2] = 1 - moved[:, :2, :2]
+    far = np.abs(np.asarray(system.infer["tokens"](p, extras, {"pixels": moved}) - vit)).max((0, 2))
+    assert far.argmax() == 0 and far[0] > 3 * np.delete(far, 0).max()  # the patch at the first place is the first token
     brighter = system.infer["predict"](p, extras, {"pixels": whole["pixels"]})
     assert set(brighter) == {"rgb", "depth"}
     with pytest.raises(ConfigError, match="never predicted"):

@@ -1,0 +1,83 @@
+"""Writes the ids that a trained tokeniser gives to another system's records, for a model that learns from tokens.
+
+python -m experiments.train vqvae --size fourm
+python -m experiments.tokenize vqvae --size fourm --data fourm --data-size tokens
+python -m experiments.train fourm --size tokens
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from experiments import _cli
+
+
+def run() -> None:
+    p = _cli.parser("tokenize", __doc__.splitlines()[0])
+    p.add_argument("--workdir", type=Path, help="the tokeniser's run (default: runs/SLUG-SIZE)")
+    p.add_argument("--data", required=True, metavar="SLUG", help="the system whose data.source reads the ids")
+    p.add_argument("--data-size", default="small", help="its size")
+    p.add_argument("--field", help="which of its token fields, where it has several")
+    p.add_argument("--splits", default="train,val,test")
+    command = _cli.parse(p)
+    o = command.options
+    workdir = o.workdir or Path("runs") / f"{command.slug}-{command.size}"
+    if not (workdir / "config.json").exists():
+        raise _cli.ConfigError(f"{workdir} holds no run: train first, or give --workdir")
+    config = _cli.experiment(o.data, o.data_size)
+    for path in write(workdir, chosen(config.data.source, o.field), o.splits.split(",")):
+        print(path)
+
+
+def chosen(source: Any, field: str | None) -> Any:
+    """The Tokenised of `source` that reads `field`, or its only one."""
+    from mmrep.data.tokenised import within
+
+    found = {t.field: t for t in within(source)}
+    if field is None and len(found) == 1:
+        return next(iter(found.values()))
+    if field not in found:
+        reads = f"reads {', '.join(found)}: choose one with --field" if found else "reads no tokens"
+        raise _cli.ConfigError(f"data.source {reads}")
+    return found[field]
+
+
+def write(workdir: Path, target: Any, splits: list[str]) -> list[Path]:
+    """SPLIT.npy [N, *place] of ids and about.json. A file is complete or not there; splits that are there are made again."""
+    import dataclasses
+
+    import jax
+    import numpy as np
+
+    from mmrep.data import pipeline
+    from mmrep.data.tokenised import ABOUT, as_json
+    from mmrep.interop import load
+
+    _cli.enable_compile_cache()
+    model = load.load(workdir)
+    if "tokenise" not in model.view.names:
+        raise _cli.ConfigError(f"{workdir} is no tokeniser: it has no infer function 'tokenise'")
+    data = dataclasses.replace(model.experiment.data, source=target.source)
+    folder, written = Path(target.folder), []
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ABOUT).unlink(missing_ok=True)  # until all is of this tokeniser
+    for split in splits:
+        rows, parts = pipeline.open_split(data, model.view.tokenize, split), []
+        size = min(data.eval_batch_size, len(rows))
+        for start in range(0, len(rows), size):
+            entries = [rows.entry(i) for i in range(start, min(start + size, len(rows)))]
+            batch = pipeline.collate(entries + [entries[-1]] * (size - len(entries)))
+            parts.append(jax.device_get(model.view.infer("tokenise", batch))[: len(entries)])
+        ids = np.concatenate(parts)
+        part, path = folder / f"{split}.part.npy", folder / f"{split}.npy"
+        np.save(part, ids.astype(np.uint16 if ids.max() < 2**16 else np.int32))
+        os.replace(part, path)
+        written.append(path)
+    about = {"tokeniser": str(workdir), "field": target.field, "source": as_json(target.source)}
+    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    return written
+
+
+if __name__ == "__main__":
+    _cli.main(run)
