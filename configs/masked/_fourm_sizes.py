@@ -1,0 +1,57 @@
+"""4M beyond its small size: the published ones, a super-resolution stage, learnt tokens, and shapes to time."""
+
+from dataclasses import replace
+
+from configs.masked.fourm import LEVELS, SMALL, data, made, streams
+from mmrep import modality
+from mmrep.config import Experiment, Optim, Phase, Rule
+from mmrep.data.tokenised import Tokenised
+from mmrep.evals.any_to_any import TokenAccuracy
+from mmrep.masking.spans import Mixture, Stream
+from mmrep.nn.stream_tokens import Levels
+from mmrep.systems.masked.fourm import Config
+
+
+def paper(size: str) -> Experiment:
+    """4M-7 B, L and XL without boxes and features, which the made world's tokens here do not have."""
+    whole = *streams(14, 16, 30_000, 256)[:1], *(Stream(n, v, (14, 14)) for n, v in
+             (("rgb", 16384), ("depth", 8192), ("normals", 8192), ("semseg", 4096))), Stream("caption", 30_000, length=256)  # fmt: skip
+    levels = Levels("rgb", (25, 25, 25)), Levels("depth", (8192,)), Levels("normals", (20, 20, 20))
+    system = Config(whole, SMALL.mixtures[:2], levels, scan=True, remat=True, dtype="bfloat16")
+    if size != "paper":
+        width, heads = (1024, 16) if size == "large" else (2048, 32)
+        system = replace(system, width=width, encoder_depth=24, decoder_depth=24, heads=heads)
+    optim = Optim(lr=3.2e-3 if size != "xlarge" else 6.4e-4, warmup=4_800, weight_decay=0.05, b2=0.95, clip=None)
+    scenes = data(224, 12_000_000, 5000, 8192, 30_000, 256)
+    return Experiment(system, scenes, (Phase(steps=238_000),), optim, sharding=(Rule(".*", "fsdp"),))
+
+
+def superres(steps: int = 2500) -> Experiment:
+    """`small`, then colour on a grid of twice the side, from colour and the caption: the super-resolution stage (appendix)."""
+    every = *SMALL.streams, Stream("rgb_fine", 216, (16, 16))
+    first = tuple(replace(m, inputs=(*m.inputs, 0.0), targets=(*m.targets, 0.0)) for m in SMALL.mixtures)
+    system = replace(SMALL, streams=every, mixtures=first, levels=(*LEVELS, Levels("rgb_fine", (6, 6, 6))))
+    up = Mixture((0.0, 5.0, 0.0, 0.0, 0.0, 1.0, 2.0), (0.0,) * 6 + (1.0,))
+    base = made(system, steps, (TokenAccuracy(("rgb",), ("rgb_fine",)),))
+    parts = *base.data.modalities, modality.image("rgb_fine", 32, field="rgb")
+    second = Phase("superres", steps // 2, system=replace(system, mixtures=(up,), n_input=64, n_target=64))
+    return replace(base, data=replace(base.data, modalities=parts), phases=(*base.phases, second))
+
+
+def tokens() -> Experiment:
+    """`small` with colour as the ids of a trained `vqvae` (--size fourm), written beforehand by experiments.tokenize."""
+    base = made(replace(SMALL, levels=LEVELS[1:]))
+    parts = (modality.label_map("rgb", 8, 216, field="rgb_ids") if m.name == "rgb" else m for m in base.data.modalities)
+    source = Tokenised(base.data.source, "rgb_ids", "runs/tokens/fourm-rgb")
+    return replace(base, data=replace(base.data, source=source, modalities=tuple(parts)))
+
+
+def bench(images: int, vocab: int = 2048, words: int = 4096) -> Experiment:
+    """So many 8 x 8 streams of ids and a caption, at equal budgets: what a step costs must not depend on how many there are."""
+    names = [f"map{i}" for i in range(images)]
+    every = *(Stream(n, vocab, (8, 8)) for n in names), Stream("caption", words, length=32)
+    parts = *(modality.label_map(n, 8, vocab) for n in names), modality.text("caption", 32, words)
+    even = (0.5,) * len(every)
+    system = Config(every, (Mixture(even, even),), n_input=64, n_target=64, width=192, encoder_depth=6, decoder_depth=6, heads=3)  # fmt: skip
+    whole = replace(data(32, 256, 8, 32, words, 32), modalities=parts)  # timed on random ids; the source is not read
+    return Experiment(system, whole, (Phase(steps=20),), Optim(lr=1e-4, b2=0.95, clip=None))
