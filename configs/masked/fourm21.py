@@ -120,7 +120,7 @@ def get_config(size: str = "small") -> Experiment:
 
 
 def get_proof() -> Proof:
-    steps = 1500
+    steps = 1000
     half = made(system(SEVEN), steps // 2)
     return Proof(
         claim="Thirteen modalities in one model cost the first seven nothing at equal steps and tokens, and can be used to retrieve and to steer.",
