@@ -1,6 +1,7 @@
 """Compiles a system's training step for devices one does not own, without allocating it: memory, FLOPs and traffic, as one JSON line.
 
 python -m experiments.dryrun clip --size paper --mesh data=8,model=2     one line
+python -m experiments.dryrun fourm --size large --write                  ... and its row of docs/dryrun.md
 python -m experiments.dryrun --all --mesh data=64 --write                every system; rewrites the table of docs/dryrun.md
 """
 
@@ -27,14 +28,18 @@ def run() -> None:
     p = _cli.parser("dryrun", __doc__.splitlines()[0])
     p.set_defaults(size="paper")
     p.add_argument("--phase", type=int, help="which phase, from 0 (default: the first with gradient steps)")
+    p.add_argument("--write", action="store_true", help="put the row into the table of docs/dryrun.md")
     p.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     _shared(p)
     command = _cli.parse(p)
     o, mesh = command.options, parse_mesh(command.options.mesh)
     if not o.here:
-        row = guarded([*sys.argv[1:], "--here"], mesh, o.timeout, o.memory)
-        head = {"slug": command.slug, "size": command.size, "mesh": mesh}
-        return _cli.dump(row if "slug" in row else head | row)
+        given = [a for a in sys.argv[1:] if a != "--write"]
+        row = {"slug": command.slug, "size": command.size, "mesh": mesh}
+        row |= guarded([*given, "--here"], mesh, o.timeout, o.memory)
+        if o.write:
+            PAGE.write_text(with_row(PAGE.read_text(encoding="utf-8"), row), encoding="utf-8")
+        return _cli.dump(row)
     _cli.dump({"slug": command.slug, "size": command.size, "mesh": mesh, **measure(command.experiment, mesh, o.phase)})
 
 
@@ -140,18 +145,33 @@ def measure(config: Any, sizes: Mapping[str, int], phase: int | None = None) -> 
     }  # fmt: skip
 
 
+def with_row(page: str, row: Mapping[str, Any]) -> str:
+    """The page with this row in place of the one of the same system and size, or behind the last."""
+    (line,) = table([row], "").splitlines()[4:]
+    key = line.split("|")[1]
+    text = MARK.search(page)
+    if text is None:
+        raise _cli.ConfigError(f"{PAGE.name} has no table between <!-- dryrun --> and <!-- /dryrun -->")
+    body = text[0].removeprefix(text[1]).removesuffix(text[2])
+    lines = [x for x in body.splitlines() if not x.startswith(f"|{key}|")]
+    at = next((i for i, x in enumerate(body.splitlines()) if x.startswith(f"|{key}|")), len(lines))
+    lines.insert(at, line)
+    return page[: text.start()] + text[1] + "\n".join(lines) + "\n" + text[2] + page[text.end() :]
+
+
 def table(rows: Sequence[Mapping[str, Any]], command: str) -> str:
     """The Markdown table of docs/dryrun.md."""
     head = "| system | mesh | batch | parameters (M) | parameters (MB) | optimiser (MB) | extras (MB) | activations (GB) | TFLOPs a step | sent a step (MB) | compile (s) |"
     lines = [f"`{command}`", "", head, "|---|---|" + "---:|" * 7 + "---|---:|"]
     for r in rows:
         mesh = " x ".join(f"{k} {v}" for k, v in r["mesh"].items() if v > 1)
+        name = f"`{r['slug']}`" + (f" {r['size']}" if r.get("size", "paper") != "paper" else "")
         if "failed" in r:
-            lines.append(f"| `{r['slug']}` | {mesh} | {r['failed']} |||||||||")
+            lines.append(f"| {name} | {mesh} | {r['failed']} |||||||||")
             continue
         sent = ", ".join(f"{k} {v / 1e6:,.0f}" for k, v in r["bytes_sent"].items() if v >= 5e5) or "under 1"
         lines.append(
-            f"| `{r['slug']}` | {mesh} | {r['batch_size']:,} | {r['parameters'] / 1e6:,.1f} | {r['bytes_parameters'] / 1e6:,.1f} | "
+            f"| {name} | {mesh} | {r['batch_size']:,} | {r['parameters'] / 1e6:,.1f} | {r['bytes_parameters'] / 1e6:,.1f} | "
             f"{r['bytes_optimizer'] / 1e6:,.1f} | {r['bytes_extras'] / 1e6:,.1f} | {r['bytes_activations'] / 1e9:,.1f} | "
             f"{r['flops_per_step'] / 1e12:,.1f} | {sent} | {r['compile_seconds']:.0f} |"
         )

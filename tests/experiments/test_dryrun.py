@@ -45,8 +45,21 @@ def test_the_page_holds_no_row_of_a_system_that_is_gone():
 
     text = dryrun.PAGE.read_text(encoding="utf-8")
     (table,) = re.findall(r"<!-- dryrun -->\n(.*?)<!-- /dryrun -->", text, re.DOTALL)
-    found = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    found = re.findall(r"^\| `(\w+)`[ \w]* \|", table, re.MULTILINE)
     assert len(found) > 5 and set(found) <= {e.slug for e in _cli.entries() if "paper" in e.sizes}
     row = {"slug": "a", "mesh": {"data": 2, "model": 1}}
     made = dryrun.table([row | {"failed": "more than 1 s to compile"}], "command")
     assert made.startswith("`command`\n\n") and "| `a` | data 2 | more than 1 s to compile |" in made
+
+
+def test_one_row_is_put_in_or_changed_and_the_others_stay():
+    page = "a\n<!-- dryrun -->\n" + dryrun.table(
+        [{"slug": s, "size": "paper", "mesh": {"data": 8}, "failed": "x"} for s in "ab"], "c"
+    )
+    page += "<!-- /dryrun -->\nend\n"
+    row = {"slug": "a", "size": "paper", "mesh": {"data": 8}, "failed": "y"}
+    changed = dryrun.with_row(page, row)
+    assert changed == page.replace("`a` | data 8 | x", "`a` | data 8 | y")
+    more = dryrun.with_row(changed, row | {"size": "large"})
+    assert [x for x in more.splitlines() if x not in changed.splitlines()] == ["| `a` large | data 8 | y |||||||||"]
+    assert more.splitlines().index("| `a` large | data 8 | y |||||||||") == len(more.splitlines()) - 3
