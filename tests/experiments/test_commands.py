@@ -1,7 +1,9 @@
 import json
+import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -108,3 +110,23 @@ def test_list_tells_every_system_with_its_verdict(run_command):
 def test_the_readme_table_is_fresh():
     text = (_cli.ROOT / "README.md").read_text(encoding="utf-8")
     assert systems.with_table(text) == text, "run python -m experiments.list --readme"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone has the setting")
+def test_a_command_asks_for_huge_pages_once_and_leaves_what_is_set(monkeypatch):
+    started = []
+    monkeypatch.setattr(os, "execv", lambda path, args: started.append(args))
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "experiments.list", "--json"])
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    main = lambda name: SimpleNamespace(__spec__=name and SimpleNamespace(name=name))  # noqa: E731
+    for name in (None, "pytest.__main__"):  # a notebook, another program
+        monkeypatch.setitem(sys.modules, "__main__", main(name))
+        _cli._ask_for_huge_pages()
+    assert not started
+    monkeypatch.setitem(sys.modules, "__main__", main("experiments.list"))
+    _cli._ask_for_huge_pages()
+    assert started == [[sys.executable, "-m", "experiments.list", "--json"]]
+    _cli._ask_for_huge_pages()  # the process that it started
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    _cli._ask_for_huge_pages()
+    assert len(started) == 1
