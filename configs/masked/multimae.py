@@ -2,8 +2,8 @@
 
 Multi-modal multi-task masked autoencoders, arXiv 2204.01678. A few visible patches of colour, depth and classes together; a decoder each.
     python -m experiments.train multimae
-Its proof has not run. On validation (seed 100, 600 steps) depth from colour errs 0.48 times what it does from another picture's colour; a linear
-head reads classes off its tokens with mIoU .248, off those of masked autoencoding alone with .234: less than the .03 that the proof asks.
+Its claim does not hold here: a linear head reads classes off its tokens with mIoU .252, off those of masked autoencoding alone with .240 (two
+seeds), where .03 was asked. Colour does tell depth: .42 and .58 times the error of another picture's colour, 1.0 with blind decoders.
 """
 
 from dataclasses import replace

@@ -104,5 +104,6 @@ def get_proof() -> Proof:
             Expect("codebook", "patch means", 1.0, "learnt ids > patch means, 216 ids of 64 patches"),
             Expect("fsq", "patch means", 1.0, "finite scalar levels > patch means", headline=False),
         ),
-        notes="Equal autoencoders, data and steps; 216 codes, or 6 x 6 x 6 levels of a three-number latent.",
+        notes="Equal autoencoders, data, steps and learning rate; 216 codes, or 6 x 6 x 6 levels of a three-number latent. At this rate, 2e-3, chosen for "
+        "the codebook, the levels' tanh saturates and few ids are left; at 5e-4 62 % are used and PSNR is 18.3 dB (val, seed 100, tried after the proof).",
     )  # fmt: skip
