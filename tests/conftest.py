@@ -10,7 +10,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # another device may wait for ever, and JAX then aborts the process; a busy machine needs patience besides.
 os.environ.setdefault("NPROC", "32")
 os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_collective_call_terminate_timeout_seconds=120".strip()
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_collective_call_terminate_timeout_seconds=60".strip()
 )
 
 from jaxtyping import install_import_hook

@@ -85,5 +85,6 @@ def get_proof() -> Proof:
         ),
         data="real: COADS monthly climatology and ETOPO relief (ferret-datasets)",
         notes="Blocks of 30 degrees held out in all months, at least 6 degrees from any training cell; 79 test tiles of 8 blocks. Skill is over "
-        "the training mean of the same month and latitude; the model and ridge are told both by the map `sky`.",
+        "the training mean of the same month and latitude; the model and ridge are told both by the map `sky`. On val "
+        "(seed 100, 700 steps) air was below ridge by .22 and wind above by .15; the committed steps and margins were kept.",
     )  # fmt: skip
