@@ -14,7 +14,7 @@ venv: .venv/.ready
 train: venv
 	$(PY) -m experiments.train emoji
 
-# Simulated devices that starve each other of threads abort their process: such a test, and none that merely failed, is tried again.
+# On a busy machine simulated devices now and then wait for each other for ever, and XLA aborts: such a test, and none that failed, is tried again.
 test: venv
 	$(PY) -m pytest -q -n auto --maxprocesses 4 --dist worksteal --reruns 2 --only-rerun "worker .* crashed"
 

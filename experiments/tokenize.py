@@ -6,7 +6,6 @@ python -m experiments.train fourm --size tokens
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,13 @@ def run() -> None:
     p.add_argument("--data", required=True, metavar="SLUG", help="the system whose data.source reads the ids")
     p.add_argument("--data-size", default="small", help="its size")
     p.add_argument("--field", help="which of its token fields, where it has several")
-    p.add_argument("--splits", default="train,val,test")
     command = _cli.parse(p)
     o = command.options
     workdir = o.workdir or Path("runs") / f"{command.slug}-{command.size}"
     if not (workdir / "config.json").exists():
         raise _cli.ConfigError(f"{workdir} holds no run: train first, or give --workdir")
     config = _cli.experiment(o.data, o.data_size)
-    for path in write(workdir, chosen(config.data.source, o.field), o.splits.split(",")):
+    for path in write(workdir, chosen(config.data.source, o.field)):
         print(path)
 
 
@@ -43,8 +41,8 @@ def chosen(source: Any, field: str | None) -> Any:
     return found[field]
 
 
-def write(workdir: Path, target: Any, splits: list[str]) -> list[Path]:
-    """SPLIT.npy [N, *place] of ids and about.json. A file is complete or not there; splits that are there are made again."""
+def write(workdir: Path, target: Any) -> list[Path]:
+    """SPLIT.npy [N, *place] of the ids of every split, then about.json, without which nothing is read."""
     import dataclasses
 
     import jax
@@ -61,8 +59,8 @@ def write(workdir: Path, target: Any, splits: list[str]) -> list[Path]:
     data = dataclasses.replace(model.experiment.data, source=target.source)
     folder, written = Path(target.folder), []
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / ABOUT).unlink(missing_ok=True)  # until all is of this tokeniser
-    for split in splits:
+    (folder / ABOUT).unlink(missing_ok=True)  # until all splits are of this tokeniser
+    for split in ("train", "val", "test"):
         rows, parts = pipeline.open_split(data, model.view.tokenize, split), []
         size = min(data.eval_batch_size, len(rows))
         for start in range(0, len(rows), size):
@@ -70,10 +68,8 @@ def write(workdir: Path, target: Any, splits: list[str]) -> list[Path]:
             batch = pipeline.collate(entries + [entries[-1]] * (size - len(entries)))
             parts.append(jax.device_get(model.view.infer("tokenise", batch))[: len(entries)])
         ids = np.concatenate(parts)
-        part, path = folder / f"{split}.part.npy", folder / f"{split}.npy"
-        np.save(part, ids.astype(np.uint16 if ids.max() < 2**16 else np.int32))
-        os.replace(part, path)
-        written.append(path)
+        written.append(folder / f"{split}.npy")
+        np.save(written[-1], ids.astype(np.uint16 if ids.max() < 2**16 else np.int32))
     about = {"tokeniser": str(workdir), "field": target.field, "source": as_json(target.source)}
     (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return written

@@ -6,8 +6,8 @@ import os
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 # Tiny models: compiling them well takes longer than running them badly.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# Simulated devices wait for each other on threads of one pool. With a thread a core, two collectives that start in another order on
-# another device may wait for ever, and JAX then aborts the process; a busy machine needs patience besides.
+# Simulated devices wait for each other on threads of one pool: more of them than cores makes it rarer that they wait for ever, and does
+# not end it. XLA then aborts the process after this time, and `make test` tries the test again.
 os.environ.setdefault("NPROC", "32")
 os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_collective_call_terminate_timeout_seconds=60".strip()

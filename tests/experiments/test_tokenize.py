@@ -27,7 +27,7 @@ def made(tmp_path_factory):
     source = Tokenised(consumer.data.source, "rgb_ids", str(root / "ids"))
     base = dataclasses.replace(base, data=dataclasses.replace(base.data, source=source.source), evals=())
     train(base, root / "vqvae", progress=False, meta={"slug": "vqvae", "size": "tiny"})
-    tokenize.write(root / "vqvae", source, ["train", "val", "test"])
+    tokenize.write(root / "vqvae", source)
     parts = tuple(
         modality.label_map("rgb", 4, 16, field="rgb_ids") if m.name == "rgb" else m for m in consumer.data.modalities
     )
