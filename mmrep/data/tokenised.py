@@ -62,7 +62,7 @@ class TokenisedRecords(Sequence[Record]):
 
     @cached_property
     def ids(self) -> Integer[np.ndarray, "N *place"]:
-        return np.load(self.path, mmap_mode="r")
+        return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "ids"}
