@@ -63,7 +63,7 @@ def run_arm(slug: str, arm: Any, seed: int, cache: Path) -> tuple[dict[str, floa
     if arm.experiment is None:
         clock = time.perf_counter()
         return {k: float(v) for k, v in arm.run(seed).items()}, time.perf_counter() - clock
-    config = dataclasses.replace(arm.experiment, train=dataclasses.replace(arm.experiment.train, seed=seed))
+    config = seeded(arm.experiment, seed)
     path = cache / slug / f"{fingerprint(config)}.json"
     if path.exists():
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -77,6 +77,21 @@ def run_arm(slug: str, arm: Any, seed: int, cache: Path) -> tuple[dict[str, floa
         encoding="utf-8",
     )
     return metrics, took
+
+
+def seeded(experiment: Any, seed: int) -> Any:
+    """The experiment with this seed, and so what it starts from, where that is to follow."""
+    phases = tuple(
+        dataclasses.replace(
+            phase,
+            start=tuple(
+                dataclasses.replace(p, experiment=seeded(p.experiment, seed)) if p.follow_seed else p
+                for p in phase.start
+            ),
+        )
+        for phase in experiment.phases
+    )
+    return dataclasses.replace(experiment, phases=phases, train=dataclasses.replace(experiment.train, seed=seed))
 
 
 def table(proof: Any, results: Mapping[str, Mapping[int, Mapping[str, float]]]) -> None:

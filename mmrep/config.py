@@ -69,10 +69,12 @@ class Pretrained:
 
     parts: (path prefix there, path prefix here), e.g. (("text/", "teacher/"),); ("", "") takes the whole tree.
            A prefix that begins with "extras/" means the extras, there or here: (("extras/codebook/", "extras/codebook/"),).
+    follow_seed: in a proof it is trained anew for each seed, with it; otherwise every seed starts from the same one.
     """
 
     experiment: Any
     parts: tuple[tuple[str, str], ...] = (("", ""),)
+    follow_seed: bool = field(default=False, metadata={"since": 2})
 
 
 @dataclass(frozen=True)

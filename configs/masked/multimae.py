@@ -42,6 +42,7 @@ SMALL = Config(
     (RGB, DEPTH, SEMSEG), TASKS, visible=48, width=64, depth=3, heads=4, decoder_width=48, decoder_depth=1, decoder_heads=4,
     position_base=10.0,
 )  # fmt: skip
+ALONE = replace(SMALL, maps=(RGB,), tasks=TASKS[:2], visible=16)  # a masked autoencoder of colour
 EVALS = Segmentation(SEMSEG), CrossPrediction(DEPTH), Segmentation(SEMSEG, ("rgb", "depth"))
 
 
@@ -89,7 +90,6 @@ def get_config(size: str = "small") -> Experiment:
 
 
 def get_proof() -> Proof:
-    alone = replace(SMALL, maps=(RGB,), tasks=TASKS[:2], visible=16)
     one_in = replace(SMALL, maps=(RGB,), targets=(DEPTH, SEMSEG), visible=16)
     first, cross = EVALS[:1], EVALS[:2]
     return Proof(
@@ -97,7 +97,7 @@ def get_proof() -> Proof:
         metric="semseg|rgb mIoU",
         arms=(
             Arm("multi", made()),
-            Arm("mae", made(alone, evals=first)),
+            Arm("mae", made(ALONE, evals=first)),
             Arm("multi-task", made(one_in, evals=cross)),
             Arm("blind", made(replace(SMALL, blind=True), evals=cross)),
             Arm("even budgets", made(replace(SMALL, alpha=1e4), evals=cross)),

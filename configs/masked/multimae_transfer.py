@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from configs.masked import multimae
 from mmrep import modality
-from mmrep.config import Data, Experiment, Optim, Phase, Pretrained, Rule, Train
+from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Pretrained, Proof, Rule, Train
 from mmrep.data.scenes.source import SceneData
 from mmrep.evals.dense import Predicted
 from mmrep.nn.maps import Map
@@ -24,10 +24,17 @@ COUNTS = 9
 
 
 def transfer(
-    base: Experiment, task: str = "segmentation", given: tuple[str, ...] = ("rgb",), labelled: int = 400
+    whole: Experiment,
+    task: str = "segmentation",
+    given: tuple[str, ...] = ("rgb",),
+    labelled: int = 400,
+    start: Experiment | None = None,
 ) -> Experiment:
-    """A head of `task` on the encoder of `base`, a MultiMAE experiment: fine-tuned on `labelled` scenes, from the maps `given`."""
-    m, source = base.system, getattr(base.data.source, "source", base.data.source)
+    """A head of `task` on a MultiMAE's encoder, fine-tuned on `labelled` scenes of `whole`, from its maps `given`.
+
+    start: the pretraining to begin from, `whole` itself unless given; of maps that it has not, the adapters start fresh.
+    """
+    m, source = whole.system, getattr(whole.data.source, "source", whole.data.source)
     target = None if task == "classification" else m.of("semseg" if task == "segmentation" else "depth")
     system = Config(
         tuple(x for x in m.maps if x.name in given), task, target, label="n_objects", classes=COUNTS, width=m.width,
@@ -37,11 +44,22 @@ def transfer(
     )  # fmt: skip
     answer = modality.label("n_objects", COUNTS) if target is None else None
     wanted = {*given} | ({target.name} if target else set())
-    modalities = tuple(x for x in base.data.modalities if x.name in wanted) + ((answer,) if answer else ())
-    data = replace(base.data, source=replace(source, n_train=labelled), modalities=modalities, batch_size=32)
+    modalities = tuple(x for x in whole.data.modalities if x.name in wanted) + ((answer,) if answer else ())
+    data = replace(whole.data, source=replace(source, n_train=labelled), modalities=modalities, batch_size=32)
+    base = start or whole
+    kept = parts(tuple(x.name for x in base.system.maps if x.name in given))
+    phase = Phase("fine-tune", 300, start=(Pretrained(base, kept, follow_seed=True),))
     optim = Optim(lr=1e-3, warmup=20, weight_decay=0.05, b2=0.95, clip=None, layer_decay=0.75)
-    phase = Phase("fine-tune", 300, start=(Pretrained(base, parts(given)),))
     return Experiment(system, data, (phase,), optim, (Predicted(target or "n_objects", given),), Train(log_every=25))
+
+
+def scratch(e: Experiment) -> Experiment:
+    """The same without any pretraining: every layer learns at the full rate."""
+    return replace(e, phases=tuple(replace(p, start=()) for p in e.phases), optim=replace(e.optim, layer_decay=1.0))
+
+
+def probe(e: Experiment) -> Experiment:
+    return replace(e, phases=(replace(e.phases[0], name="probe", trainable=("head/.*",)),))
 
 
 def get_config(size: str = "small") -> Experiment:
@@ -74,8 +92,36 @@ def get_config(size: str = "small") -> Experiment:
         return Experiment(system, data, (phase,), optim, (Predicted(system.target),), sharding=(Rule(".*", "fsdp"),))
     base = multimae.get_config("small")
     if size == "probe":
-        e = transfer(base)
-        return replace(e, phases=(replace(e.phases[0], name="probe", trainable=("head/.*",)),))
+        return probe(transfer(base))
     if size == "rgbd":
         return transfer(base, given=("rgb", "depth"))
     return transfer(base, "segmentation" if size == "small" else size)
+
+
+def get_proof() -> Proof:
+    base, n = multimae.made(steps=1500, evals=()), 200
+    mae = multimae.made(multimae.ALONE, 1500, ())
+    both = "rgb", "depth"
+    return Proof(
+        claim="What MultiMAE learnt without labels of this task helps a model fine-tuned on few: more than masked autoencoding of colour, and so does depth as a second input.",
+        metric="semseg|rgb mIoU",
+        arms=(
+            Arm("multi", transfer(base, labelled=n)), Arm("mae", transfer(base, labelled=n, start=mae)),
+            Arm("scratch", scratch(transfer(base, labelled=n))), Arm("probe", probe(transfer(base, labelled=n))),
+            Arm("multi, both", transfer(base, "segmentation", both, n)), Arm("mae, both", transfer(base, "segmentation", both, n, mae)),
+            Arm("multi, depth", transfer(base, "depth", labelled=n)), Arm("mae, depth", transfer(base, "depth", labelled=n, start=mae)),
+            Arm("scratch, depth", scratch(transfer(base, "depth", labelled=n))),
+            Arm("multi, count", transfer(base, "classification", labelled=n)), Arm("scratch, count", scratch(transfer(base, "classification", labelled=n))),
+        ),
+        expects=(
+            Expect("multi", "scratch", 0.03, "segmentation from colour: MultiMAE > no pretraining"),
+            Expect("multi", "mae", 0.0, "and > a masked autoencoder of colour"),
+            Expect("multi", "probe", 0.0, "fine-tuned > frozen", headline=False),
+            Expect("multi, both/semseg|rgb+depth mIoU", "multi", 0.02, "a second map helps MultiMAE"),
+            Expect("multi, both/semseg|rgb+depth mIoU", "mae, both/semseg|rgb+depth mIoU", 0.0, "more than a masked autoencoder with a fresh adapter for it"),
+            Expect("scratch, depth/depth|rgb L1", "multi, depth/depth|rgb L1", 0.0, "depth from colour: MultiMAE < no pretraining"),
+            Expect("mae, depth/depth|rgb L1", "multi, depth/depth|rgb L1", 0.0, "and < a masked autoencoder of colour"),
+            Expect("multi, count/n_objects|rgb accuracy", "scratch, count/n_objects|rgb accuracy", 0.0, "counting: MultiMAE > no pretraining", headline=False),
+        ),
+        notes="",
+    )  # fmt: skip

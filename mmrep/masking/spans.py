@@ -18,6 +18,7 @@ from mmrep.errors import ConfigError, DataError
 from mmrep.modality import BOS, PAD
 
 LEAST_ALPHA = 1e-9  # stands for a concentration of 0
+KEEPS = "random", "all", "binary"
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,15 @@ class Stream:
 
 @dataclass(frozen=True)
 class Mixture:
-    """One component: concentrations of the Dirichlet by stream, of inputs and of targets (0: none of it), and how often it is drawn."""
+    """One component: concentrations of the Dirichlet by stream, of inputs and of targets (0: none of it), and how often it is drawn.
+
+    keep: texts that this component keeps in another way than their `Stream.keep`: (("caption", "all"),).
+    """
 
     inputs: tuple[float, ...]
     targets: tuple[float, ...]
     weight: float = 1.0
+    keep: tuple[tuple[str, str], ...] = field(default=(), metadata={"since": 2})
 
 
 class Tokens(NamedTuple):
@@ -94,7 +99,7 @@ def check(streams: Sequence[Stream], mixtures: Sequence[Mixture], n_input: int, 
             )
         if s.length and (s.patch or s.learned):
             raise ConfigError(f"stream {s.name!r} is a text: patch and learned are for images")
-        if s.keep not in ("random", "all", "binary"):
+        if s.keep not in KEEPS:
             raise ConfigError(f"stream {s.name!r}: keep is {s.keep!r}, choose 'random', 'all' or 'binary'")
         if s.chunk < 1 or (s.chunk > 1 and s.chunk >= s.length):
             raise ConfigError(
@@ -112,6 +117,11 @@ def check(streams: Sequence[Stream], mixtures: Sequence[Mixture], n_input: int, 
                 raise ConfigError(f"mixtures[{i}].{side} is {alphas}: not negative, finite, and not all 0")
         if any(a and s.patch for a, s in zip(m.targets, streams)):
             raise ConfigError(f"mixtures[{i}].targets is {m.targets}: a stream of pixels is never predicted, give it 0")
+        for name, keep in m.keep:
+            if name not in [s.name for s in streams if s.length] or keep not in KEEPS:
+                raise ConfigError(
+                    f"mixtures[{i}].keep says {(name, keep)}: name a text of {names} and one of {', '.join(KEEPS)}"
+                )
 
 
 def check_ids(streams: Sequence[Stream], tokens: Mapping[str, np.ndarray]) -> None:
@@ -193,19 +203,21 @@ def draw_dropped(
     rng: PRNGKeyArray,
     ids: Int[Array, "B L"],
     n_input: Int[Array, " B"],
-    keep: str = "random",
+    keep: str | Int[Array, " B"] = "random",
     tries: int = 48,
     chunk: int = 1,
 ) -> Bool[Array, "B L"]:
     """Which tokens of a text are cut out so that what stays fits n_input, sentinels counted.
 
-    Each token (with `chunk` > 1: each chunk of so many, the last token being one alone) is kept with probability k (by `keep`). Where that does not fit, k falls by a tenth and all is drawn again; after `tries`
-    nothing is kept, which one sentinel stands for. Where n_input is 0 nothing is kept.
+    Each token (with `chunk` > 1: each chunk of so many, the last token being one alone) is kept with probability k, by `keep`: one of
+    KEEPS, or the index of one for each text. Where that does not fit, k falls by a tenth and all is drawn again; after `tries` nothing
+    is kept, which one sentinel stands for. Where n_input is 0 nothing is kept.
     """
     for_keep, for_token = jax.random.split(rng)
     b, length = ids.shape
     start = jax.random.uniform(for_keep, (b, 1, 1))
-    start = {"random": start, "all": jnp.ones_like(start), "binary": jnp.round(start)}[keep]
+    ways = start, jnp.ones_like(start), jnp.round(start)  # in the order of KEEPS
+    start = ways[KEEPS.index(keep)] if isinstance(keep, str) else jnp.stack(ways)[keep, jnp.arange(b)]
     chance = start * 0.9 ** jnp.arange(tries, dtype=jnp.float32)[:, None]
     real = (ids != PAD)[:, None]
     drawn = jax.random.uniform(for_token, (b, tries, length))
@@ -346,7 +358,9 @@ def mask(
         if s.length:
             for_drop, for_window = jax.random.split(key)
             ids = text_body(ids, s.length, s.chunk)
-            spans = cut_spans(ids, draw_dropped(for_drop, ids, a, s.keep, chunk=s.chunk), s.vocab)
+            keeps = [KEEPS.index(dict(m.keep).get(s.name, s.keep)) for m in mixtures]
+            keep = jnp.asarray(keeps)[component] if len({*keeps}) > 1 else KEEPS[keeps[0]]
+            spans = cut_spans(ids, draw_dropped(for_drop, ids, a, keep, chunk=s.chunk), s.vocab)
             spans = spans._replace(n_input=jnp.where(a > 0, spans.n_input, 0))
             parts.append(text_parts(spans, *target_window(for_window, spans, b_, s.vocab)))
         else:

@@ -77,11 +77,21 @@ def patch_values(ids: Int[Array, "B R C"], levels: Sequence[int]) -> Float[Array
 
 
 def patch_majority(x: Int[Array, "B H W"], grid: tuple[int, int], classes: int) -> Int[Array, "B {grid[0]} {grid[1]}"]:
-    """The class that most pixels of each patch have, the lowest of equals. A map of the grid's own size comes back as it is."""
+    """The class that most pixels of each patch have, the lowest of equals. A map of the grid's own size comes back as it is.
+
+    Ids outside [0, classes) have no vote; a patch of them alone is class 0. Votes are runs of sorted pixels: a count of every class
+    would take `classes` numbers a pixel.
+    """
     if x.shape[1:] == tuple(grid):
         return x
-    votes = (_cells(x, grid)[..., None] == jnp.arange(classes)).sum(3)
-    return votes.argmax(-1).astype(jnp.int32)
+    cells = _cells(x, grid)
+    voting = (cells >= 0) & (cells < classes)
+    ranked = jnp.sort(jnp.where(voting, cells, classes), axis=-1)
+    place = jnp.broadcast_to(jnp.arange(ranked.shape[-1]), ranked.shape)
+    begins = jnp.diff(ranked, axis=-1, prepend=-1) != 0
+    votes = jnp.where(ranked < classes, place - jax.lax.cummax(jnp.where(begins, place, 0), axis=3), -1)
+    winner = jnp.take_along_axis(ranked, votes.argmax(-1)[..., None], axis=-1)[..., 0]
+    return jnp.where(winner < classes, winner, 0).astype(jnp.int32)
 
 
 class Quantised(NamedTuple):

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments import _cli
+from experiments import _cli, prove
 from experiments import list as systems
+from mmrep.config import Data, Experiment, Phase, Pretrained
 
 
 def fails(run_command, *args):
@@ -70,6 +71,14 @@ def test_evaluate_without_a_run_is_told(run_command, tmp_path):
 def test_prove_refuses_what_it_cannot_run(run_command):
     assert "--seeds 'a' is not a list" in fails(run_command, "prove", "align", "--seeds", "a")
     assert "no arm 'cleen-1k' (did you mean 'clean-1k'?)" in fails(run_command, "prove", "align", "--arms", "cleen-1k")
+
+
+def test_a_proofs_seed_reaches_what_is_to_follow_it():
+    donor = Experiment(None, Data(None, ()), (Phase(),))
+    phase = Phase(start=(Pretrained(donor, follow_seed=True), Pretrained(donor)))
+    found = prove.seeded(Experiment(None, Data(None, ()), (phase, Phase())), 7)
+    assert found.train.seed == 7
+    assert [p.experiment.train.seed for p in found.phases[0].start] == [7, 0]
 
 
 def test_bench_prints_one_json_line(run_command):

@@ -171,6 +171,18 @@ def test_mixtures_are_drawn_by_weight():
     assert 0.7 < (m.inputs.stream[:, 0] == 0).mean() < 0.8
 
 
+def test_a_mixture_may_keep_texts_in_its_own_way():
+    only = (0.0, 0.0, 1.0), (1.0, 1.0, 0.0)
+    both = Mixture(*only), Mixture(*only, keep=(("caption", "all"),))
+    alone = [drawn(200, (m,), n_input=9)[1].inputs.valid.sum(1) for m in both]
+    lengths = np.asarray(batch(200)["caption"] != 0).sum(1)
+    np.testing.assert_array_equal(alone[1], lengths)
+    assert alone[0].mean() < 0.9 * lengths.mean()
+    share = float((drawn(200, both, n_input=9)[1].inputs.valid.sum(1) == lengths).mean())
+    least = float((alone[0] == lengths).mean())
+    assert abs(share - (1 + least) / 2) < 0.12
+
+
 def test_one_token_budgets():
     _, m = drawn(n=200, n_input=1, n_target=1)
     assert (m.inputs.valid.sum(1) == 1).all()
@@ -351,6 +363,7 @@ def test_ids_below_zero_are_refused():
         ({"streams": (STREAMS[0],) * 3}, "once"), ({"streams": (Stream("x", 5), *STREAMS[:2])}, "grid or a length"),
         ({"streams": (*STREAMS[:2], replace(STREAMS[2], chunk=0))}, "chunk"), ({"streams": (*STREAMS[:2], replace(STREAMS[2], chunk=8))}, "chunk"),
         ({"streams": (replace(STREAMS[0], chunk=2), *STREAMS[1:])}, "chunk"),
+        ({"mixtures": (replace(EVEN[0], keep=(("rgb", "all"),)),)}, "keep"), ({"mixtures": (replace(EVEN[0], keep=(("caption", "al"),)),)}, "keep"),
     ],
 )  # fmt: skip
 def test_impossible_settings_are_refused(change, says):

@@ -46,6 +46,12 @@ def test_majority_of_a_patch():
     x = jnp.asarray([[[0, 1, 2, 2], [1, 1, 2, 0]]])
     np.testing.assert_array_equal(q.patch_majority(x, (1, 2), 3), [[[1, 2]]])
     np.testing.assert_array_equal(q.patch_majority(jnp.asarray([[[3, 3, 1, 1]]]), (1, 1), 4), [[[1]]])
+    # Against counting, with ids from outside, which have no vote.
+    x = np.random.default_rng(0).integers(-1, 7, (3, 6, 8))
+    cells = x.reshape(3, 2, 3, 2, 4).swapaxes(2, 3).reshape(3, 2, 2, 12)
+    counted = (cells[..., None] == np.arange(5)).sum(3).argmax(-1)
+    np.testing.assert_array_equal(q.patch_majority(jnp.asarray(x), (2, 2), 5), counted)
+    np.testing.assert_array_equal(q.patch_majority(jnp.full((1, 2, 2), -1), (1, 1), 5), [[[0]]])
 
 
 def test_cosine_codebook_trains_as_the_authors():
