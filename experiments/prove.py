@@ -4,7 +4,7 @@ import dataclasses
 import json
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,7 @@ def run() -> None:
     arms = list(proof.arms)
     if options.arms:
         known = {a.name: a for a in proof.arms}
-        for name in options.arms.split(","):
-            if name not in known:
-                raise _cli.ConfigError(f"no arm {name!r}{_cli.near(name, known)}")
-        arms = [known[name] for name in options.arms.split(",")]
+        arms = [known[name] for name in names_of(options.arms, known)]
     _cli.enable_compile_cache()
     results: dict[str, dict[int, dict[str, float]]] = {a.name: {} for a in arms}
     seconds = 0.0
@@ -53,6 +50,18 @@ def run() -> None:
     table(proof, results)
     if not options.arms:
         print(f"written: {write(options.slug, proof, results, seconds, options.out)}")
+
+
+def names_of(said: str, known: Collection[str]) -> list[str]:
+    """The names that `said` lists, commas between them; a name may hold commas itself. Raises ConfigError for an unknown one."""
+    parts, found = said.split(","), []
+    while parts:
+        size = next((n for n in range(len(parts), 0, -1) if ",".join(parts[:n]).strip() in known), 0)
+        if not size:
+            raise _cli.ConfigError(f"no arm {parts[0].strip()!r}{_cli.near(parts[0].strip(), known)}")
+        found.append(",".join(parts[:size]).strip())
+        parts = parts[size:]
+    return found
 
 
 def run_arm(slug: str, arm: Any, seed: int, cache: Path) -> tuple[dict[str, float], float]:

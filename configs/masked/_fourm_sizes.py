@@ -6,7 +6,8 @@ from configs.masked.fourm import LEVELS, SMALL, data, made, streams
 from mmrep import modality
 from mmrep.config import Experiment, Optim, Phase, Rule
 from mmrep.data.tokenised import Tokenised
-from mmrep.evals.any_to_any import TokenAccuracy
+from mmrep.evals.any_to_any import SuperResolution, TokenAccuracy
+from mmrep.generation import Target
 from mmrep.masking.spans import Mixture, Stream
 from mmrep.nn.stream_tokens import Levels
 from mmrep.systems.masked.fourm import Config
@@ -32,7 +33,8 @@ def superres(steps: int = 2500) -> Experiment:
     first = tuple(replace(m, inputs=(*m.inputs, 0.0), targets=(*m.targets, 0.0)) for m in SMALL.mixtures)
     system = replace(SMALL, streams=every, mixtures=first, levels=(*LEVELS, Levels("rgb_fine", (6, 6, 6))))
     up = Mixture((0.0, 5.0, 0.0, 0.0, 0.0, 1.0, 2.0), (0.0,) * 6 + (1.0,))
-    base = made(system, steps, (TokenAccuracy(("rgb",), ("rgb_fine",)),))
+    stage = (Target("rgb_fine", "maskgit", 8, temperature=0.0),)
+    base = made(system, steps, (TokenAccuracy(("rgb",), ("rgb_fine",)), SuperResolution("rgb", "rgb_fine", stage)))
     parts = *base.data.modalities, modality.image("rgb_fine", 32, field="rgb")
     second = Phase("superres", steps // 2, system=replace(system, mixtures=(up,), n_input=64, n_target=64))
     return replace(base, data=replace(base.data, modalities=parts), phases=(*base.phases, second))

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from mmrep.data import pipeline
+from mmrep.evals.tokens import errors
 from mmrep.evals.view import View
 from mmrep.generation import Target, along_text, blank, fill, generate, likeliest
 from mmrep.masking import spans
@@ -126,6 +127,36 @@ class Agreement:
             scores[f"{self.name} colour"] = float(np.mean(judge(made["rgb"]) == colours))
             scores[f"{self.name} real_colour"] = float(np.mean(judge(ids["rgb"]) == colours))
         return scores
+
+
+@dataclass(frozen=True)
+class SuperResolution:
+    """The second stage of pictures: `fine` tokens made from the true `coarse` ones and whatever else is given.
+
+    Reports PSNR in dB against what the true fine tokens stand for, of the made picture and of the coarse one enlarged ("nearest",
+    "bilinear"); numbers in [0, 1].
+    """
+
+    coarse: str
+    fine: str
+    schedule: tuple[Target, ...]
+    given: tuple[str, ...] = ()
+    limit: int = 200
+    split: str = "test"
+    seed: int = 0
+
+    def run(self, view: View) -> dict[str, float]:
+        ask, (ids, _patches) = view.tokens(), tokens_of(view, self.split, self.limit)
+        names = (self.coarse, *self.given)
+        start = fill(blank(ask.streams, names, len(ids[self.coarse])), ask.streams, {k: ids[k] for k in names})
+        made = generate(ask, start, None, self.schedule, jax.random.key(self.seed)).ids[self.fine]
+        of = lambda name, found: np.asarray(ask.detokenise({name: np.asarray(found)})[name])  # noqa: E731
+        small, truth = of(self.coarse, ids[self.coarse]), of(self.fine, ids[self.fine])
+        found = {"made": of(self.fine, made)} | {
+            way: np.asarray(jax.image.resize(small, truth.shape, way)) for way in ("nearest", "bilinear")
+        }
+        label = f"{'+'.join(names)}->{self.fine}"
+        return {f"{label} PSNR {k}": errors(x, truth)["PSNR"] for k, x in found.items()}
 
 
 def _colour_judge(view: View, n: int) -> Any:

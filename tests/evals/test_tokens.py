@@ -6,7 +6,7 @@ import pytest
 
 from configs.masked import vqvae
 from mmrep.evals.suite import on_split
-from mmrep.evals.tokens import Reconstruction, code_use, errors, held_out
+from mmrep.evals.tokens import Reconstruction, code_use, detail, errors, held_out
 from mmrep.evals.view import View
 
 
@@ -52,3 +52,9 @@ def test_reconstruction_reads_the_split_it_is_given():
     assert found["rgb codes used"] == len(np.unique(view.embed("tokenise", "val"))) / 16
     classes = Reconstruction("rgb", 4, classes=2)._scores(np.array([[0, 1]]), np.array([[0, 0]]))
     assert classes == {"mIoU": 0.25, "pixel accuracy": 0.5}
+
+
+def test_detail_is_the_energy_between_neighbours():
+    x = np.random.default_rng(0).random((3, 8, 8, 2))
+    blurred = (x + np.roll(x, 1, 1)) / 2
+    assert detail(x, x) == 1 and detail(0.5 * x + 3, x) == pytest.approx(0.25) and detail(blurred, x) < 0.8

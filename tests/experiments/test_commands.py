@@ -73,6 +73,11 @@ def test_prove_refuses_what_it_cannot_run(run_command):
     assert "no arm 'cleen-1k' (did you mean 'clean-1k'?)" in fails(run_command, "prove", "align", "--arms", "cleen-1k")
 
 
+def test_arms_may_have_commas_in_their_names():
+    assert prove.names_of("all, fresh,all", {"all", "all, fresh", "seven"}) == ["all, fresh", "all"]
+    assert prove.names_of("seven, all", {"all", "all, fresh", "seven"}) == ["seven", "all"]
+
+
 def test_a_proofs_seed_reaches_what_is_to_follow_it():
     donor = Experiment(None, Data(None, ()), (Phase(),))
     phase = Phase(start=(Pretrained(donor, follow_seed=True), Pretrained(donor)))
