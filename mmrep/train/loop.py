@@ -138,7 +138,7 @@ def train(
             index, start = experiment.phase_at(done)
             if index != at:
                 stage, at = stages(index), index
-                current = _enter(stage, experiment, current)
+                current = _enter(stage, experiment, current, progress)
             source = stage.phase.data or experiment.data.source
             split = pipeline.open_split(experiment.data, tokenize, "train", source)
             if stage.phase.run is not None:
@@ -282,14 +282,14 @@ def abstract_state(experiment: Experiment, index: int, mesh: Any) -> state.State
     return jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, places)
 
 
-def _enter(stage: Stage, experiment: Experiment, current: state.State | None) -> state.State:
+def _enter(stage: Stage, experiment: Experiment, current: state.State | None, progress: bool) -> state.State:
     """The state at the start of a phase: parameters of the phase before (or fresh), pretrained parts, `begin`, a new optimiser."""
     if current is None:
         params, extras = initial(experiment, sharding.of((stage.abstract["params"], stage.abstract["extras"])))
     else:
         params, extras = current["params"], current["extras"]
     for part in stage.phase.start:
-        donor = pretrained(part.experiment)
+        donor = pretrained(part.experiment, progress)
         whole = transplant(params | {"extras": extras}, donor.params | {"extras": donor.extras}, part.parts)
         params, extras = {k: v for k, v in whole.items() if k != "extras"}, whole.get("extras", {})
     if stage.phase.begin is not None:
@@ -322,10 +322,10 @@ def transplant(params: Params, donor: Params, parts: tuple[tuple[str, str], ...]
     return unflatten(flat)
 
 
-def pretrained(experiment: Experiment) -> Trained:
+def pretrained(experiment: Experiment, progress: bool = True) -> Trained:
     """`experiment`, trained: read from the cache under its fingerprint, or trained now and kept there."""
     folder = paths.cache() / "pretrained" / fingerprint(experiment)
-    return train(experiment, folder, say=lambda _: None)
+    return train(experiment, folder, progress=progress, say=lambda _: None)
 
 
 __all__ = [
