@@ -83,7 +83,8 @@ def override(config: "Experiment", args: Sequence[str]) -> "Experiment":
     for arg in args:
         name = arg.split("=")[0]
         if name.startswith("--") and name[2:].replace("-", "_") not in known:
-            raise ConfigError(f"{name} is no field of this config{near(name[2:].replace('-', '_'), known)}")
+            hint = near(name[2:].replace("-", "_"), known, "--fields lists them")
+            raise ConfigError(f"{name} is no field of this config{hint}")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):

@@ -12,8 +12,10 @@ class DataError(ValueError):
     """A record, file or split that cannot be used; the sentence names the file and the record."""
 
 
-def near(word: str, choices: Iterable[str]) -> str:
-    """`" (did you mean 'x'?)"` for the closest of `choices`, or the whole list where nothing is close."""
+def near(word: str, choices: Iterable[str], where: str = "") -> str:
+    """`" (did you mean 'x'?)"` for the closest of `choices`; where nothing is close the whole list, or `where` to find a long one."""
     choices = sorted(choices)
     close = get_close_matches(word, choices, n=1, cutoff=0.6)
-    return f" (did you mean {close[0]!r}?)" if close else f"; choose from {', '.join(choices) or 'nothing'}"
+    if close:
+        return f" (did you mean {close[0]!r}?)"
+    return f"; {where}" if where else f"; choose from {', '.join(choices) or 'nothing'}"

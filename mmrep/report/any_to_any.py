@@ -45,17 +45,19 @@ def shown(view: View, name: str, ids: Any) -> Any:
 
 def panels(view: View, split: str = "test", examples: int = 2, seed: int = 0) -> list[Any]:
     """Grids for a report: a matrix of every stream from every other for held-out examples, truth beside; and chains by guidance."""
-    ask = view.tokens()
-    names = [s.name for s in ask.streams if not s.patch and s.name in {m.name for m in view.data.modalities}]
+    ask, held = view.tokens(), {m.name for m in view.data.modalities}
+    names = [s.name for s in ask.streams if not s.patch and s.name in held]
+    pixels = [s.name for s in ask.streams if s.patch and s.name in held]
     texts = {s.name for s in ask.streams if s.length}
     opened = view.split(split)
     rows = np.linspace(0, len(opened) - 1, examples).astype(int)
-    ids, _ = ask.tokenise(pipeline.collate([opened.entry(int(i)) for i in rows]))
+    entries = [opened.entry(int(i)) for i in rows]
+    ids, patches = ask.tokenise(pipeline.collate(entries))
 
     def decide(given: Sequence[str], schedule: Sequence[Target]) -> dict[str, Any]:
         # All streams are on the canvas whatever is given: one shape, and one program for each target.
-        empty = blank(ask.streams, names, examples)
-        canvas = fill(empty, ask.streams, {k: ids[k] for k in given})
+        empty = blank(ask.streams, [*pixels, *names], examples)
+        canvas = fill(empty, ask.streams, {k: ids[k] for k in given}, patches=patches)
         return generate(ask, canvas, None, schedule, jax.random.key(seed)).ids
 
     def target(name: str, guides: tuple[Guide, ...] = ()) -> Target:
@@ -63,18 +65,24 @@ def panels(view: View, split: str = "test", examples: int = 2, seed: int = 0) ->
             return Target(name, "autoregressive", temperature=0.0, guides=guides)
         return Target(name, "roar", steps=8, temperature=0.3, guides=guides)
 
-    truth = {n: [_truth(view, n, ids[n][e]) for e in range(examples)] for n in names}
-    crossed = {(a, b): decide([a], [target(b)])[b] for a in names for b in names if a != b}
+    truth = {n: [shown(view, n, ids[n][e]) for e in range(examples)] for n in names}
+    truth |= {n: [Picture(picture(entry[n])) for entry in entries] for n in pixels}
+    crossed = {(a, b): decide([a], [target(b)])[b] for a in [*pixels, *names] for b in names if a != b}
     found: list[Any] = []
     for e in range(examples):
         cells = [
-            [truth[a][e], *(truth[b][e] if a == b else shown(view, b, crossed[a, b][e]) for b in names)] for a in names
+            [truth[a][e], *(truth[b][e] if a == b else shown(view, b, crossed[a, b][e]) for b in names)]
+            for a in [*pixels, *names]
         ]
         note = (
             "One row for each modality that goes in, the truth at its left; one column for each that is predicted from it alone. "
             "On the diagonal stands the truth."
         )
-        found.append(Grid(f"Every modality from every other, {split} {rows[e]}", ["given", *names], names, cells, note))
+        found.append(
+            Grid(
+                f"Every modality from every other, {split} {rows[e]}", ["given", *names], [*pixels, *names], cells, note
+            )
+        )
     given = next((n for n in names if n in texts), names[0])
     order = [n for n in ("semseg", "rgb") if n in names and n != given] or [n for n in names if n != given][:2]
     for e in range(examples):
@@ -92,10 +100,6 @@ def panels(view: View, split: str = "test", examples: int = 2, seed: int = 0) ->
             )
         )
     return found
-
-
-def _truth(view: View, name: str, ids: Any) -> Any:
-    return shown(view, name, ids)
 
 
 __all__ = ["chain", "panels", "picture", "shown", "text"]

@@ -42,6 +42,7 @@ def test_train_evaluate_and_resume_as_a_user_would(run_command, tmp_path):
         (["aling"], "no system 'aling' (did you mean 'align'?)"),
         (["align", "--size", "smal"], "align has no size 'smal' (did you mean 'small'?)"),
         (["align", "--optim.lrr", "1"], "--optim.lrr is no field of this config (did you mean 'optim.lr'?)"),
+        (["align", "--zzz", "1"], "--zzz is no field of this config; --fields lists them"),
         (["align", "--optim.lr", "fast"], "--optim.lr"),
         (["align", "--system.image.heads", "5"], "heads"),
         (["align", "--system.image.patch", "7"], "patch"),
