@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from configs.masked.fourm import LEVELS, SMALL, data, made, streams
+from configs.masked.fourm import ACCURACY, LEVELS, MADE, SMALL, data, made, streams
 from mmrep import modality
-from mmrep.config import Experiment, Optim, Phase, Rule
+from mmrep.config import Experiment, Optim, Phase, Pretrained, Rule
 from mmrep.data.tokenised import Tokenised
 from mmrep.evals.any_to_any import SuperResolution, TokenAccuracy
 from mmrep.generation import Target
@@ -38,6 +38,23 @@ def superres(steps: int = 2500) -> Experiment:
     parts = *base.data.modalities, modality.image("rgb_fine", 32, field="rgb")
     second = Phase("superres", steps // 2, system=replace(system, mixtures=(up,), n_input=64, n_target=64))
     return replace(base, data=replace(base.data, modalities=parts), phases=(*base.phases, second))
+
+
+# Pictures of captions: classes from the caption, colour from both, colour from the caption at once.
+WHOLE = (("caption", "all"),)
+CAPTIONED = (
+    Mixture((0.0,) * 5 + (1.0,), (0.0, 0.0, 0.0, 0.0, 1.0, 0.0), keep=WHOLE),
+    Mixture((0.0, 0.0, 0.0, 0.0, 2.0, 2.0), (0.0, 1.0, 0.0, 0.0, 0.0, 0.0), keep=WHOLE),
+    Mixture((0.0,) * 5 + (1.0,), (0.0, 1.0, 0.0, 0.0, 0.0, 0.0), 0.5, WHOLE),
+)
+
+
+def captions(steps: int = 1000, start: Experiment | None = None) -> Experiment:
+    """`small` trained on to draw captions, and that alone (the paper's variants fine-tuned for text to image)."""
+    evals = (*(replace(e, limit=200) for e in MADE), ACCURACY)
+    base = made(replace(SMALL, mixtures=CAPTIONED), evals=evals)
+    phase = Phase("captions", steps, start=(Pretrained(start or made(evals=()), follow_seed=True),))
+    return replace(base, phases=(phase,), optim=replace(base.optim, lr=1e-3, warmup=steps // 20))
 
 
 def tokens() -> Experiment:

@@ -2,7 +2,8 @@
 
 Massively multimodal masked modeling, arXiv 2312.06647. Colour, depth, normals, classes and captions as tokens; a few in, a few predicted.
     python -m experiments.train fourm
-    python -m experiments.generate fourm --given caption="a small red circle" --targets semseg,rgb
+    python -m experiments.train fourm --size captions                           ... trained on to draw captions
+    python -m experiments.generate fourm --size captions --given caption="a big red circle" --targets semseg,rgb
 """
 
 from dataclasses import replace
@@ -19,7 +20,7 @@ from mmrep.nn.maps import Map
 from mmrep.nn.stream_tokens import Levels
 from mmrep.systems.masked.fourm import Config
 
-SIZES = ("tiny", "small", "paper", "large", "xlarge", "superres", "tokens", "bench", "bench7", "bench21")
+SIZES = ("tiny", "small", "paper", "large", "xlarge", "superres", "captions", "tokens", "bench", "bench7", "bench21")
 CLASSES = 1 + len(SHAPES)
 COLOURS = ("red", "yellow", "green", "blue", "purple", "pink")
 WORLD = WorldSpec((1, 2), SHAPES[:6], COLOURS, sizes=("big",), tints=("white", "grey", "sand"), distinct="none")
@@ -98,7 +99,7 @@ def get_config(size: str = "small") -> Experiment:
         return stages.bench({"bench": 3, "bench7": 6, "bench21": 20}[size])
     if size in ("paper", "large", "xlarge"):
         return stages.paper(size)
-    return {"superres": stages.superres, "tokens": stages.tokens}[size]()
+    return {"superres": stages.superres, "captions": stages.captions, "tokens": stages.tokens}[size]()
 
 
 def get_proof() -> Proof:
