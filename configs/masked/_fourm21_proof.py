@@ -1,5 +1,6 @@
 """4M-21's proof: its arms and what is expected of them."""
 
+from configs.masked import _fourm21_sizes as stages
 from configs.masked.fourm21 import SEVEN, SHARED, USES, made, system
 from mmrep.config import Arm, Expect, Proof
 
@@ -12,13 +13,15 @@ def get_proof() -> Proof:
         metric="pixels->all accuracy",
         arms=(
             Arm("seven", made(system(SEVEN), steps)), Arm("all", made(system(), steps // 2, (SHARED, *USES), half)),
-            Arm("all, fresh", made(system(), steps)), Arm("by token", made(system(chunk=1), steps // 2, USES[-1:], half)),
+            Arm("all, fresh", made(system(), steps)), Arm("steering", stages.steering(1000, made(system(), steps // 2, (), half))), Arm("by token", made(system(chunk=1), steps // 2, USES[-1:], half)),
         ),
         expects=(
             Expect("all", "seven", 0.0, "13 modalities >= 7, less 2 points, on what both predict", slack=0.02),
             Expect("all, fresh", "seven", 0.0, "so too from the start", headline=False, slack=0.02),
-            Expect("all/brightness asked~made correlation", 0.5, 0.0, "the brightness that metadata asks for is made"),
-            Expect(0.2, "all/brightness asked~made without", 0.0, "not without it", headline=False),
+            Expect("steering/brightness asked~made correlation", 0.5, 0.0, "trained on to draw: the brightness that metadata asks for is made"),
+            Expect(0.2, "steering/brightness asked~made without", 0.0, "not without it", headline=False),
+            Expect("steering/palette asked~made distance without", "steering/palette asked~made distance", 0.02, "and colours nearer to those a palette asks for"),
+            Expect("all/brightness asked~made correlation", 0.5, 0.0, "without being trained on for it", headline=False),
             Expect("all/depth->teacher R@10", 0.33, 0.0, "retrieval by predicted embeddings from depth at 10 x chance", headline=False),
             Expect("all/depth->teacher R@10", "all/palette->teacher R@10", 0.0, "depth tells more than a palette", headline=False),
             Expect("by token/metadata malformed", "all/metadata malformed", 0.0, "masking by pairs keeps pairs whole", headline=False),

@@ -3,24 +3,25 @@
 An any-to-any vision model for tens of tasks and modalities, arXiv 2406.09406. The network and objective are 4M's; the modalities are of
 very different kinds: maps, texts, boxes, a palette, measures, poses, a global embedding. Text alone is trained along.
     python -m experiments.train fourm21
+    python -m experiments.train fourm21 --size steering                         ... trained on to draw by metadata and palettes
 """
 
 from dataclasses import replace
 
 from configs.masked import fourm
 from mmrep import modality
-from mmrep.config import Data, Experiment, Optim, Phase, Pretrained, Proof, Rule, Tokenizer, Train
+from mmrep.config import Data, Experiment, Optim, Phase, Pretrained, Proof, Tokenizer, Train
 from mmrep.data import serialise
 from mmrep.data.mixture import CoTraining, Group
 from mmrep.data.scenes.source import SceneData
 from mmrep.data.scenes.world import SHAPES
 from mmrep.evals.any_to_any import TokenAccuracy
-from mmrep.evals.steering import PredictedRetrieval, Steering, WellFormed
+from mmrep.evals.steering import PaletteSteering, PredictedRetrieval, Steering, WellFormed
 from mmrep.masking.spans import Mixture, Stream
 from mmrep.nn.stream_tokens import Levels
 from mmrep.systems.masked.fourm import Config
 
-SIZES = ("tiny", "small", "paper")
+SIZES = ("tiny", "small", "paper", "steering")
 SERIAL = serialise.Serial()
 WORLD = replace(fourm.WORLD, tints=("white", "grey", "sand", "sky"))
 K, VOCAB = WORLD.n_objects[1], 224
@@ -82,6 +83,7 @@ def data(size: int, n_train: int, n_eval: int, batch: int, caption: int = 16, vo
 
 SHARED = TokenAccuracy(("pixels",), ("depth", "normals", "semseg", "caption", "detections"))
 USES = PredictedRetrieval(("depth", "caption", "palette")), Steering(SERIAL), WellFormed(SERIAL)
+STEERED = Steering(SERIAL, left_open=True), PaletteSteering(SERIAL)
 
 
 def made(model: Config, steps: int, evals: tuple = (SHARED,), start: Experiment | None = None) -> Experiment:
@@ -103,20 +105,9 @@ def get_config(size: str = "small") -> Experiment:
         small = replace(data(16, 64, 24, 8, 12), eval_batch_size=8)
         evals = replace(SHARED, targets=("depth", "detections"), limit=8), PredictedRetrieval(("depth",), limit=16)
         return Experiment(model, small, (Phase(steps=4),), Optim(lr=1e-3), evals, Train(log_every=2))
-    # 4M-21 XL over the modalities that the built-in world has.
-    every = tuple(
-        replace(s, grid=(14, 14) if s.grid[0] > 1 else s.grid, patch=16 if s.patch else 0,
-                vocab={"rgb": 16384, "depth": 8192, "normals": 8192, "edges": 8192}.get(s.name, 30_000 if s.length else s.vocab))
-        for s in streams(14, 16, caption=256)
-    )  # fmt: skip
-    levels = (
-        Levels("rgb", (25, 25, 25)), Levels("depth", (8192,)), Levels("normals", (20, 20, 20)), Levels("edges", (8192,)), *LEVELS[-2:],
-    )  # fmt: skip
-    shape = {"n_input": 256, "n_target": 256, "width": 2048, "encoder_depth": 24, "decoder_depth": 24, "heads": 32}
-    model = Config(every, mixtures(every), levels, scan=True, remat=True, dtype="bfloat16", **shape)  # type: ignore[arg-type]
-    optim = Optim(lr=2e-5 * 4096 / 256, warmup=4_800, weight_decay=0.05, b2=0.95, clip=3.0)
-    scenes = data(224, 12_000_000, 5000, 4096, 256, 30_000)
-    return Experiment(model, scenes, (Phase(steps=238_000),), optim, sharding=(Rule(".*", "fsdp"),))
+    from configs.masked import _fourm21_sizes as stages  # which start from `small`
+
+    return {"paper": stages.paper, "steering": stages.steering}[size]()
 
 
 def get_proof() -> Proof:

@@ -1,9 +1,12 @@
 """What 4M-21 is used for: retrieval by predicted embeddings, and pictures steered by metadata or a palette."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int
 
 from mmrep.data import serialise
 from mmrep.data.scenes import metadata
@@ -11,7 +14,8 @@ from mmrep.data.serialise import Serial
 from mmrep.evals.any_to_any import tokens_of
 from mmrep.evals.retrieval import dot, ranks_of_scores, unit
 from mmrep.evals.view import View
-from mmrep.generation import Guide, Target, blank, fill, generate, likeliest
+from mmrep.generation import Guide, Target, TokenInfer, blank, fill, generate, likeliest
+from mmrep.modality import EOS
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class PredictedRetrieval:
 class Steering:
     """Pictures made from a caption and one asked measure: the correlation of what was asked with what the made picture measures.
 
-    Each scene is asked for each of `asked` (bins); with `plain`, the measure is left out, and only chance can correlate.
+    Each scene is asked for each of `asked` (bins). "without": the measure is left out, and only chance can correlate.
+    left_open: a sentinel stands behind the measure, as where the authors give a part of a text: more might have been said.
     """
 
     serial: Serial
@@ -55,9 +60,11 @@ class Steering:
     limit: int = 40
     steps: int = 8
     split: str = "test"
+    left_open: bool = field(default=False, metadata={"since": 2})
 
     def run(self, view: View) -> dict[str, float]:
         ask, (ids, _) = view.tokens(), tokens_of(view, self.split, self.limit)
+        sentinel = next(s.vocab for s in ask.streams if s.name == "metadata")
         m = next(m for m in view.data.modalities if m.name == "metadata")
         values: list[np.ndarray] = []
         made: list[np.ndarray] = []
@@ -65,14 +72,11 @@ class Steering:
         for bin_ in self.asked:
             code = serialise.MEASURES.index(self.measure)
             row = view.tokenize(f"v1={code} v0={bin_}", m.shape[0])
+            row = with_sentinel(row, sentinel) if self.left_open else row
             given = {"caption": ids["caption"], "metadata": np.tile(row, (self.limit, 1))}
             for steered, into in ((True, made), (False, plain)):
                 names = ("caption", "metadata") if steered else ("caption",)
-                guides = (Guide(("metadata",), self.guidance),) if steered else ()
-                canvas = fill(blank(ask.streams, names, self.limit), ask.streams, {k: given[k] for k in names})
-                target = Target("rgb", "roar", self.steps, temperature=0.7, guides=guides)
-                rgb = generate(ask, canvas, None, (target,), jax.random.key(bin_)).ids["rgb"]
-                pixels = np.asarray(ask.detokenise({"rgb": rgb})["rgb"])
+                pixels = drawn(ask, {k: given[k] for k in names}, names[1:], self.guidance, self.steps, bin_)
                 shown = np.repeat(np.repeat(pixels, 4, axis=1), 4, axis=2)
                 into.append(metadata.of_picture((np.clip(shown, 0, 1) * 255).round().astype(np.uint8))[self.measure])
             values.append(np.full(self.limit, serialise.value_of(self.measure, bin_, self.serial)))
@@ -81,6 +85,58 @@ class Steering:
             f"{self.measure} asked~made correlation": _correlation(asked, np.concatenate(made)),
             f"{self.measure} asked~made without": _correlation(asked, np.concatenate(plain)),
         }
+
+
+@dataclass(frozen=True)
+class PaletteSteering:
+    """Pictures made from a caption and the palette of another scene: how far its colours are from those made.
+
+    For each asked colour the nearest pixel of the made picture; the mean of the Euclidean distances, RGB in [0, 1]. "without": the
+    palette is left out.   least: scenes whose palettes have fewer colours are not asked for.
+    """
+
+    serial: Serial
+    least: int = 3
+    guidance: float = 2.0
+    limit: int = 100
+    steps: int = 8
+    split: str = "test"
+
+    def run(self, view: View) -> dict[str, float]:
+        ask, opened = view.tokens(), view.split(self.split)
+        colours = [serialise.parse_palette(str(opened.record(i)["palette"]), self.serial) for i in range(self.limit)]
+        rich = [i for i, c in enumerate(colours) if len(c) >= self.least]
+        ids, _ = tokens_of(view, self.split, self.limit)
+        caption = np.asarray(ids["caption"])[np.roll(rich, 1)]
+        given = {"caption": caption, "palette": np.asarray(ids["palette"])[rich]}
+        found = {}
+        for label, names in (("", ("caption", "palette")), (" without", ("caption",))):
+            pixels = drawn(ask, {k: given[k] for k in names}, names[1:], self.guidance, self.steps, 0)
+            flat = pixels.reshape(len(rich), -1, 3)
+            away = [
+                np.linalg.norm(flat[n][None] - colours[i][:, None] / 255, axis=-1).min(1) for n, i in enumerate(rich)
+            ]
+            found[f"palette asked~made distance{label}"] = float(np.mean(np.concatenate(away)))
+        return found
+
+
+def with_sentinel(ids: Int[np.ndarray, " L"], sentinel: int) -> Int[np.ndarray, " L"]:
+    """A tokenised text with an open span before its end."""
+    ids = np.array(ids)
+    end = int((ids == EOS).argmax())
+    ids[end : end + 2] = (sentinel, EOS)[: len(ids) - end]
+    return ids
+
+
+def drawn(
+    ask: TokenInfer, given: Mapping[str, Any], guides: tuple[str, ...], weight: float, steps: int, seed: int
+) -> Float[np.ndarray, "B R C 3"]:
+    """Colour made of the given streams by ROAR, in [0, 1]; those of `guides` count `weight` times."""
+    canvas = fill(blank(ask.streams, tuple(given), len(given["caption"])), ask.streams, given)
+    extra = (Guide(guides, weight),) if guides else ()
+    target = Target("rgb", "roar", steps, temperature=0.7, guides=extra)
+    rgb = generate(ask, canvas, None, (target,), jax.random.key(seed)).ids["rgb"]
+    return np.asarray(ask.detokenise({"rgb": rgb})["rgb"])
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

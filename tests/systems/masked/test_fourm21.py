@@ -6,7 +6,9 @@ import pytest
 
 from configs.masked import fourm21
 from mmrep.config import flatten
+from mmrep.evals.steering import with_sentinel
 from mmrep.masking import spans
+from mmrep.modality import BOS, EOS, PAD
 from mmrep.train.loop import transplant
 
 KEY = jax.random.key(0)
@@ -49,3 +51,17 @@ def test_modalities_are_added_to_a_trained_model():
     assert set(flatten(donor)) < set(found)
     assert all((np.asarray(found[k]) == 0.5).all() for k in flatten(donor))
     assert not (np.asarray(found["out/teacher"]) == 0.5).any()
+
+
+def test_an_open_text_ends_in_a_sentinel():
+    np.testing.assert_array_equal(with_sentinel(np.array([BOS, 7, 8, EOS, PAD]), 20), [BOS, 7, 8, 20, EOS])
+    np.testing.assert_array_equal(with_sentinel(np.array([BOS, 7, 8, EOS]), 20), [BOS, 7, 8, 20])
+
+
+def test_steering_goes_to_colour_alone():
+    system = fourm21.get_config("steering").system
+    names = [s.name for s in system.streams]
+    for m in system.mixtures:
+        assert [n for n, a in zip(names, m.targets) if a] == ["rgb"]
+        assert "caption" in [n for n, a in zip(names, m.inputs) if a] and not m.inputs[names.index("rgb")]
+    assert fourm21.get_config("steering").phases[0].start[0].follow_seed
