@@ -11,7 +11,8 @@ def run() -> None:
     p = _cli.parser("generate", __doc__)
     p.add_argument("--workdir", type=Path, help="the run's folder (default: runs/SLUG-SIZE)")
     p.add_argument("--given", action="append", default=[], metavar="NAME=VALUE",
-                   help='caption="a red cube", rgb=FILE, or rgb=test:3 for a held-out record; again for more')  # fmt: skip
+                   help='caption="a red cube" (with ... at its end where more may follow), rgb=FILE, or rgb=test:3 for a '
+                   "held-out record; again for more")  # fmt: skip
     p.add_argument("--targets", required=True, help="e.g. depth,semseg,rgb, in the order in which they are made")
     p.add_argument("--out", type=Path, help="folder of what is made (default: WORKDIR/generated)")
     p.add_argument("--samples", type=int, default=1, help="of each target")
@@ -131,12 +132,14 @@ def schedule_of(
 
 
 def read_given(view: Any, pairs: list[str]) -> dict[str, Any]:
-    """{modality: one encoded value}. A value is text, a picture's file, or SPLIT:NUMBER of the run's own data."""
+    """{modality: one encoded value}. A value is text ("..." at its end: more may follow), a picture's file, or SPLIT:NUMBER of the run's data."""
     import numpy as np
 
     from mmrep import modality
+    from mmrep.generation import left_open
 
     known = {m.name: m for m in view.data.modalities}
+    sentinels = {s.name: s.vocab for s in view.tokens().streams if s.length}
     found: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -161,7 +164,9 @@ def read_given(view: Any, pairs: list[str]) -> dict[str, Any]:
                     raw = np.asarray(picture.convert("RGB" if m.kind == "image" and m.shape[-1] == 3 else "L"))
             except (OSError, UnidentifiedImageError) as error:
                 raise _cli.ConfigError(f"--given {pair!r}: {value} is no picture that can be read ({error})") from None
-        found[name] = modality.encode(m, raw, view.tokenize)[name]
+        more = name in sentinels and value.endswith("...")
+        found[name] = modality.encode(m, raw.removesuffix("...") if more else raw, view.tokenize)[name]
+        found[name] = left_open(found[name], sentinels[name]) if more else found[name]
     return found
 
 

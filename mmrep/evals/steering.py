@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from mmrep.data import serialise
 from mmrep.data.scenes import metadata
@@ -14,8 +14,7 @@ from mmrep.data.serialise import Serial
 from mmrep.evals.any_to_any import tokens_of
 from mmrep.evals.retrieval import dot, ranks_of_scores, unit
 from mmrep.evals.view import View
-from mmrep.generation import Guide, Target, TokenInfer, blank, fill, generate, likeliest
-from mmrep.modality import EOS
+from mmrep.generation import Guide, Target, TokenInfer, blank, fill, generate, left_open, likeliest
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Steering:
         for bin_ in self.asked:
             code = serialise.MEASURES.index(self.measure)
             row = view.tokenize(f"v1={code} v0={bin_}", m.shape[0])
-            row = with_sentinel(row, sentinel) if self.left_open else row
+            row = left_open(row, sentinel) if self.left_open else row
             given = {"caption": ids["caption"], "metadata": np.tile(row, (self.limit, 1))}
             for steered, into in ((True, made), (False, plain)):
                 names = ("caption", "metadata") if steered else ("caption",)
@@ -118,14 +117,6 @@ class PaletteSteering:
             ]
             found[f"palette asked~made distance{label}"] = float(np.mean(np.concatenate(away)))
         return found
-
-
-def with_sentinel(ids: Int[np.ndarray, " L"], sentinel: int) -> Int[np.ndarray, " L"]:
-    """A tokenised text with an open span before its end."""
-    ids = np.array(ids)
-    end = int((ids == EOS).argmax())
-    ids[end : end + 2] = (sentinel, EOS)[: len(ids) - end]
-    return ids
 
 
 def drawn(

@@ -60,6 +60,14 @@ def fill(
     return Canvas(ids, where, {**canvas.patches, **(patches or {})})
 
 
+def left_open(ids: Int[np.ndarray, " L"], sentinel: int) -> Int[np.ndarray, " L"]:
+    """A tokenised text with an open span before its end: more might have been said."""
+    ids = np.array(ids)
+    end = int((ids == EOS).argmax())
+    ids[end : end + 2] = (sentinel, EOS)[: len(ids) - end]
+    return ids
+
+
 def inputs(canvas: Canvas, streams: Sequence[Stream]) -> Tokens:
     """All known tokens as the encoder takes them; what is not known is padding."""
     parts = []

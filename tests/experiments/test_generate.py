@@ -10,6 +10,7 @@ from experiments import _cli, generate
 from mmrep.errors import ConfigError
 from mmrep.evals.view import view_of
 from mmrep.interop.load import read_run
+from mmrep.modality import EOS
 from mmrep.report import any_to_any
 from mmrep.train.loop import train
 
@@ -43,6 +44,14 @@ def test_a_file_becomes_words(run, run_command, tmp_path):
     assert code == 0 and out.startswith("caption: ") and (tmp_path / "caption-0.txt").read_text().strip()
 
 
+def test_a_text_may_be_left_open(run):
+    view = view_of(*read_run(run))
+    sentinel = next(s.vocab for s in view.tokens().streams if s.name == "caption")
+    whole, more = (generate.read_given(view, [f"caption=a big{end}"])["caption"] for end in ("", " ..."))
+    end = int((whole == EOS).argmax())
+    np.testing.assert_array_equal(more[: end + 2], [*whole[:end], sentinel, EOS])
+
+
 def test_nothing_need_be_given(run, run_command, tmp_path):
     code, out, _ = call(run_command, run, "--targets", "semseg", "--steps", "1", "--out", str(tmp_path))
     assert code == 0 and out.split() == [str(tmp_path / "semseg-0.png")]
@@ -71,5 +80,6 @@ def test_own_weights_make_conditions_of_their_own():
 def test_the_report_shows_every_modality_from_every_other(run):
     found = any_to_any.panels(view_of(*read_run(run)), examples=1)
     matrix, chains = found
-    assert matrix.columns == ["given", "rgb", "depth", "normals", "semseg", "caption"] and len(matrix.cells) == 5
+    assert matrix.columns == ["given", "rgb", "depth", "normals", "semseg", "caption"] and len(matrix.cells) == 6
+    assert matrix.rows[0] == "pixels"
     assert chains.rows[-1] == "truth" and len(chains.cells) == 1 + len(any_to_any.WEIGHTS)

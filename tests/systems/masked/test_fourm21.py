@@ -6,7 +6,7 @@ import pytest
 
 from configs.masked import fourm21
 from mmrep.config import flatten
-from mmrep.evals.steering import with_sentinel
+from mmrep.generation import left_open
 from mmrep.masking import spans
 from mmrep.modality import BOS, EOS, PAD
 from mmrep.train.loop import transplant
@@ -54,8 +54,8 @@ def test_modalities_are_added_to_a_trained_model():
 
 
 def test_an_open_text_ends_in_a_sentinel():
-    np.testing.assert_array_equal(with_sentinel(np.array([BOS, 7, 8, EOS, PAD]), 20), [BOS, 7, 8, 20, EOS])
-    np.testing.assert_array_equal(with_sentinel(np.array([BOS, 7, 8, EOS]), 20), [BOS, 7, 8, 20])
+    np.testing.assert_array_equal(left_open(np.array([BOS, 7, 8, EOS, PAD]), 20), [BOS, 7, 8, 20, EOS])
+    np.testing.assert_array_equal(left_open(np.array([BOS, 7, 8, EOS]), 20), [BOS, 7, 8, 20])
 
 
 def test_steering_goes_to_colour_alone():
