@@ -123,5 +123,6 @@ def get_proof() -> Proof:
             Expect("mae, depth/depth|rgb L1", "multi, depth/depth|rgb L1", 0.0, "and < a masked autoencoder of colour"),
             Expect("multi, count/n_objects|rgb accuracy", "scratch, count/n_objects|rgb accuracy", 0.0, "counting: MultiMAE > no pretraining", headline=False),
         ),
-        notes="",
+        notes="Pretrained 1,500 steps on 8,000 scenes, class maps among them, anew for each seed; fine-tuned 300 steps on 200. On val, seed 100, as stated: "
+        "multi .337, mae .326, scratch .307; nothing was changed after.",
     )  # fmt: skip

@@ -4,6 +4,7 @@ Tokens are [B, N, D] of one grid of patches in reading order (global and class t
 """
 
 from collections.abc import Sequence
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -47,6 +48,37 @@ def resize_aligned(x: Float[Array, "B H W C"], size: tuple[int, int]) -> Float[A
     return jnp.einsum("rh,bhwc,sw->brsc", weights(x.shape[1], size[0]), x, weights(x.shape[2], size[1]))
 
 
+def depthwise(x: Float[Array, "B H W C"], kernel: Float[Array, "K K 1 C"], shifted: bool) -> Float[Array, "B H W C"]:
+    """Each channel convolved with a square of its own, zeros around. shifted: as a sum of moved pictures, else as a convolution."""
+    side, (rows, columns) = kernel.shape[0], x.shape[1:3]
+    if not shifted:
+        axes = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=axes, feature_group_count=x.shape[-1]
+        )
+    around = jnp.pad(x, ((0, 0), (side // 2, side // 2), (side // 2, side // 2), (0, 0)))
+    moved = [around[:, i : i + rows, j : j + columns] * kernel[i, j, 0] for i in range(side) for j in range(side)]
+    return reduce(jnp.add, moved)
+
+
+class Depthwise(nn.Module):
+    """A depthwise convolution of an odd `side`. XLA's CPU backend has no fast one: there the slow twin is the convolution."""
+
+    side: int = 7
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        c = x.shape[-1]
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.side, self.side, 1, c))
+        bias = self.param("bias", nn.initializers.zeros_init(), (c,))
+        x, kernel, bias = (v.astype(self.dtype) for v in (x, kernel, bias))
+        ways = {"cpu": True, "default": False}
+        return (
+            jax.lax.platform_dependent(x, kernel, **{k: partial(depthwise, shifted=v) for k, v in ways.items()}) + bias
+        )
+
+
 class ConvNeXtBlock(nn.Module):
     """x + MLP(LN(depthwise 7x7(x))), the MLP four times as wide, without layer scale (Liu et al. 2022, arXiv 2201.03545)."""
 
@@ -54,10 +86,9 @@ class ConvNeXtBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        c = x.shape[-1]
-        y = nn.Conv(c, (7, 7), padding=3, feature_group_count=c, dtype=self.dtype, name="depthwise")(x)
+        y = Depthwise(7, self.dtype, name="depthwise")(x)
         y = layer_norm(self.dtype, "norm", EPS)(y)
-        return x + Mlp(4 * c, self.dtype, name="mlp")(y)
+        return x + Mlp(4 * x.shape[-1], self.dtype, name="mlp")(y)
 
 
 class ConvNeXtHead(nn.Module):
@@ -105,7 +136,7 @@ class DPTHead(nn.Module):
     """`channels` numbers for every pixel out of four of an encoder's layers, from early to late (Ranftl et al. 2021, arXiv 2103.13413).
 
     Each layer is laid out at 4, 2, 1 and 1/2 times the grid with `dims` channels, brought to `features`, and fused from the coarsest
-    on, doubling each time; the result has 16 times the grid's sides, and is brought to `size` where that is another.
+    on, doubling each time; the result has 16 times the grid's sides (8 times where `size` is no more), brought to `size` where that is another.
     """
 
     channels: int
@@ -144,7 +175,9 @@ class DPTHead(nn.Module):
             fused = conv(self.features, 1, f"fuse{i}")(resize_aligned(x, (sides[0], sides[1])))
         assert fused is not None
         x = conv(self.features // 2, 3, "head1")(fused)
-        x = nn.relu(conv(32, 3, "head2")(resize_aligned(x, (2 * x.shape[1], 2 * x.shape[2]))))
+        if x.shape[1] < self.size[0] or x.shape[2] < self.size[1]:
+            x = resize_aligned(x, (2 * x.shape[1], 2 * x.shape[2]))
+        x = nn.relu(conv(32, 3, "head2")(x))
         x = conv(self.channels, 1, "out")(x).astype(jnp.float32)
         return x if x.shape[1:3] == self.size else resize(x, self.size)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmrep.errors import ConfigError
-from mmrep.nn.heads_dense import ConvNeXtHead, DPTHead, TokenHead, resize, resize_aligned, spread
+from mmrep.nn.heads_dense import ConvNeXtHead, DPTHead, TokenHead, depthwise, resize, resize_aligned, spread
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "dense_heads.npz")
 CONVNEXT = ConvNeXtHead(3, (4, 4), (32, 32), width=64, depth=2)
@@ -98,3 +98,23 @@ def test_what_does_not_fit_is_told():
         DPT.init(jax.random.key(0), [jnp.ones((1, 16, 6))])
     with pytest.raises(ConfigError, match="multiple of 16"):
         ConvNeXtHead(3, (4, 4), (8, 8), width=40).init(jax.random.key(0), jnp.ones((1, 16, 6)))
+
+
+def test_a_depthwise_convolution_and_its_twin():
+    x, k = (
+        jnp.asarray(np.random.default_rng(i).normal(size=size), jnp.float32)
+        for i, size in enumerate([(2, 5, 8, 3), (7, 7, 1, 3)])
+    )
+    slow, fast = (lambda x, k, s=s: depthwise(x, k, s) for s in (False, True))
+    np.testing.assert_allclose(fast(x, k), slow(x, k), atol=1e-5)
+    for a, b in zip(*(jax.grad(lambda x, k, f=f: jnp.sin(f(x, k)).sum(), (0, 1))(x, k) for f in (slow, fast))):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_dpt_makes_no_more_pixels_than_are_asked_for():
+    # The last doubling of 16 times a grid of patches of 4 would be thrown away.
+    small, whole = (DPTHead(1, (4, 4), (side, side), dims=(4,) * 4, features=8) for side in (16, 64))
+    layers = [jnp.ones((1, 16, 6))] * 4
+    params = small.init(jax.random.key(0), layers)
+    flops = [jax.jit(h.apply).lower(params, layers).compile().cost_analysis()["flops"] for h in (small, whole)]
+    assert small.apply(params, layers).shape == (1, 16, 16, 1) and flops[0] < 0.7 * flops[1]
