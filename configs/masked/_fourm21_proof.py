@@ -13,7 +13,7 @@ def get_proof() -> Proof:
         metric="pixels->all accuracy",
         arms=(
             Arm("seven", made(system(SEVEN), steps)), Arm("all", made(system(), steps // 2, (SHARED, *USES), half)),
-            Arm("all, fresh", made(system(), steps)), Arm("steering", stages.steering(1000, made(system(), steps // 2, (), half))), Arm("by token", made(system(chunk=1), steps // 2, USES[-1:], half)),
+            Arm("all, fresh", made(system(), steps)), Arm("steering", stages.steering(2000, made(system(), steps // 2, (), half))), Arm("by token", made(system(chunk=1), steps // 2, USES[-1:], half)),
         ),
         expects=(
             Expect("all", "seven", 0.0, "13 modalities >= 7, less 2 points, on what both predict", slack=0.02),

@@ -4,29 +4,31 @@ from dataclasses import replace
 
 from configs.masked.fourm21 import LEVELS, STEERED, data, made, mixtures, streams, system
 from mmrep.config import Experiment, Optim, Phase, Pretrained, Rule
+from mmrep.data.mixture import Group
 from mmrep.masking.spans import Mixture
 from mmrep.nn.stream_tokens import Levels
 from mmrep.systems.masked.fourm import Config
 
-WHOLE = (("caption", "all"),)
 
-
-def to_colour(weight: float, keep: tuple[tuple[str, str], ...] = WHOLE, **given: float) -> Mixture:
-    """From these streams to colour alone."""
+def to_colour(keep: str, *given: str) -> Mixture:
+    """From these streams to colour alone; the second is kept whole, or a random part of it."""
     names = [s.name for s in streams(8, 4)]
-    return Mixture(tuple(given.get(n, 0.0) for n in names), tuple(float(n == "rgb") for n in names), weight, keep)
+    kept = (("caption", "all"), (given[-1], keep))
+    return Mixture(tuple(2.0 * (n in given) for n in names), tuple(float(n == "rgb") for n in names), keep=kept)
 
 
-def steering(steps: int = 1000, start: Experiment | None = None) -> Experiment:
-    """`small` trained on to make colour of captions, metadata and palettes, and that alone."""
-    drawn = (
-        to_colour(1.0, caption=2.0, metadata=2.0),
-        to_colour(1.0, caption=2.0, palette=2.0),
-        to_colour(0.5, caption=1.0),
+def steering(steps: int = 2000, start: Experiment | None = None) -> Experiment:
+    """`small` trained on to make colour of captions with metadata or palettes, and that alone, of records that own all."""
+    drawn = to_colour("random", "caption", "metadata"), to_colour("all", "caption", "palette")
+    base = made(replace(system(), mixtures=drawn), steps, STEERED)
+    every = replace(base.data.source, groups=(Group(base.data.source.streams, 1.0),))
+    begun = Pretrained(start or made(system(), 3000, ()), follow_seed=True)
+    return replace(
+        base,
+        data=replace(base.data, source=every),
+        phases=(Phase("steering", steps, start=(begun,)),),
+        optim=replace(base.optim, lr=1e-3),
     )
-    base = made(replace(system(), mixtures=drawn), 2 * steps, STEERED)
-    phase = Phase("steering", steps, start=(Pretrained(start or made(system(), 3000, ()), follow_seed=True),))
-    return replace(base, phases=(phase,), optim=replace(base.optim, lr=1e-3, warmup=steps // 20))
 
 
 def paper() -> Experiment:
