@@ -48,7 +48,7 @@ def likeliest(
 ) -> Int[Array, "B N"]:
     """The likeliest ids of `target` from the streams `given`; of a text each after the true ones before it, which `ids` must hold."""
     t = [s.name for s in ask.streams].index(target)
-    tokens = spans.everything({k: ids[k] for k in given}, ask.streams)
+    tokens = spans.everything({k: jnp.asarray(ids[k]) for k in given}, ask.streams)
     seen = {k: v for k, v in patches.items() if k in given}
     text = ids[target] if ask.streams[t].length else jnp.zeros((), jnp.int32)
     return _likeliest(ask.streams, ask.encode, ask.logits, t, ask.params, tokens, seen, text)
