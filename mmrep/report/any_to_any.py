@@ -63,7 +63,7 @@ def panels(view: View, split: str = "test", examples: int = 2, seed: int = 0) ->
     def target(name: str, guides: tuple[Guide, ...] = ()) -> Target:
         if name in texts:
             return Target(name, "autoregressive", temperature=0.0, guides=guides)
-        return Target(name, "roar", steps=8, temperature=0.3, guides=guides)
+        return Target(name, "roar", steps=8, temperature=0.7, guides=guides)
 
     truth = {n: [shown(view, n, ids[n][e]) for e in range(examples)] for n in names}
     truth |= {n: [Picture(picture(entry[n])) for entry in entries] for n in pixels}
