@@ -4,6 +4,8 @@ Massively multimodal masked modeling, arXiv 2312.06647. Colour, depth, normals, 
     python -m experiments.train fourm
     python -m experiments.train fourm --size captions                           ... trained on to draw captions
     python -m experiments.generate fourm --size captions --given caption="a big red circle" --targets semseg,rgb
+Its claim does not hold here (two seeds): models of one task, a third of the steps each, read depth and classes better by .20 and .19, captions
+worse by .03. Mixtures of budgets matter (.55 for .28), and after `captions` .89 to 1.0 of made colours are those asked for (guidance 0: .13).
 """
 
 from dataclasses import replace
