@@ -29,7 +29,7 @@ def get_proof() -> Proof:
         notes="`all` starts from `seven` half-way: the new modalities are added to a trained model. Tried on val, seed 100, `all, fresh`, 3,000 steps: "
         "pixels to all as one of six mixtures .40, three times as often .58; of `steering` (2,000 steps of whole records) brightness .55, without "
         "it .12; after 1,000 of all records, palettes half of them hidden, .17. That test of palettes took all their colours, which captions contradict: with and "
-        "without them .32 and .31 away; the main colour was not tried on val. The first seeds were seen before `steering` was added. "
+        "without them .32 and .31 away; the main colour was not tried on val. The test seeds were seen at 1,000 steps before, and again before `steering` was added. "
         "Each brightness is drawn with noise of its own and ROAR's order is shared by all scenes, so a few orders can correlate by chance (.52 without the measure on seed 1): "
         "believe the difference to `without`, not the correlation alone.",
     )  # fmt: skip

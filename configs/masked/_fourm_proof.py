@@ -57,5 +57,5 @@ def get_proof() -> Proof:
         ),
         notes="Accuracy of images leaves out their commonest token, the ground. Colour is judged by a ridge classifier fitted on real scenes. Steps and budgets "
         "were chosen on val, seed 100: 900 steps of 32 tokens in and 32 out .33, 64 and 96 .44, 2,000 steps .62; made colours were at chance (1 of 6) there, and .96 "
-        "after 1,000 steps more of captions to classes and colour (guidance 0 .19, guidance 3 .97, direct .97, in one step .86; shapes .40).",
+        "after 1,000 steps more of captions to classes and colour (guidance 0 .19, guidance 3 .97, direct .97, in one step .86; shapes .40). The other arms' test seeds were seen before `captions` was added; it draws 200 scenes, joint the first 60.",
     )  # fmt: skip

@@ -73,10 +73,8 @@ class Depthwise(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.side, self.side, 1, c))
         bias = self.param("bias", nn.initializers.zeros_init(), (c,))
         x, kernel, bias = (v.astype(self.dtype) for v in (x, kernel, bias))
-        ways = {"cpu": True, "default": False}
-        return (
-            jax.lax.platform_dependent(x, kernel, **{k: partial(depthwise, shifted=v) for k, v in ways.items()}) + bias
-        )
+        summed, convolved = partial(depthwise, shifted=True), partial(depthwise, shifted=False)
+        return jax.lax.platform_dependent(x, kernel, cpu=summed, default=convolved) + bias
 
 
 class ConvNeXtBlock(nn.Module):
