@@ -27,17 +27,18 @@ def paper(size: str) -> Experiment:
     return Experiment(system, scenes, (Phase(steps=238_000),), optim, sharding=(Rule(".*", "fsdp"),))
 
 
-def superres(steps: int = 2500) -> Experiment:
-    """`small`, then colour on a grid of twice the side, from colour and the caption: the super-resolution stage (appendix)."""
+def superres(steps: int = 1500, start: Experiment | None = None) -> Experiment:
+    """`small` trained on to make colour on a grid of twice the side from colour, the caption and what is made already (appendix)."""
     every = *SMALL.streams, Stream("rgb_fine", 216, (16, 16))
-    first = tuple(replace(m, inputs=(*m.inputs, 0.0), targets=(*m.targets, 0.0)) for m in SMALL.mixtures)
-    system = replace(SMALL, streams=every, mixtures=first, levels=(*LEVELS, Levels("rgb_fine", (6, 6, 6))))
-    up = Mixture((0.0, 5.0, 0.0, 0.0, 0.0, 1.0, 2.0), (0.0,) * 6 + (1.0,))
+    up = Mixture((0.0, 5.0, 0.0, 0.0, 0.0, 0.5, 2.0), (0.0,) * 6 + (1.0,))
+    levels = *LEVELS, Levels("rgb_fine", (6, 6, 6))
+    system = replace(SMALL, streams=every, mixtures=(up,), levels=levels, n_input=128, n_target=128)
     stage = (Target("rgb_fine", "maskgit", 8, temperature=0.0),)
-    base = made(system, steps, (TokenAccuracy(("rgb",), ("rgb_fine",)), SuperResolution("rgb", "rgb_fine", stage)))
+    base = made(system, evals=(TokenAccuracy(("rgb",), ("rgb_fine",)), SuperResolution("rgb", "rgb_fine", stage)))
     parts = *base.data.modalities, modality.image("rgb_fine", 32, field="rgb")
-    second = Phase("superres", steps // 2, system=replace(system, mixtures=(up,), n_input=64, n_target=64))
-    return replace(base, data=replace(base.data, modalities=parts), phases=(*base.phases, second))
+    phase = Phase("superres", steps, start=(Pretrained(start or made(evals=()), follow_seed=True),))
+    optim = replace(base.optim, lr=1e-3, warmup=steps // 20)
+    return replace(base, data=replace(base.data, modalities=parts), phases=(phase,), optim=optim)
 
 
 # Pictures of captions: classes from the caption, colour from both, colour from the caption at once.

@@ -24,12 +24,16 @@ class TokenInfer(NamedTuple):
 
     encode: (params, tokens, patches by pixel stream) -> context.
     logits: (params, context, its tokens, queries, reach or None, t) -> [B, M, vocabulary of stream t and its sentinels].
+    begin: (params, context, its tokens, length) -> a memory for a text of so many tokens.
+    read: (params, memory, query [B, 1], t) -> (logits [B, vocabulary of t and its sentinels] of the token behind it, memory).
     tokenise: batch -> (ids by stream, patches by pixel stream), of what the batch holds.   detokenise: ids by image stream -> maps.
     """
 
     streams: tuple[Stream, ...]
     encode: Callable[[Params, Tokens, Mapping[str, Array]], Float[Array, "B N D"]]
     logits: Callable[..., Float[Array, "B M V"]]
+    begin: Callable[..., Any]
+    read: Callable[..., tuple[Float[Array, "B V"], Any]]
     params: Params
     tokenise: Callable[[Batch], tuple[dict[str, Array], dict[str, Array]]] = lambda batch: (dict(batch), {})
     detokenise: Callable[[Mapping[str, Array]], dict[str, Array]] = dict
@@ -38,12 +42,14 @@ class TokenInfer(NamedTuple):
 class _Statics(NamedTuple):
     """What a compiled step depends on beside shapes: hashable, and equal for the same model."""
 
-    streams: tuple[Stream, ...]
-    encode: Callable
-    logits: Callable
+    infer: TokenInfer
     t: int
     scheme: str
     conditions: tuple[tuple[str, ...], ...]
+
+    @property
+    def stream(self) -> Stream:
+        return self.infer.streams[self.t]
 
 
 def generate(
@@ -96,7 +102,7 @@ def generate(
                     )
         t = by_name[x.stream]
         conditions = tuple(g.streams for g in x.guides)
-        statics = _Statics(infer.streams, infer.encode, infer.logits, t, x.scheme, conditions)
+        statics = _Statics(infer._replace(params=()), t, x.scheme, conditions)
         weights = jnp.asarray([g.weight for g in x.guides], jnp.float32)
         filters = jnp.float32(x.top_k), jnp.float32(x.top_p)
         if x.scheme == "autoregressive":
@@ -122,43 +128,31 @@ def _canvas(infer: TokenInfer, given: Mapping[str, Array], schedule: Sequence[Ta
     return canvases.fill(empty, infer.streams, given)
 
 
-def _logits(
-    statics: _Statics, params: Params, canvas: Canvas, queries: Tokens, reach: Array | None, weights: Array
-) -> Array:
-    """Guided logits: all conditions and the plain pass are one batch."""
-    context = _contexts(statics, params, canvas)
-    return _guided(statics, params, context, queries, reach, weights)
-
-
 def _contexts(statics: _Statics, params: Params, canvas: Canvas) -> tuple[Array, Tokens]:
-    named = {n for c in statics.conditions for n in c}
-    states = [canvases.emptied(canvas, statics.streams, tuple(named - {*c})) for c in statics.conditions]
-    states.append(canvases.emptied(canvas, statics.streams, tuple(named)) if named else canvas)
+    """What the encoder makes of the canvas under each condition and under none, as one batch; and its tokens."""
+    streams, named = statics.infer.streams, {n for c in statics.conditions for n in c}
+    states = [canvases.emptied(canvas, streams, tuple(named - {*c})) for c in statics.conditions]
+    states.append(canvases.emptied(canvas, streams, tuple(named)) if named else canvas)
     whole = jax.tree.map(lambda *rows: jnp.concatenate(rows), *states)
-    tokens = canvases.inputs(whole, statics.streams)
-    return statics.encode(params, tokens, whole.patches), tokens
+    tokens = canvases.inputs(whole, streams)
+    return statics.infer.encode(params, tokens, whole.patches), tokens
 
 
-def _guided(
-    statics: _Statics,
-    params: Params,
-    context: tuple[Array, Tokens],
-    queries: Tokens,
-    reach: Array | None,
-    weights: Array,
-) -> Array:
-    passes = len(statics.conditions) + 1
-    repeat = lambda x: jnp.concatenate([x] * passes)  # noqa: E731
-    asked = jax.tree.map(repeat, queries)
-    found = statics.logits(params, *context, asked, None if reach is None else repeat(reach), statics.t)
-    found = found.reshape(passes, -1, *found.shape[1:]).astype(jnp.float32)
+def _repeated(statics: _Statics, queries: Tokens) -> Tokens:
+    """The same queries to each of the contexts."""
+    return jax.tree.map(lambda x: jnp.concatenate([x] * (len(statics.conditions) + 1)), queries)
+
+
+def _guided(statics: _Statics, found: Array, weights: Array) -> Array:
+    """Logits of all contexts as those under guidance."""
+    found = found.reshape(len(statics.conditions) + 1, -1, *found.shape[1:]).astype(jnp.float32)
     return guide(found[:-1], found[-1], weights) if statics.conditions else found[0]
 
 
 @partial(jax.jit, static_argnums=0)
 def _decide(statics, params, canvas, count, temperature, weights, top_k, top_p, rng) -> Canvas:
     """One step of MaskGIT or ROAR: `count` open places of the target get their ids."""
-    s = statics.streams[statics.t]
+    s = statics.stream
     open_ = ~canvas.known[s.name]
     for_place, for_sample = jax.random.split(rng)
     chosen = open_
@@ -168,7 +162,10 @@ def _decide(statics, params, canvas, count, temperature, weights, top_k, top_p, 
         chosen = open_ & (_rank(jnp.where(open_, noise, jnp.inf)) < count)
     place = jnp.broadcast_to(jnp.arange(s.size, dtype=jnp.int32), open_.shape)
     queries = Tokens(jnp.zeros_like(place), jnp.full_like(place, statics.t), place, chosen)
-    logits = _logits(statics, params, canvas, queries, None, weights)
+    asked = statics.infer.logits(
+        params, *_contexts(statics, params, canvas), _repeated(statics, queries), None, statics.t
+    )
+    logits = _guided(statics, asked, weights)
     ids, chance = sample(for_sample, logits, temperature, top_k, top_p)
     if statics.scheme == "maskgit":
         chosen = open_ & (_rank(jnp.where(open_, -chance, jnp.inf)) < count)
@@ -184,13 +181,13 @@ def _rank(values: Array) -> Array:
 
 def _text(statics: _Statics, params: Params, canvas: Canvas, *settings: Array) -> Canvas:
     """A text from nothing, or the spans behind the sentinels of one that is given, merged into it."""
-    s = statics.streams[statics.t]
+    s = statics.stream
     given = np.asarray(jnp.where(canvas.known[s.name], canvas.ids[s.name], PAD))
     fresh = ~(given >= s.vocab).any(1)
     if fresh.any() and not fresh.all():
         raise ConfigError(f"{s.name}: some rows have open spans and others none: generate them apart")
     if fresh.all():
-        canvas = canvases.emptied(canvas, statics.streams, (s.name,))
+        canvas = canvases.emptied(canvas, statics.infer.streams, (s.name,))
         given = np.asarray(canvas.ids[s.name])
     written = np.asarray(_write(statics, params, canvas, *settings))
     ids = np.full(given.shape, PAD, np.int32)
@@ -203,26 +200,29 @@ def _text(statics: _Statics, params: Params, canvas: Canvas, *settings: Array) -
 
 @partial(jax.jit, static_argnums=0)
 def _write(statics, params, canvas, temperature, weights, top_k, top_p, rng) -> Array:
-    """[B, length + 2] ids: the first sentinel, then what follows, up to the one behind the last that goes in. The encoder runs once."""
-    s = statics.streams[statics.t]
+    """[B, length + 2] ids: the first sentinel, then what follows, up to the one behind the last that goes in.
+
+    The encoder runs once; the decoder remembers what it read, and stops when every row has come to its end.
+    """
+    s, infer = statics.stream, statics.infer
     b, n = len(canvas.ids[s.name]), s.length + 2
     last = s.vocab + jnp.maximum((canvas.ids[s.name] >= s.vocab).sum(1), 1)
-    context = _contexts(statics, params, canvas)
-    place = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (b, n))
-    reach = jnp.ones_like(place)
+    memory = infer.begin(params, *_contexts(statics, params, canvas), n)
 
-    def step(i, carry):
-        ids, done = carry
-        queries = Tokens(ids, jnp.full_like(ids, statics.t), place, jnp.ones(ids.shape, bool))
-        logits = _guided(statics, params, context, queries, reach, weights)[:, i]
+    def step(carry):
+        i, ids, done, memory = carry
+        read = jax.lax.dynamic_slice_in_dim(ids, i, 1, axis=1)
+        query = Tokens(read, jnp.full_like(read, statics.t), jnp.full_like(read, i), jnp.ones_like(read, bool))
+        said, memory = infer.read(params, memory, _repeated(statics, query), statics.t)
         # PAD is no token of a text.
-        logits = logits.at[:, PAD].set(-jnp.inf)
+        logits = _guided(statics, said, weights).at[:, PAD].set(-jnp.inf)
         said, _ = sample(jax.random.fold_in(rng, i), logits, temperature, top_k, top_p)
         said = jnp.where(done, PAD, said)
-        return ids.at[:, i + 1].set(said), done | (said >= last)
+        return i + 1, ids.at[:, i + 1].set(said), done | (said >= last), memory
 
     ids = jnp.zeros((b, n), jnp.int32).at[:, 0].set(s.vocab)
-    return jax.lax.fori_loop(0, n - 1, step, (ids, jnp.zeros(b, bool)))[0]
+    start = jnp.int32(0), ids, jnp.zeros(b, bool), memory
+    return jax.lax.while_loop(lambda c: (c[0] < n - 1) & ~c[2].all(), step, start)[1]
 
 
 def compiled() -> int:

@@ -34,10 +34,10 @@ def along_text(
     return ask.logits(ask.params, context, given, queries, jnp.ones_like(place), t), body
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _likeliest(streams, encode, logits, t, params, given, patches, text):
-    ask = TokenInfer(streams, encode, logits, params)
-    if not streams[t].length:
+@partial(jax.jit, static_argnums=(0, 1))
+def _likeliest(infer, t, params, given, patches, text):
+    ask = infer._replace(params=params)
+    if not infer.streams[t].length:
         return whole_stream(ask, given, patches, t).argmax(-1)
     found, _ = along_text(ask, given, patches, t, text)
     return found.argmax(-1)
@@ -51,4 +51,4 @@ def likeliest(
     tokens = spans.everything({k: jnp.asarray(ids[k]) for k in given}, ask.streams)
     seen = {k: v for k, v in patches.items() if k in given}
     text = ids[target] if ask.streams[t].length else jnp.zeros((), jnp.int32)
-    return _likeliest(ask.streams, ask.encode, ask.logits, t, ask.params, tokens, seen, text)
+    return _likeliest(ask._replace(params=()), t, ask.params, tokens, seen, text)

@@ -71,6 +71,9 @@ class Attention(nn.Module):
     """Multi-head scaled dot-product attention (Vaswani et al. 2017) of `x` to `context`, or to itself.
 
     `mask` is True where a query may look at a key; `implementation` as in `attend`; `use_bias` False leaves out all biases.
+    Applied with mutable=["cache"], it remembers keys and values: a first call (whose numbers are of no use) makes room for as many as its
+    tokens, or keeps those of the context; from then on the new tokens of self-attention are written behind those before them, and all
+    are looked at, which the mask must narrow to what is written.
     Raises ConfigError where `heads` does not divide the width.
     """
 
@@ -89,7 +92,9 @@ class Attention(nn.Module):
     ) -> Float[Array, "B N D"]:
         width = x.shape[-1]
         check_heads(width, self.heads)
-        context = x if context is None else context
+        read = x if context is None else context
+        cached = self.is_mutable_collection("cache") and not self.is_initializing()
+        begun = cached and self.has_variable("cache", "key")
 
         def project(inputs, name):
             # A key bias adds the same to all logits of a query: softmax does not see it, and no gradient reaches it.
@@ -98,7 +103,22 @@ class Attention(nn.Module):
             dense = nn.Dense(width, use_bias=biased, dtype=self.dtype, kernel_init=init, name=name)
             return flat_dense(dense, inputs).reshape(*inputs.shape[:2], self.heads, -1)
 
-        q, k, v = project(x, "query"), project(context, "key"), project(context, "value")
+        def recalled(name):
+            """All keys, or values, so far."""
+            if begun and context is not None:
+                return self.get_variable("cache", name)
+            found = project(read, name)
+            if begun:
+                before, at = self.get_variable("cache", name), self.get_variable("cache", "written")
+                found = jax.lax.dynamic_update_slice_in_dim(before, found, at, axis=1)
+            if cached:
+                self.put_variable("cache", name, found)
+            return found
+
+        q, k, v = project(x, "query"), recalled("key"), recalled("value")
+        if cached and context is None:
+            before = self.get_variable("cache", "written") + x.shape[1] if begun else 0
+            self.put_variable("cache", "written", jnp.asarray(before, jnp.int32))
         y = attend(q, k, v, mask, bias, self.implementation)
         y = y.reshape(*x.shape[:2], width)
         init = nn.initializers.xavier_uniform()

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mmrep.errors import ConfigError
 from mmrep.masking.spans import Stream, Tokens, attention_mask
@@ -36,18 +36,31 @@ class Tables(nn.Module):
         return {name: self.param(name, init, (n, self.width), jnp.float32) for name, n in self.rows}
 
 
+class Memory(NamedTuple):
+    """Of a text that is read token by token: the decoder's keys and values, its context and what of that is real, and which tokens were read."""
+
+    cache: Any
+    context: Float[Array, "B N D"]
+    real: Bool[Array, "B N"]
+    seen: Bool[Array, " L"]
+
+
 class TokenModel(NamedTuple):
     """init: rng -> params.   encode: (params, tokens, patches = {}) -> (encoded [B, N, D], the encoder's `out`).
 
     patches: [B, places, values] in [-1, 1] of each pixel stream, (row, column, channel) inside a patch.
 
     decode: (params, encoded, its tokens, queries, reach [B, M] or None: no self-attention mask) -> [B, M, D].
+    begin:  (params, encoded, its tokens, length) -> a memory for so many tokens of one text, to be read one by one.
+    read:   (params, memory, query [B, 1]) -> ([B, 1, D], memory): what `decode` gives for the last of the tokens read so far.
     tables: params -> the decoder's table of each stream, in which its logits are taken.
     """
 
     init: Callable[[PRNGKeyArray], Params]
     encode: Callable[..., tuple[Float[Array, "B N D"], dict[str, Any]]]
     decode: Callable[[Params, Array, Tokens, Tokens, Int[Array, "B M"] | None], Float[Array, "B M D"]]
+    begin: Callable[[Params, Array, Tokens, int], Memory]
+    read: Callable[[Params, Memory, Tokens], tuple[Float[Array, "B 1 D"], Memory]]
     tables: Callable[[Params], tuple[Array, ...]]
 
 
@@ -150,23 +163,43 @@ def token_model(
         x = jnp.where(tokens.valid[..., None], x, 0) + labels(params, tokens)
         return run(params, "encoder", x, padding_mask(tokens.valid))
 
-    def decode(params: Params, encoded: Array, inputs: Tokens, queries: Tokens, reach: Array | None) -> Array:
-        context = run(params, "context", encoded) + labels(params, inputs)
+    def asked(params: Params, queries: Tokens) -> Array:
+        """What goes into the decoder: texts as they are read, images as the mask token."""
         y = jnp.broadcast_to(params["mask"]["token"][0].astype(kind), (*queries.ids.shape, width))
         reads = jnp.asarray(is_text)[queries.stream]
         if texts:
             table = jnp.concatenate([params["out"][s.name] for s in texts])
             at = jnp.where(reads, jnp.asarray(text_row)[queries.stream] + queries.ids, 0)
             y = jnp.where(reads[..., None], table[at].astype(kind), y)
-        y = jnp.where(queries.valid[..., None], y, 0) + labels(params, queries)
+        return jnp.where(queries.valid[..., None], y, 0) + labels(params, queries)
+
+    def decode(params: Params, encoded: Array, inputs: Tokens, queries: Tokens, reach: Array | None) -> Array:
+        context = run(params, "context", encoded) + labels(params, inputs)
         mask = padding_mask(queries.valid) if reach is None else attention_mask(reach, queries.stream, separate)
         if not causal:
             same = queries.stream[:, :, None] == queries.stream[:, None, :]
             mask = padding_mask(queries.valid) & same[:, None] if separate else padding_mask(queries.valid)
-        return run(params, "decoder", y, mask, context, padding_mask(inputs.valid))[0]
+        return run(params, "decoder", asked(params, queries), mask, context, padding_mask(inputs.valid))[0]
+
+    def remember(params: Params, cache: Any, *inputs: Any) -> tuple[Array, Any]:
+        variables = {"params": params["decoder"]} | ({} if cache is None else {"cache": cache})
+        (y, _), changed = modules["decoder"].apply(variables, *inputs, mutable=["cache"])
+        return y, changed["cache"]
+
+    def begin(params: Params, encoded: Array, inputs: Tokens, length: int) -> Memory:
+        context = run(params, "context", encoded) + labels(params, inputs)
+        room = jnp.zeros((len(encoded), length, width), kind)
+        _, cache = remember(params, None, room, None, context, padding_mask(inputs.valid))
+        return Memory(cache, context, inputs.valid, jnp.zeros(length, bool))
+
+    def read(params: Params, memory: Memory, query: Tokens) -> tuple[Array, Memory]:
+        seen = jnp.arange(len(memory.seen)) <= memory.seen.sum()
+        mask, real = seen[None, None, None], padding_mask(memory.real)
+        y, cache = remember(params, memory.cache, asked(params, query), mask, memory.context, real)
+        return y, memory._replace(cache=cache, seen=seen)
 
     def tables(params: Params) -> tuple[Any, ...]:
         # Pixels are never predicted: their table is one row that no token meets.
         return tuple(jnp.zeros((1, width), jnp.float32) if s.patch else params["out"][s.name] for s in streams)
 
-    return TokenModel(init, encode, decode, tables)
+    return TokenModel(init, encode, decode, begin, read, tables)

@@ -87,6 +87,7 @@ class Block(nn.Module):
     `at` [B] asks for one token of each example alone: [B,1,D], the same numbers as that row of the whole, for far less work.
     `bias` and `context_bias` are added to the logits of self- and cross-attention. `norm_context` sends the context through the LayerNorm
     of the cross-attention's queries too (CROMA), "own" through one of its own (4M). `use_bias` False leaves out every bias (4M).
+    `mask` is over the N tokens themselves, or over all K that Attention remembers of earlier calls.
     """
 
     heads: int
@@ -104,7 +105,7 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B N D"],
-        mask: Bool[Array, "#B #H #N #N"] | None = None,
+        mask: Bool[Array, "#B #H #N #K"] | None = None,
         context: Float[Array, "B M E"] | None = None,
         context_mask: Bool[Array, "#B #H #N #M"] | None = None,
         at: Int[Array, " B"] | None = None,
@@ -180,7 +181,7 @@ class Transformer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B N D"],
-        mask: Bool[Array, "#B #H #N #N"] | None = None,
+        mask: Bool[Array, "#B #H #N #K"] | None = None,
         context: Float[Array, "B M E"] | None = None,
         context_mask: Bool[Array, "#B #H #N #M"] | None = None,
         at: Int[Array, " B"] | None = None,
@@ -214,7 +215,7 @@ class Transformer(nn.Module):
 
             layers = nn.scan(
                 layer,
-                variable_axes={"params": 0},
+                variable_axes={"params": 0, "cache": 0},
                 split_rngs={"params": True},
                 in_axes=nn.broadcast,
                 length=self.depth,

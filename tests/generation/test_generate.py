@@ -1,5 +1,7 @@
 """Generation with a hand-made model that always knows what it wants, and with a small 4M."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from mmrep.errors import ConfigError, DataError
 from mmrep.generation import Canvas, Guide, Target, TokenInfer, blank, chain, fill, generate, merge_spans
 from mmrep.generation.canvas import emptied, inputs
 from mmrep.generation.generate import compiled
-from mmrep.masking.spans import Mixture, Stream
+from mmrep.masking.spans import Mixture, Stream, Tokens
 from mmrep.modality import EOS
 from mmrep.systems.masked import fourm
 
@@ -31,7 +33,13 @@ def oracle(streams=STREAMS):
             want = script[queries.place] * jnp.ones_like(queries.ids)
         return params["sure"] * jax.nn.one_hot(want, s.rows)
 
-    return TokenInfer(streams, encode, logits, {"sure": jnp.float32(50.0), "use": jnp.int32(0)})
+    def begin(params, context, given, length):
+        return context, given
+
+    def read(params, memory, query, t):
+        return logits(params, *memory, query, None, t)[:, 0], memory
+
+    return TokenInfer(streams, encode, logits, begin, read, {"sure": jnp.float32(50.0), "use": jnp.int32(0)})
 
 
 @pytest.mark.parametrize("scheme", ["maskgit", "roar"])
@@ -144,6 +152,47 @@ def test_rows_do_not_depend_on_each_other_and_keys_decide():
     hot = lambda key: np.asarray(generate(infer, {"depth": depth}, None, [Target("rgb", steps=3)], key).ids["rgb"])  # noqa: E731
     np.testing.assert_array_equal(hot(KEY), hot(KEY))
     assert (hot(KEY) != hot(jax.random.key(1))).any()
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_text_read_token_by_token_is_the_text_read_at_once(scan):
+    config = replace(small(), decoder_depth=3, scan=scan)
+    infer = fourm.token_infer(config, config.model().init(KEY))
+    # Rows of different lengths, so that some of the context is padding.
+    given = fill(
+        blank(STREAMS, ["caption"], 2), STREAMS, {"caption": np.array([[9, 8, 7, 2, 0, 0], [5, 2, 0, 0, 0, 0]])}
+    )
+    tokens = inputs(given, STREAMS)
+    context = infer.encode(infer.params, tokens, {})
+    ids = jnp.asarray([[12, 5, 6, 2], [12, 7, 5, 9]], jnp.int32)
+    place = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32), ids.shape)
+    queries = Tokens(ids, jnp.full_like(ids, 2), place, jnp.ones(ids.shape, bool))
+    whole = infer.logits(infer.params, context, tokens, queries, jnp.ones_like(ids), 2)
+    memory = infer.begin(infer.params, context, tokens, 7)  # room for more than is read
+    for i in range(4):
+        said, memory = infer.read(infer.params, memory, jax.tree.map(lambda x, i=i: x[:, i : i + 1], queries), 2)
+        np.testing.assert_allclose(said, whole[:, i], rtol=1e-4, atol=1e-5)
+
+
+def test_a_text_is_written_as_by_reading_all_of_it_again_for_each_word():
+    config = replace(small(), decoder_depth=2)
+    params = config.model().init(KEY)
+    params["out"]["caption"] = jnp.where(jnp.arange(16)[:, None] < 12, 20 * params["out"]["caption"], 0)  # goes on
+    infer = fourm.token_infer(config, params)
+    given = fill(blank(STREAMS, ["depth", "caption"], 2), STREAMS, {"depth": np.arange(8).reshape(2, 4) % 6})
+    tokens = inputs(emptied(given, STREAMS, ("caption",)), STREAMS)
+    context = infer.encode(params, tokens, {})
+    place = jnp.broadcast_to(jnp.arange(8, dtype=jnp.int32), (2, 8))
+    ids = jnp.zeros((2, 8), jnp.int32).at[:, 0].set(12)
+    for i in range(7):
+        queries = Tokens(ids, jnp.full_like(ids, 2), place, jnp.ones(ids.shape, bool))
+        said = infer.logits(params, context, tokens, queries, jnp.ones_like(ids), 2)[:, i, 1:].argmax(-1) + 1
+        ids = ids.at[:, i + 1].set(said)
+    found = generate(infer, given, None, [Target("caption", "autoregressive", temperature=0.0)], KEY).ids["caption"]
+    for row, want in zip(np.asarray(found), np.asarray(ids)[:, 1:7]):
+        end = list(want).index(EOS) + 1 if EOS in want else 6
+        np.testing.assert_array_equal(row[:end], want[:end])
+    assert (found[:, 0] > 0).all()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from mmrep.masking.spans import Masked, Mixture, Stream, Tokens
 from mmrep.nn.quantise import check_levels
 from mmrep.nn.stream_tokens import Levels, detokenise, patches, tokenise
 from mmrep.nn.tied_heads import BLOCK, table_cross_entropy, target_weights
-from mmrep.nn.token_model import TokenModel, token_model
+from mmrep.nn.token_model import Memory, TokenModel, token_model
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
 
 
@@ -107,15 +107,21 @@ def token_infer(config: Config, params: Params) -> TokenInfer:
     """The trained model as `mmrep.generation.generate` takes it. Made once, its steps compile once."""
     model = config.model()
 
-    def logits(params: Params, context: Array, given: Tokens, queries: Tokens, reach: Array | None, t: int) -> Array:
-        y = model.decode(params, context, given, queries, reach)
+    def spoken(params: Params, y: Array, t: int) -> Array:
         return y @ model.tables(params)[t].astype(y.dtype).T
 
-    def read(batch: Batch) -> tuple[dict[str, Array], dict[str, Array]]:
+    def logits(params: Params, context: Array, given: Tokens, queries: Tokens, reach: Array | None, t: int) -> Array:
+        return spoken(params, model.decode(params, context, given, queries, reach), t)
+
+    def read(params: Params, memory: Memory, query: Tokens, t: int) -> tuple[Array, Memory]:
+        y, memory = model.read(params, memory, query)
+        return spoken(params, y[:, 0], t), memory
+
+    def tokenised(batch: Batch) -> tuple[dict[str, Array], dict[str, Array]]:
         return tokenise(config.streams, config.levels, batch), patches(config.streams, batch)
 
     return TokenInfer(
-        config.streams, lambda p, tokens, pixels: model.encode(p, tokens, pixels)[0], logits, params, read,
+        config.streams, lambda p, tokens, pixels: model.encode(p, tokens, pixels)[0], logits, model.begin, read, params, tokenised,
         lambda ids: detokenise(config.streams, config.levels, ids),
     )  # fmt: skip
 

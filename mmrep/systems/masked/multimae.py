@@ -35,6 +35,7 @@ class Config:
     alpha:   concentration of the Dirichlet over maps.   subsets: draw a subset of the maps first.
     position_base: longest wavelength of the fixed positions, in units of 2 pi patches: 10,000 as in the paper, less for small grids.
     blind:   decoders see their own modality's tokens alone, so that nothing is predicted across modalities (an ablation).
+    balance: "weights" sums the losses by their weights; "uncertainty" by a learnt log-variance s each, exp(-s) L + s (Kendall et al. 2018).
     The batch may hold `present` [B, maps], 1 where an example has the map: an absent one is neither seen nor predicted.
     """
 
@@ -56,6 +57,7 @@ class Config:
     remat: bool = False
     dtype: str = "float32"
     position_base: float = field(default=10_000.0, metadata={"since": 2})
+    balance: Literal["weights", "uncertainty"] = field(default="weights", metadata={"since": 2})
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -80,6 +82,8 @@ class Config:
                 )
             if self.blind and t.map not in [m.name for m in self.maps]:
                 raise ConfigError(f"system.blind is on, and {t.map!r} never goes in: its decoder would see nothing")
+        if self.balance not in ("weights", "uncertainty"):
+            raise ConfigError(f"system.balance is {self.balance!r}: choose 'weights' or 'uncertainty'")
         budgets.check(self.sizes, self.visible, (self.alpha,) * len(self.maps))
 
     def build(self) -> System:
@@ -92,6 +96,10 @@ class Config:
             blind=self.blind, scan=self.scan, remat=self.remat, dtype=self.dtype, position_base=self.position_base,
         )  # fmt: skip
 
+        def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, Extras]:
+            learnt = {"log_variance": jnp.zeros(len(self.tasks))} if self.balance == "uncertainty" else {}
+            return model.init(rng, batch) | learnt, {}
+
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
             values = {m.name: m.standard(batch[m.name]) for m in (*self.maps, *self.targets)}
             present = batch["present"][:, : len(names)] > 0.5 if "present" in batch else None
@@ -100,7 +108,9 @@ class Config:
             seen = budgets.choose(for_choice, share, self.sizes, self.visible, present)
             encoded, _, _ = model.encode(params, {k: values[k] for k in names}, seen)
             found = task_losses(self, model.decode(params, encoded, seen, values), values, seen, present)
-            return sum((t.weight * v for t, v in zip(self.tasks, found.values())), jnp.float32(0.0)), found
+            weights = jnp.asarray([t.weight for t in self.tasks], jnp.float32)
+            each = uncertain(jnp.stack([*found.values()]), params.get("log_variance"))
+            return (weights * each).sum(), found
 
         def given(params: Params, batch: Batch) -> tuple[Array, dict[str, Any], Visible, dict[str, Array]]:
             values = {m.name: m.standard(batch[m.name]) for m in self.maps if m.name in batch}
@@ -123,7 +133,14 @@ class Config:
             return layer_features(given(params, batch)[1])
 
         infer = {"fused": fused, "fused_layers": layers, "tokens": tokens, "reconstruct": reconstruct}
-        return System(lambda rng, batch: (model.init(rng, batch), {}), stateless(loss), infer)
+        return System(init, stateless(loss), infer)
+
+
+def uncertain(losses: Float[Array, " T"], log_variance: Float[Array, " T"] | None) -> Float[Array, " T"]:
+    """Losses weighted by homoscedastic uncertainty (Kendall, Gal and Cipolla 2018); 0 where a loss is 0, as its task had no target."""
+    if log_variance is None:
+        return losses
+    return jnp.where(losses != 0, jnp.exp(-log_variance) * losses + log_variance, 0)
 
 
 def labels(tasks: tuple[Task, ...]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from mmrep.interop.multimae import from_authors, to_authors
 from mmrep.losses import masked
 from mmrep.masking import budgets
 from mmrep.nn.maps import Map, truncated_standard
-from mmrep.systems.masked.multimae import Config, Task, labels, task_losses
+from mmrep.systems.masked.multimae import Config, Task, labels, task_losses, uncertain
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "multimae.npz")
 PLAIN = {"mean": (0.0,), "std": (1.0,)}
@@ -177,6 +177,21 @@ def test_ignored_pixels_count_for_nothing():
     found = masked.patch_cross_entropy(logits, labels_, ignore=255)
     log_p = np.asarray(jax.nn.log_softmax(logits))
     np.testing.assert_allclose(found, [[-(log_p[0, 0, 0, 0] + log_p[0, 0, 1, 1]) / 2, 0.0]], rtol=1e-5)
+
+
+def test_uncertainty_weighs_the_tasks_and_learns():
+    # The authors' UncertaintyWeightingStrategy on these numbers, by hand: exp(-s) L + s, and nothing of a task without targets.
+    found = uncertain(jnp.asarray([2.0, 0.0, 4.0]), jnp.asarray([0.0, 1.0, np.log(2.0)]))
+    np.testing.assert_allclose(found, [2.0, 0.0, 2.0 + np.log(2.0)], rtol=1e-6)
+    rng = jax.random.key(0)
+    plain, learnt = CONFIG.build(), replace(CONFIG, balance="uncertainty").build()
+    params, extras = learnt.init(rng, batch())
+    assert params["log_variance"].shape == (4,)
+    want, (_, parts) = plain.loss({k: v for k, v in params.items() if k != "log_variance"}, extras, batch(), rng)
+    total = learnt.loss(params, extras, batch(), rng)[0]
+    np.testing.assert_allclose(total, want, rtol=1e-6)  # exp(0) L + 0
+    slope = jax.grad(lambda p: learnt.loss(p, extras, batch(), rng)[0])(params)["log_variance"]
+    np.testing.assert_allclose(slope, [1 - parts[k] for k in labels(TASKS)], rtol=1e-4)
 
 
 def test_blind_decoders_see_their_own_map_alone():
