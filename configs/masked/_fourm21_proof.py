@@ -19,7 +19,6 @@ def get_proof() -> Proof:
             Expect("all", "seven", 0.0, "13 modalities >= 7, less 2 points, on what both predict", slack=0.02),
             Expect("all, fresh", "seven", 0.0, "so too from the start", headline=False, slack=0.02),
             Expect("steering/brightness asked~made correlation", 0.5, 0.0, "trained on to draw: the brightness that metadata asks for is made"),
-            Expect(0.2, "steering/brightness asked~made without", 0.0, "not without it", headline=False),
             Expect("steering/palette asked~made distance without", "steering/palette asked~made distance", 0.05, "and a main colour nearer to the palette's", headline=False),
             Expect("all/brightness asked~made correlation", 0.5, 0.0, "without being trained on for it", headline=False),
             Expect("all/depth->teacher R@10", 0.33, 0.0, "retrieval by predicted embeddings from depth at 10 x chance", headline=False),
@@ -30,6 +29,6 @@ def get_proof() -> Proof:
         "pixels to all as one of six mixtures .40, three times as often .58; of `steering` (2,000 steps of whole records) brightness .55, without "
         "it .12; after 1,000 of all records, palettes half of them hidden, .17. That test of palettes took all their colours, which captions contradict: with and "
         "without them .32 and .31 away; the main colour was not tried on val. The test seeds were seen at 1,000 steps before, and again before `steering` was added. "
-        "Each brightness is drawn with noise of its own and ROAR's order is shared by all scenes, so a few orders can correlate by chance (.52 without the measure on seed 1): "
-        "believe the difference to `without`, not the correlation alone.",
+        "All brightnesses are drawn with the same noise, so that nothing but the measure tells a scene's pictures apart; the first two seeds were run "
+        "with noise of its own for each before (correlations .40 and .72, and without the measure -.03 and .52).",
     )  # fmt: skip

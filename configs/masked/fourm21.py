@@ -23,7 +23,7 @@ from mmrep.masking.spans import Mixture, Stream
 from mmrep.nn.stream_tokens import Levels
 from mmrep.systems.masked.fourm import Config
 
-SIZES = ("tiny", "small", "paper", "steering")
+SIZES = ("tiny", "small", "paper", "steering", "words")
 SERIAL = serialise.Serial()
 WORLD = replace(fourm.WORLD, tints=("white", "grey", "sand", "sky"))
 K, VOCAB = WORLD.n_objects[1], 224
@@ -109,7 +109,7 @@ def get_config(size: str = "small") -> Experiment:
         return Experiment(model, small, (Phase(steps=4),), Optim(lr=1e-3), evals, Train(log_every=2))
     from configs.masked import _fourm21_sizes as stages  # which start from `small`
 
-    return {"paper": stages.paper, "steering": stages.steering}[size]()
+    return {"paper": stages.paper, "steering": stages.steering, "words": stages.words}[size]()
 
 
 def get_proof() -> Proof:

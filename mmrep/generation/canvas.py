@@ -85,7 +85,7 @@ def emptied(canvas: Canvas, streams: Sequence[Stream], names: Sequence[str]) -> 
     for s in streams:
         if s.name in names and s.name in ids:
             first = jnp.arange(s.size) == 0
-            ids[s.name] = jnp.where(s.length and first, s.vocab, 0) * jnp.ones_like(ids[s.name])
+            ids[s.name] = jnp.where(s.length and first, s.sentinel, 0) * jnp.ones_like(ids[s.name])
             known[s.name] = jnp.broadcast_to(first & (s.length > 0), known[s.name].shape)
     return Canvas(ids, known, canvas.patches)
 

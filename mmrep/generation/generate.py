@@ -79,8 +79,8 @@ def generate(
         if x.stream not in by_name:
             raise ConfigError(f"no stream {x.stream!r}{near(x.stream, by_name)}")
         s = infer.streams[by_name[x.stream]]
-        if s.patch:
-            raise ConfigError(f"{x.stream!r} is a stream of pixels, which only goes in: generate its tokens instead")
+        if s.only_input:
+            raise ConfigError(f"{x.stream!r} only goes in: generate what is made of tokens")
         if bool(s.length) != (x.scheme == "autoregressive"):
             raise ConfigError(
                 f"target {x.stream!r} is {'a text' if s.length else 'an image'}: its scheme must be "

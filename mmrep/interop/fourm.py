@@ -74,7 +74,7 @@ def to_authors(
         weights[leaf.name] = np.concatenate([weights[leaf.name], w]) if leaf.part[0] else w
     for s in config.streams:
         theirs = (names or {}).get(s.name, s.name)
-        if not s.patch:
+        if not s.only_input:
             weights[f"decoder_embeddings.{theirs}.mod_emb"] = weights[f"encoder_embeddings.{theirs}.mod_emb"]
             weights[f"decoder_embeddings.{theirs}.to_logits.weight"] = weights[
                 f"decoder_embeddings.{theirs}.token_emb.weight"
@@ -88,6 +88,10 @@ def _leaves(config: Config, names: Mapping[str, str]) -> Iterator[Leaf]:
         yield Leaf(f"stream/{s.name}", f"encoder_embeddings.{theirs}.mod_emb", "row")
         if s.patch:
             yield Leaf(f"pixels_{s.name}/kernel", f"encoder_embeddings.{theirs}.proj.weight")
+            continue
+        if s.vectors:
+            yield Leaf(f"vectors_{s.name}/kernel", f"encoder_embeddings.{theirs}.emb_proj.weight")
+            yield Leaf(f"vectors_{s.name}/bias", f"encoder_embeddings.{theirs}.emb_proj.bias", "same")
             continue
         yield Leaf(f"in/{s.name}", f"encoder_embeddings.{theirs}.token_emb.weight", "table")
         yield Leaf(f"out/{s.name}", f"decoder_embeddings.{theirs}.token_emb.weight", "table")

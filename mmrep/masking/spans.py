@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mmrep.errors import ConfigError, DataError
-from mmrep.modality import BOS, PAD
+from mmrep.modality import BOS, FIRST_PIECE, PAD
 
 LEAST_ALPHA = 1e-9  # stands for a concentration of 0
 KEEPS = "random", "all", "binary"
@@ -27,6 +27,8 @@ class Stream:
 
     vocab: number of ids, without sentinels.   grid: (rows, columns) of an image's tokens.   length: of a text instead, EOS included.
     patch: > 0 for a stream of pixels, patches of that side and `channels`: it only goes in, has no ids, and vocab is 0.
+    vectors: > 0 for a text of embeddings of so many numbers each (4M-21's T5 captions): it too only goes in, its vocab is 0, its ids say
+             which embedding stands where, and a hidden span is one vector of zeros.
     learned: places have learnt positions, for tokens of a vector, whose grid means nothing.
     keep:  how much of a text is kept where it goes in, before the budget cuts it: "random" U(0, 1), "all", or "binary" (all or nothing).
     chunk: tokens of a text that are kept or cut out together, from its first on; its EOS is a chunk of its own (4M-21).
@@ -41,6 +43,16 @@ class Stream:
     patch: int = field(default=0, metadata={"since": 2})
     channels: int = field(default=3, metadata={"since": 2})
     learned: bool = field(default=False, metadata={"since": 2})
+    vectors: int = field(default=0, metadata={"since": 2})
+
+    @property
+    def only_input(self) -> bool:
+        return self.patch > 0 or self.vectors > 0
+
+    @property
+    def sentinel(self) -> int:
+        """The id of the first span that is hidden."""
+        return FIRST_PIECE + self.length if self.vectors else self.vocab
 
     @property
     def size(self) -> int:
@@ -50,7 +62,7 @@ class Stream:
     @property
     def rows(self) -> int:
         """Ids with sentinels: every second token a span of its own, and one that ends the target."""
-        return self.vocab + (self.length + 1) // 2 + 1 if self.length else self.vocab
+        return self.sentinel + (self.length + 1) // 2 + 1 if self.length else self.vocab
 
 
 @dataclass(frozen=True)
@@ -93,12 +105,12 @@ def check(streams: Sequence[Stream], mixtures: Sequence[Mixture], n_input: int, 
     if not streams or len({*names}) < len(names):
         raise ConfigError(f"system.streams are named {names}: give at least one, each name once")
     for s in streams:
-        if (s.vocab < 2) != (s.patch > 0) or (s.length > 0) == (s.grid[0] * s.grid[1] > 0) or s.size < 1:
+        if (s.vocab < 2) != s.only_input or (s.length > 0) == (s.grid[0] * s.grid[1] > 0) or s.size < 1:
             raise ConfigError(
-                f"stream {s.name!r}: give vocab >= 2 (0 with a patch, for pixels) and either a grid or a length"
+                f"stream {s.name!r}: give vocab >= 2 (0 for pixels and vectors) and either a grid or a length"
             )
-        if s.length and (s.patch or s.learned):
-            raise ConfigError(f"stream {s.name!r} is a text: patch and learned are for images")
+        if (s.length and (s.patch or s.learned)) or (s.vectors and not s.length):
+            raise ConfigError(f"stream {s.name!r}: patch and learned are for images, vectors for texts")
         if s.keep not in KEEPS:
             raise ConfigError(f"stream {s.name!r}: keep is {s.keep!r}, choose 'random', 'all' or 'binary'")
         if s.chunk < 1 or (s.chunk > 1 and s.chunk >= s.length):
@@ -115,8 +127,10 @@ def check(streams: Sequence[Stream], mixtures: Sequence[Mixture], n_input: int, 
                 raise ConfigError(f"mixtures[{i}].{side} is {alphas}: give one concentration for each of {names}")
             if any(not 0 <= a < float("inf") for a in alphas) or not any(alphas):
                 raise ConfigError(f"mixtures[{i}].{side} is {alphas}: not negative, finite, and not all 0")
-        if any(a and s.patch for a, s in zip(m.targets, streams)):
-            raise ConfigError(f"mixtures[{i}].targets is {m.targets}: a stream of pixels is never predicted, give it 0")
+        if any(a and s.only_input for a, s in zip(m.targets, streams)):
+            raise ConfigError(
+                f"mixtures[{i}].targets is {m.targets}: pixels and vectors are never predicted, give them 0"
+            )
         for name, keep in m.keep:
             if name not in [s.name for s in streams if s.length] or keep not in KEEPS:
                 raise ConfigError(
@@ -128,7 +142,7 @@ def check_ids(streams: Sequence[Stream], tokens: Mapping[str, np.ndarray]) -> No
     """Raises DataError where an id lies outside its stream's vocabulary. For data on the host; inside jit nothing is checked."""
     for s in streams:
         ids = np.asarray(tokens[s.name])
-        if s.patch:
+        if s.only_input:
             continue
         if ids.size and (ids.min() < 0 or ids.max() >= s.vocab):
             raise DataError(f"{s.name}: ids lie in {ids.min()}..{ids.max()}, its vocabulary is [0, {s.vocab})")
@@ -360,9 +374,9 @@ def mask(
             ids = text_body(ids, s.length, s.chunk)
             keeps = [KEEPS.index(dict(m.keep).get(s.name, s.keep)) for m in mixtures]
             keep = jnp.asarray(keeps)[component] if len({*keeps}) > 1 else KEEPS[keeps[0]]
-            spans = cut_spans(ids, draw_dropped(for_drop, ids, a, keep, chunk=s.chunk), s.vocab)
+            spans = cut_spans(ids, draw_dropped(for_drop, ids, a, keep, chunk=s.chunk), s.sentinel)
             spans = spans._replace(n_input=jnp.where(a > 0, spans.n_input, 0))
-            parts.append(text_parts(spans, *target_window(for_window, spans, b_, s.vocab)))
+            parts.append(text_parts(spans, *target_window(for_window, spans, b_, s.sentinel)))
         else:
             # The k-th value of the permutation counts as its place, as in the authors' code.
             order = jnp.argsort(jax.random.uniform(key, ids.shape), axis=1)

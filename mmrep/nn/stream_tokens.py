@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mmrep.masking.spans import Stream
+from mmrep.modality import FIRST_PIECE, PAD
 from mmrep.nn.image import patchify
 from mmrep.nn.quantise import patch_ids, patch_majority, patch_values
 from mmrep.system import Batch
@@ -39,13 +40,16 @@ class Levels:
 
 
 def tokenise(streams: Sequence[Stream], levels: Sequence[Levels], batch: Batch) -> dict[str, Int[Array, "B N"]]:
-    """Ids of the streams that the batch holds, images in reading order; of pixels, their places."""
+    """Ids of the streams that the batch holds, images in reading order; of pixels and vectors, which one stands where."""
     by_name = {x.name: x for x in levels}
     found = {}
     for s in streams:
         if s.name in batch:
             x = jnp.asarray(batch[s.name])
-            if s.patch:
+            if s.vectors:
+                # Embeddings behind the last are zeros.
+                x = jnp.where((x != 0).any(-1), FIRST_PIECE + jnp.arange(s.length, dtype=jnp.int32), PAD)
+            elif s.patch:
                 x = jnp.broadcast_to(jnp.arange(s.size, dtype=jnp.int32), (len(x), s.size))
             elif s.name in by_name:
                 x = by_name[s.name].ids(x, s.grid)
@@ -68,6 +72,7 @@ def detokenise(streams: Sequence[Stream], levels: Sequence[Levels], ids: Mapping
 
 
 def patches(streams: Sequence[Stream], batch: Batch) -> dict[str, Float[Array, "B N P"]]:
-    """The patches of the pixel streams that the batch holds, in [-1, 1]."""
-    pixels = [s for s in streams if s.patch and s.name in batch]
-    return {s.name: patchify(jnp.asarray(batch[s.name]) * 2 - 1, s.patch) for s in pixels}
+    """The patches of the pixel streams that the batch holds, in [-1, 1], and its vectors as they are."""
+    held = [s for s in streams if s.only_input and s.name in batch]
+    read = {s.name: jnp.asarray(batch[s.name]) for s in held}
+    return {s.name: patchify(read[s.name] * 2 - 1, s.patch) if s.patch else read[s.name] for s in held}

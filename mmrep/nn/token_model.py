@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mmrep.errors import ConfigError
 from mmrep.masking.spans import Stream, Tokens, attention_mask
+from mmrep.modality import FIRST_PIECE
 from mmrep.nn.adapters import EPS, grid_positions, take
 from mmrep.nn.attention import padding_mask
 from mmrep.nn.positions import sincos_1d
@@ -36,6 +37,11 @@ class Tables(nn.Module):
         return {name: self.param(name, init, (n, self.width), jnp.float32) for name, n in self.rows}
 
 
+def linear_name(s: Stream) -> str:
+    """The parameters by which a stream without ids goes in."""
+    return f"{'vectors' if s.vectors else 'pixels'}_{s.name}"
+
+
 class Memory(NamedTuple):
     """Of a text that is read token by token: the decoder's keys and values, its context and what of that is real, and which tokens were read."""
 
@@ -48,7 +54,7 @@ class Memory(NamedTuple):
 class TokenModel(NamedTuple):
     """init: rng -> params.   encode: (params, tokens, patches = {}) -> (encoded [B, N, D], the encoder's `out`).
 
-    patches: [B, places, values] in [-1, 1] of each pixel stream, (row, column, channel) inside a patch.
+    patches: [B, places, values] in [-1, 1] of each pixel stream, (row, column, channel) inside a patch; of vectors, [B, L, values].
 
     decode: (params, encoded, its tokens, queries, reach [B, M] or None: no self-attention mask) -> [B, M, D].
     begin:  (params, encoded, its tokens, length) -> a memory for so many tokens of one text, to be read one by one.
@@ -87,9 +93,9 @@ def token_model(
     if width % 4 or width % heads:
         raise ConfigError(f"system.width is {width}: it must be a multiple of 4 and of its {heads} heads")
     kind = jnp.dtype(dtype)
-    texts = [s for s in streams if s.length]
-    pixels = [s for s in streams if s.patch]
-    rows = tuple((s.name, s.rows) for s in streams if not s.patch)
+    texts = [s for s in streams if s.length and not s.vectors]
+    linear = [s for s in streams if s.only_input]
+    rows = tuple((s.name, s.rows) for s in streams if not s.only_input)
     stack: dict[str, Any] = {
         "heads": heads, "scan": scan, "remat": remat, "dtype": kind, "epsilon": EPS, "activation": "swiglu", "use_bias": False,
     }  # fmt: skip
@@ -102,15 +108,15 @@ def token_model(
         "context": nn.Dense(width, dtype=kind, kernel_init=nn.initializers.xavier_uniform()),
         "decoder": Transformer(decoder_depth, cross=True, norm_context="own", **stack),
     }
-    for s in pixels:
-        modules[f"pixels_{s.name}"] = nn.Dense(
-            width, use_bias=False, dtype=kind, kernel_init=nn.initializers.xavier_uniform()
+    for s in linear:
+        modules[linear_name(s)] = nn.Dense(
+            width, use_bias=s.vectors > 0, dtype=kind, kernel_init=nn.initializers.xavier_uniform()
         )
     learned = [s for s in streams if s.learned]
     if learned:
         modules["place"] = Tables(tuple((s.name, s.size) for s in learned), width)
     # One row of positions after another: of each grid once, and of texts.
-    longest = max((2 * s.length + 2 for s in texts), default=0)
+    longest = max((2 * s.length + 2 for s in streams if s.length), default=0)
     shapes = sorted({s.grid for s in streams if not s.length and not s.learned})
     starts = np.cumsum([0, *(r * c for r, c in shapes), longest, *(s.size for s in learned)])
 
@@ -122,10 +128,10 @@ def token_model(
         )
 
     first_place = np.array([place_row(s) for s in streams])
-    sizes = [0 if s.patch else s.rows for s in streams]
+    sizes = [0 if s.only_input else s.rows for s in streams]
     first_row = np.cumsum([0, *sizes[:-1]])
-    text_row = np.cumsum([0, *(s.rows if s.length else 0 for s in streams[:-1])])
-    is_text = np.array([s.length > 0 for s in streams])
+    text_row = np.cumsum([0, *(s.rows if s in texts else 0 for s in streams[:-1])])
+    is_text = np.array([s in texts for s in streams])
 
     def run(params: Params, name: str, *inputs: Any, **options: Any) -> Any:
         return modules[name].apply({"params": params[name]}, *inputs, **options)
@@ -133,7 +139,8 @@ def token_model(
     def init(rng: PRNGKeyArray) -> Params:
         x = jnp.zeros((1, 2, width), jnp.float32)
         inputs: dict[str, tuple] = {"encoder": (x,), "context": (x,), "decoder": (x, None, x)}
-        inputs |= {f"pixels_{s.name}": (jnp.zeros((1, s.patch**2 * s.channels), jnp.float32),) for s in pixels}
+        values = {linear_name(s): s.vectors or s.patch**2 * s.channels for s in linear}
+        inputs |= {k: (jnp.zeros((1, n), jnp.float32),) for k, n in values.items()}
         keys = jax.random.split(rng, len(modules))
         return {k: m.init(key, *inputs.get(k, ()))["params"] for key, (k, m) in zip(keys, modules.items())}
 
@@ -154,11 +161,15 @@ def token_model(
         if rows:
             table = jnp.concatenate([params["in"][name] for name, _ in rows])
             x = table[jnp.asarray(first_row)[tokens.stream] + tokens.ids].astype(kind)
-        for s in pixels:
+        for s in linear:
             if patches and s.name in patches:
                 here = tokens.stream == streams.index(s)
-                chosen = take(patches[s.name].astype(kind), jnp.where(here, tokens.place, 0))
-                flat = run(params, f"pixels_{s.name}", chosen.reshape(-1, chosen.shape[-1]))
+                # Of vectors the id says which, as places are those in the order of what is left of the text.
+                at = tokens.place if s.patch else jnp.minimum(tokens.ids - FIRST_PIECE, s.length - 1)
+                chosen = take(patches[s.name].astype(kind), jnp.where(here, at, 0))
+                if s.vectors:
+                    chosen = jnp.where((tokens.ids < s.sentinel)[..., None], chosen, 0)
+                flat = run(params, linear_name(s), chosen.reshape(-1, chosen.shape[-1]))
                 x = jnp.where(here[..., None], flat.reshape(x.shape), x)
         x = jnp.where(tokens.valid[..., None], x, 0) + labels(params, tokens)
         return run(params, "encoder", x, padding_mask(tokens.valid))
@@ -199,7 +210,7 @@ def token_model(
         return y, memory._replace(cache=cache, seen=seen)
 
     def tables(params: Params) -> tuple[Any, ...]:
-        # Pixels are never predicted: their table is one row that no token meets.
-        return tuple(jnp.zeros((1, width), jnp.float32) if s.patch else params["out"][s.name] for s in streams)
+        # What only goes in is never predicted: its table is one row that no token meets.
+        return tuple(jnp.zeros((1, width), jnp.float32) if s.only_input else params["out"][s.name] for s in streams)
 
     return TokenModel(init, encode, decode, begin, read, tables)

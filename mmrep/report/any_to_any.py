@@ -46,7 +46,7 @@ def shown(view: View, name: str, ids: Any) -> Any:
 def panels(view: View, split: str = "test", examples: int = 2, seed: int = 0) -> list[Any]:
     """Grids for a report: a matrix of every stream from every other for held-out examples, truth beside; and chains by guidance."""
     ask, held = view.tokens(), {m.name for m in view.data.modalities}
-    names = [s.name for s in ask.streams if not s.patch and s.name in held]
+    names = [s.name for s in ask.streams if not s.only_input and s.name in held]
     pixels = [s.name for s in ask.streams if s.patch and s.name in held]
     texts = {s.name for s in ask.streams if s.length}
     opened = view.split(split)

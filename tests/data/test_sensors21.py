@@ -10,10 +10,11 @@ from mmrep.data.scenes import boxes as box_sensor
 from mmrep.data.scenes import edges as edge_sensor
 from mmrep.data.scenes.source import BLOCK, SENSORS
 from mmrep.data.scenes.teacher import teacher
+from mmrep.data.scenes.words import words
 from mmrep.data.scenes.world import SHAPES, sample
 from mmrep.data.serialise import PAPER
 
-NEW = ("edges", "palette", "metadata", "detections", "pose", "teacher")
+NEW = ("edges", "palette", "metadata", "detections", "pose", "teacher", "words")
 WORLD = WorldSpec(n_objects=(1, 4), overlap=True)
 DATA = SceneData(n_train=BLOCK + 30, n_val=40, sensors=("rgb", "caption", "instances", "boxes", *NEW), world=WORLD)
 RECORDS = [*DATA.open("train")]
@@ -222,6 +223,20 @@ def test_teacher_reads_what_is_in_the_scene():
 
 
 GOLDEN = [0.053482, 0.014594, -0.087327, -0.097423]
+
+
+def test_a_words_embedding_is_its_own_among_the_words_beside_it():
+    found = words(["a red cube", "a red ball", "", "red " * 30])
+    assert found.dtype == np.float32 and found.shape == (4, 16, 32) and np.abs(found).max() <= 1
+    np.testing.assert_array_equal((found != 0).any(-1).sum(1), [3, 3, 0, 16])
+    np.testing.assert_array_equal(found[0, 0], found[1, 0])  # "a" stands before "red" in both
+    assert np.abs(found[0, 1] - found[1, 1]).max() > 0.1  # "red" does not
+    np.testing.assert_array_equal(words([RECORDS[3]["caption"]])[0], RECORDS[3]["words"])
+    # Frozen: these numbers may never move.
+    np.testing.assert_allclose(found[0, 1, :4], WORDS, atol=1e-5)
+
+
+WORDS = [0.402232, -0.997441, 0.424586, -0.533812]
 
 
 def test_one_small_vocabulary_says_it_all():

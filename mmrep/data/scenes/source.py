@@ -24,6 +24,7 @@ from mmrep.data.scenes import (
     relief,
     rgb,
     teacher,
+    words,
 )
 from mmrep.data.scenes.captions import CaptionSpec, Noise
 from mmrep.data.scenes.world import Scenes, WorldSpec, sample, take
@@ -61,6 +62,7 @@ class SceneData:
         metadata   metadata str: measures of scene and picture, "v1=<id> v0=<bin>" each (training shuffles them); for all see data.serialise
         pose       pose float32 [6 K]: of each slot 1, x, y, radius, cosine and sine of the rotation;   teacher: teacher float32 [64],
                    the unit embedding of a frozen random network that reads the latent scene, not its pixels
+        words      words float32 [16, 32]: an embedding of each word of the (first) caption by a frozen random network, zeros behind them
         objects    object_valid bool [K]; object_shape, object_colour, object_size int32 [K], -1 in empty slots; object_xy float32 [K, 2]
 
     size:  image side in pixels.   seed: another seed is another set of scenes of the same world.
@@ -350,6 +352,10 @@ def _teacher(block: _Block) -> Columns:
     return {"teacher": teacher.teacher(block.scenes)}
 
 
+def _words(block: _Block) -> Columns:
+    return {"words": words.words(block.told(block.data.caption.languages[0], 0))}
+
+
 def _objects(block: _Block) -> Columns:
     s = block.scenes
     ids = {name: np.where(s.valid, getattr(s, name), -1).astype(np.int32) for name in ("shape", "colour", "size")}
@@ -361,7 +367,7 @@ SENSORS: Mapping[str, Callable[[_Block], Columns]] = {
     "rgb": _rgb, "caption": _caption, "grounding": _grounding, "hard": _hard, "semseg": _semseg, "instances": _instances,
     "boxes": _boxes, "objects": _objects, "depth": _depth, "normals": _normals,
     "optical": _optical, "radar": _radar, "landcover": _landcover, "edges": _edges, "palette": _palette, "metadata": _metadata,
-    "detections": _detections, "pose": _pose, "teacher": _teacher,
+    "detections": _detections, "pose": _pose, "teacher": _teacher, "words": _words,
 }  # fmt: skip
 """Name -> record fields. A new sensor is a file with a pure function of the scenes, and a line here."""
 

@@ -10,11 +10,12 @@ import pytest
 
 from mmrep.config import flatten
 from mmrep.errors import ConfigError, DataError
-from mmrep.generation import whole_stream
+from mmrep.generation import blank, fill, whole_stream
+from mmrep.generation.canvas import emptied
 from mmrep.interop.fourm import from_authors, to_authors
 from mmrep.masking import spans
 from mmrep.masking.spans import Mixture, Stream, Tokens
-from mmrep.nn.stream_tokens import Levels, tokenise
+from mmrep.nn.stream_tokens import Levels, patches, tokenise
 from mmrep.systems.masked.fourm import Config, masked_loss, token_infer
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "fourm.npz")
@@ -264,8 +265,60 @@ def test_pixels_go_in_by_a_linear_patch_and_are_never_asked():
     assert set(brighter) == {"rgb", "depth"}
     with pytest.raises(ConfigError, match="never predicted"):
         replace(config, mixtures=(Mixture((1.0,) * 4, (1.0,) * 4),)).build()
-    with pytest.raises(ConfigError, match="for pixels"):
+    with pytest.raises(ConfigError, match="0 for pixels"):
         replace(config, streams=(Stream("pixels", 7, (4, 4), patch=2), *STREAMS)).build()
+
+
+def test_a_text_of_vectors_goes_in_as_a_text_whose_table_they_are():
+    n, width = 6, CONFIG.width
+    vectors = Stream("vectors", 0, length=n, vectors=width)
+    table = Stream("table", vectors.sentinel, length=n)
+    values = np.random.default_rng(0).standard_normal((1, n, width)).astype(np.float32)
+    values[:, 4:] = 0  # four are real
+    models = {s.name: replace(CONFIG, streams=(*STREAMS, s)).model() for s in (vectors, table)}
+    ours = models["vectors"].init(KEY)
+    # The same numbers as rows of a table, a projection that changes nothing, and nothing where a span is hidden.
+    ours = ours | {"vectors_vectors": {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}}
+    theirs = models["table"].init(KEY) | {k: ours[k] for k in ("encoder", "context", "decoder", "mask")}
+    theirs["stream"] = {k: ours["stream"]["vectors" if k == "table" else k] for k in theirs["stream"]}
+    rows = jnp.zeros((table.rows, width)).at[5 : 5 + n].set(values[0])
+    theirs["in"] = ours["in"] | {"table": rows}
+    ids = tokenise((vectors,), (), {"vectors": values})["vectors"]
+    np.testing.assert_array_equal(ids, [[5, 6, 7, 8, 0, 0]])
+    cut = spans.cut_spans(ids, jnp.asarray([[False, True, True, False, False, False]]), vectors.sentinel)
+    np.testing.assert_array_equal(cut.inputs[0, :4], [5, 11, 8, 0])  # a S d
+    at = jnp.arange(n)[None]
+    given = spans.Tokens(cut.inputs, jnp.full_like(at, 3), at, at < cut.n_input[:, None])
+    read = patches((vectors,), {"vectors": values})
+    mine, want = models["vectors"].encode(ours, given, read)[0], models["table"].encode(theirs, given)[0]
+    np.testing.assert_allclose(mine[:, :3], want[:, :3], rtol=1e-5, atol=1e-6)
+    whole = {"vectors": jnp.roll(values, 1, axis=1)}
+    assert np.abs(models["vectors"].encode(ours, given, whole)[0] - mine).max() > 0.1
+
+
+def test_vectors_are_never_asked_and_leave_one_hidden_span_behind():
+    vectors = Stream("vectors", 0, length=6, vectors=9)
+    mixture = Mixture((0.5,) * 4, (0.5, 0.5, 0.5, 0.0), keep=(("vectors", "all"),))
+    config = replace(CONFIG, streams=(*STREAMS, vectors), mixtures=(mixture,))
+    whole = batch() | {"vectors": np.ones((4, 6, 9), np.float32)}
+    system = config.build()
+    p, extras = system.init(KEY, whole)
+    (value, (_, metrics)), slope = jax.jit(jax.value_and_grad(system.loss, has_aux=True))(p, extras, whole, KEY)
+    assert np.isfinite(value) and float(metrics["vectors"]) == 0.0
+    assert np.abs(slope["vectors_vectors"]["kernel"]).max() > 0
+    canvas = fill(blank(config.streams, ["vectors"], 2), config.streams, {"vectors": np.full((2, 6), 7)})
+    plain = emptied(canvas, config.streams, ("vectors",))
+    np.testing.assert_array_equal(plain.ids["vectors"], [[11, 0, 0, 0, 0, 0]] * 2)
+    np.testing.assert_array_equal(plain.known["vectors"].sum(1), [1, 1])
+    theirs = to_authors(p, config)
+    assert theirs["encoder_embeddings.vectors.emb_proj.weight"].shape == (16, 9)
+    jax.tree.map(np.testing.assert_array_equal, from_authors(theirs, config), jax.tree.map(np.asarray, p))
+    for change, says in (
+        ({"mixtures": (Mixture((0.5,) * 4, (0.5,) * 4),)}, "never predicted"),
+        ({"streams": (*STREAMS, replace(vectors, length=0, grid=(2, 3)))}, "vectors for texts"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            replace(config, **change).build()
 
 
 def test_learnt_places_belong_to_their_stream_alone():

@@ -4,8 +4,10 @@ import jax
 import numpy as np
 import pytest
 
+from configs.masked import _fourm21_sizes as stages
 from configs.masked import fourm21
 from mmrep.config import flatten
+from mmrep.data import pipeline
 from mmrep.generation import left_open
 from mmrep.masking import spans
 from mmrep.modality import BOS, EOS, PAD
@@ -16,12 +18,12 @@ KEY = jax.random.key(0)
 
 @pytest.fixture(scope="module")
 def batch():
-    from mmrep.data import pipeline
+    return next(pipeline.train_batches(opened(fourm21.get_config("tiny")), 8, 0))
 
-    config = fourm21.get_config("tiny")
+
+def opened(config):
     model = pipeline.fit_tokenizer(config.data, [config.data.source], None)
-    split = pipeline.open_split(config.data, pipeline.load_tokenizer(config.data, model), "train")
-    return next(pipeline.train_batches(split, 8, 0))
+    return pipeline.open_split(config.data, pipeline.load_tokenizer(config.data, model), "train")
 
 
 def test_every_stream_finds_ids_of_its_vocabulary(batch):
@@ -65,3 +67,18 @@ def test_steering_goes_to_colour_alone():
         assert [n for n, a in zip(names, m.targets) if a] == ["rgb"]
         assert "caption" in [n for n, a in zip(names, m.inputs) if a] and not m.inputs[names.index("rgb")]
     assert fourm21.get_config("steering").phases[0].start[0].follow_seed
+
+
+def test_embeddings_of_words_are_one_modality_more():
+    small = stages.with_words(fourm21.get_config("tiny"))
+    assert [s.name for s in small.system.streams][-1] == "words" and len(small.system.mixtures) == 7
+    whole = next(pipeline.train_batches(opened(small), 4, 0))
+    assert whole["words"].shape == (4, 16, 32) and whole["present"].shape == (4, 14)
+    system = small.system.build()
+    params, extras = system.init(KEY, whole)
+    assert np.isfinite(jax.jit(system.loss)(params, extras, whole, KEY)[0])
+    # Mostly they, of the mixtures one alone; from all to all as much as any; else not at all.
+    assert [m.inputs[-1] for m in small.system.mixtures] == [0.01, 0.1, 1.0, 10.0, 0.0, 0.0, 5.0]
+    assert not any(m.targets[-1] for m in small.system.mixtures)
+    big = fourm21.get_config("paper").system
+    assert big.streams[-1].vectors and len(big.mixtures) == 7

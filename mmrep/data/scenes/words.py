@@ -1,0 +1,39 @@
+"""Sensor: an embedding of each word of the caption, in the place of a frozen language model's.
+
+A FROZEN network of random weights: every word has a random vector that its letters decide, and a random layer with tanh reads it beside the
+words before and behind it. The same word is another vector among other words, as with a language model.
+"""
+
+import zlib
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float32
+
+LENGTH = 16
+DIM = 32
+SEED = 77
+
+
+@cache
+def _layer() -> np.ndarray:
+    return np.random.RandomState(SEED).standard_normal((3 * DIM, DIM)) / np.sqrt(DIM)
+
+
+@cache
+def _word(word: str) -> np.ndarray:
+    return np.random.RandomState(zlib.crc32(word.encode())).standard_normal(DIM)
+
+
+def words(texts: Sequence[str]) -> Float32[np.ndarray, "n 16 32"]:
+    """In (-1, 1), a row a word; zeros behind the last word, what is longer is cut."""
+    found = np.zeros((len(texts), LENGTH, DIM), np.float32)
+    for row, text in zip(found, texts):
+        said = text.split()[:LENGTH]
+        padded = np.zeros((len(said) + 2, DIM))
+        for i, word in enumerate(said):
+            padded[i + 1] = _word(word)
+        beside = np.concatenate([padded[1:-1], padded[:-2], padded[2:]], axis=1)
+        row[: len(said)] = np.tanh(beside @ _layer())
+    return found
