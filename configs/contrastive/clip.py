@@ -9,8 +9,8 @@ Learning Transferable Visual Models From Natural Language Supervision, arXiv 210
 
 from dataclasses import replace
 
-from mmrep import modality
-from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
+from configs.contrastive._pairs import pairs
+from mmrep.config import Arm, Expect, Experiment, Optim, Proof, Rule
 from mmrep.data.scenes import CaptionSpec, Noise, SceneData, WorldSpec
 from mmrep.data.scenes.world import COLOURS, SHAPES
 from mmrep.evals.suite import Retrieval, ZeroShot
@@ -45,14 +45,7 @@ def scenes(n: int, size: int = 32, shuffled: bool = False, **splits: int) -> Sce
 def experiment(
     source: SceneData, system: Config, steps: int, batch: int, lr: float = 1e-3, vocab: int = VOCAB
 ) -> Experiment:
-    pair = (
-        modality.image("image", source.size, field="rgb"),
-        modality.text("text", system.text.length, system.text.vocab, "caption"),
-    )
-    return Experiment(
-        system, Data(source, pair, Tokenizer(vocab, "word"), batch), (Phase(steps=steps),),
-        Optim(lr=lr, warmup=min(100, steps // 10), weight_decay=0.05), EVALS, Train(log_every=50),
-    )  # fmt: skip
+    return pairs(source, system, steps, batch, EVALS, lr, vocab)
 
 
 def get_config(size: str = "small") -> Experiment:

@@ -9,8 +9,8 @@ FILIP: Fine-grained Interactive Language-Image Pre-Training, arXiv 2111.07783.
 
 from dataclasses import replace
 
-from mmrep import modality
-from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
+from configs.contrastive._pairs import pairs
+from mmrep.config import Arm, Expect, Experiment, Optim, Proof, Rule
 from mmrep.data.scenes import CaptionSpec, SceneData, WorldSpec
 from mmrep.data.scenes.world import COLOURS, SHAPES
 from mmrep.evals.late_interaction import LateRetrieval, LateZeroShot
@@ -42,14 +42,7 @@ def scenes(size: int = 32, grid: int = 4, **splits: int) -> SceneData:
 def experiment(
     source: SceneData, system: Config, steps: int, batch: int, lr: float = 1e-3, vocab: int = VOCAB
 ) -> Experiment:
-    pair = (
-        modality.image("image", source.size, field="rgb"),
-        modality.text("text", system.text.length, system.text.vocab, "caption"),
-    )
-    return Experiment(
-        system, Data(source, pair, Tokenizer(vocab, "word"), batch), (Phase(steps=steps),),
-        Optim(lr=lr, warmup=min(100, steps // 10), weight_decay=0.03), evals(system.image.patch), Train(log_every=50),
-    )  # fmt: skip
+    return pairs(source, system, steps, batch, evals(system.image.patch), lr, vocab, weight_decay=0.03)
 
 
 def get_config(size: str = "small") -> Experiment:
