@@ -27,7 +27,7 @@ def paper(size: str) -> Experiment:
     return Experiment(system, scenes, (Phase(steps=238_000),), optim, sharding=(Rule(".*", "fsdp"),))
 
 
-def superres(steps: int = 1500, start: Experiment | None = None) -> Experiment:
+def superres(steps: int = 3000, start: Experiment | None = None) -> Experiment:
     """`small` trained on to make colour on a grid of twice the side from colour, the caption and what is made already (appendix)."""
     every = *SMALL.streams, Stream("rgb_fine", 216, (16, 16))
     up = Mixture((0.0, 5.0, 0.0, 0.0, 0.0, 0.5, 2.0), (0.0,) * 6 + (1.0,))
@@ -37,7 +37,7 @@ def superres(steps: int = 1500, start: Experiment | None = None) -> Experiment:
     base = made(system, evals=(TokenAccuracy(("rgb",), ("rgb_fine",)), SuperResolution("rgb", "rgb_fine", stage)))
     parts = *base.data.modalities, modality.image("rgb_fine", 32, field="rgb")
     phase = Phase("superres", steps, start=(Pretrained(start or made(evals=()), follow_seed=True),))
-    optim = replace(base.optim, lr=1e-3, warmup=steps // 20)
+    optim = replace(base.optim, warmup=steps // 20)
     return replace(base, data=replace(base.data, modalities=parts), phases=(phase,), optim=optim)
 
 

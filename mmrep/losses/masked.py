@@ -40,14 +40,22 @@ def normalise_patches(patches: Float[Array, "*batch P"], eps: float = 1e-6) -> F
     return x * jax.lax.rsqrt((x**2).sum(-1, keepdims=True) / max(1, x.shape[-1] - 1) + eps)
 
 
-def patch_mse(predicted: Float[Array, "B N P"], patches: Float[Array, "B N P"]) -> Float[Array, "B N"]:
-    """Mean squared error of each patch."""
-    return ((predicted.astype(jnp.float32) - patches.astype(jnp.float32)) ** 2).mean(-1)
+def patch_mse(
+    predicted: Float[Array, "B N P"], patches: Float[Array, "B N P"], observed: Bool[Array, "B N P"] | None = None
+) -> Float[Array, "B N"]:
+    """Mean squared error of each patch, over the values that were observed; 0 where none was."""
+    return _mean((predicted.astype(jnp.float32) - patches.astype(jnp.float32)) ** 2, observed)
 
 
-def patch_l1(predicted: Float[Array, "B N P"], patches: Float[Array, "B N P"]) -> Float[Array, "B N"]:
-    """Mean absolute error of each patch."""
-    return jnp.abs(predicted.astype(jnp.float32) - patches.astype(jnp.float32)).mean(-1)
+def patch_l1(
+    predicted: Float[Array, "B N P"], patches: Float[Array, "B N P"], observed: Bool[Array, "B N P"] | None = None
+) -> Float[Array, "B N"]:
+    """Mean absolute error of each patch, over the values that were observed; 0 where none was."""
+    return _mean(jnp.abs(predicted.astype(jnp.float32) - patches.astype(jnp.float32)), observed)
+
+
+def _mean(errors: Float[Array, "B N P"], observed: Bool[Array, "B N P"] | None) -> Float[Array, "B N"]:
+    return errors.mean(-1) if observed is None else masked_mean(errors, observed, axis=-1)
 
 
 def patch_cross_entropy(

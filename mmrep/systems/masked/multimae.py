@@ -1,11 +1,13 @@
 """MultiMAE: one encoder over a few visible patches of several modalities, one decoder a task (Bachmann et al., ECCV 2022, arXiv 2204.01678)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from mmrep.errors import ConfigError
 from mmrep.losses import masked
@@ -16,6 +18,8 @@ from mmrep.nn.image import patchify, unpatchify
 from mmrep.nn.maps import Map, Stack, map_autoencoder
 from mmrep.nn.towers import layer_features
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
+
+IGNORE = 255  # a class id that stands for none
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class Config:
     position_base: longest wavelength of the fixed positions, in units of 2 pi patches: 10,000 as in the paper, less for small grids.
     blind:   decoders see their own modality's tokens alone, so that nothing is predicted across modalities (an ablation).
     balance: "weights" sums the losses by their weights; "uncertainty" by a learnt log-variance s each, exp(-s) L + s (Kendall et al. 2018).
-    The batch may hold `present` [B, maps], 1 where an example has the map: an absent one is neither seen nor predicted.
+    The batch may hold `present` [B, maps], 1 where an example has the map: an absent one is neither seen nor predicted; and of a map with
+    holes <map>_observed [B, H, W], 1 where its pixel is a target: patches without any are not predicted.
     """
 
     maps: tuple[Map, ...] = ()
@@ -107,7 +112,9 @@ class Config:
             share = budgets.shares(for_share, len(values[names[0]]), alphas, self.subsets, present)
             seen = budgets.choose(for_choice, share, self.sizes, self.visible, present)
             encoded, _, _ = model.encode(params, {k: values[k] for k in names}, seen)
-            found = task_losses(self, model.decode(params, encoded, seen, values), values, seen, present)
+            observed = {k: jnp.asarray(batch[f"{k}_observed"]) for k in values if f"{k}_observed" in batch}
+            predicted = model.decode(params, encoded, seen, values)
+            found = task_losses(self, predicted, values, seen, present, observed)
             weights = jnp.asarray([t.weight for t in self.tasks], jnp.float32)
             each = uncertain(jnp.stack([*found.values()]), params.get("log_variance"))
             return (weights * each).sum(), found
@@ -152,22 +159,30 @@ def labels(tasks: tuple[Task, ...]) -> tuple[str, ...]:
 
 
 def task_losses(
-    config: Config, predicted: dict[str, Array], values: dict[str, Array], seen: Visible, present: Array | None = None
+    config: Config,
+    predicted: Mapping[str, Array],
+    values: Mapping[str, Array],
+    seen: Visible,
+    present: Array | None = None,
+    observed: Mapping[str, Num[Array, "B H W"]] = MappingProxyType({}),
 ) -> dict[str, Float[Array, ""]]:
     """Each decoder's loss over the hidden patches of its map; over all patches of a map that never goes in."""
     names, n, found = [m.name for m in config.maps], config.sizes[0], {}
     for label, t in zip(labels(config.tasks), config.tasks):
         m, out = config.of(t.map), predicted[label]
         patches = patchify(values[m.name][..., None] if m.classes else values[m.name], m.patch)
+        there = patchify(observed[m.name][..., None], m.patch) > 0.5 if m.name in observed else None
         if t.loss == "ce":
-            per_patch = masked.patch_cross_entropy(out.reshape(*patches.shape, m.classes), patches, ignore=255)
+            patches = patches if there is None else jnp.where(there, patches, IGNORE)
+            per_patch = masked.patch_cross_entropy(out.reshape(*patches.shape, m.classes), patches, ignore=IGNORE)
         else:
             patches = masked.normalise_patches(patches) if t.loss == "norm_mse" else patches
-            per_patch = (masked.patch_l1 if t.loss == "l1" else masked.patch_mse)(out, patches)
-        hidden = jnp.ones(per_patch.shape, bool)
+            every = None if there is None else jnp.repeat(there, m.channels, axis=-1)
+            per_patch = (masked.patch_l1 if t.loss == "l1" else masked.patch_mse)(out, patches, every)
+        hidden = jnp.ones(per_patch.shape, bool) if there is None else there.any(-1)
         if t.map in names:
             i = names.index(t.map)
-            hidden = ~seen.mask[:, i * n : (i + 1) * n]
+            hidden = hidden & ~seen.mask[:, i * n : (i + 1) * n]
             hidden = hidden if present is None else hidden & present[:, i, None]
         found[label] = masked.over_targets(per_patch, hidden)
     return found

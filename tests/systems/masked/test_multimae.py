@@ -13,6 +13,7 @@ from mmrep.errors import ConfigError, DataError
 from mmrep.interop.multimae import from_authors, to_authors
 from mmrep.losses import masked
 from mmrep.masking import budgets
+from mmrep.masking.budgets import Visible
 from mmrep.nn.maps import Map, truncated_standard
 from mmrep.systems.masked.multimae import Config, Task, labels, task_losses, uncertain
 
@@ -192,6 +193,34 @@ def test_uncertainty_weighs_the_tasks_and_learns():
     np.testing.assert_allclose(total, want, rtol=1e-6)  # exp(0) L + 0
     slope = jax.grad(lambda p: learnt.loss(p, extras, batch(), rng)[0])(params)["log_variance"]
     np.testing.assert_allclose(slope, [1 - parts[k] for k in labels(TASKS)], rtol=1e-4)
+
+
+@pytest.mark.parametrize("task", [Task("rgb"), Task("depth", "l1"), Task("semseg", "ce")])
+def test_what_was_not_observed_is_no_target(task):
+    config = replace(CONFIG, tasks=(task,), visible=1)
+    system, whole, rng = config.build(), batch(), jax.random.key(1)
+    params, extras = system.init(rng, whole)
+    there = np.ones(whole[task.map].shape[:3], np.int32)
+    top = there.shape[1] // 2
+    there[:, top:] = 0
+    loss = jax.jit(lambda b: system.loss(params, extras, b, rng)[0])
+    every = {f"{task.map}_observed": np.ones_like(there)}
+    np.testing.assert_allclose(loss(whole | every), loss(whole), rtol=1e-6)
+    assert float(loss(whole | {f"{task.map}_observed": np.zeros_like(there)})) == 0.0
+    assert 0 < float(loss(whole | {f"{task.map}_observed": there})) < np.inf
+    # The losses alone, nothing seen: whatever stands in a hole is one to them, and what stands elsewhere is the mean.
+    nothing = Visible(jnp.zeros((len(there), 0), jnp.int32), jnp.broadcast_to(jnp.arange(48), (len(there), 48)))
+    predicted = {task.map: jnp.zeros((len(there), 16, config.of(task.map).values))}
+    values = {m.name: jnp.asarray(m.standard(whole[m.name])) for m in MAPS}
+    filled = values | {task.map: values[task.map].at[:, top:].set(3)}
+    half, other = (
+        task_losses(config, predicted, v, nothing, None, {task.map: jnp.asarray(there)})[task.map]
+        for v in (values, filled)
+    )
+    shown = np.asarray(values[task.map])[:, :top]
+    by_hand = {"mse": (shown**2).mean(), "l1": np.abs(shown).mean(), "ce": np.log(5)}[task.loss]
+    np.testing.assert_allclose(half, by_hand, rtol=1e-5)
+    np.testing.assert_array_equal(half, other)
 
 
 def test_blind_decoders_see_their_own_map_alone():
