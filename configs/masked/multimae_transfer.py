@@ -79,7 +79,12 @@ def get_config(size: str = "small") -> Experiment:
         base = multimae.get_config("paper")
         rgb = replace(base.system.maps[0], size=(512, 512))
         system = Config(
-            (rgb,), target=Map("semseg", (512, 512), 16, classes=150), scan=True, remat=True, dtype="bfloat16"
+            (rgb,),
+            target=Map("semseg", (512, 512), 16, classes=150),
+            scan=True,
+            remat=True,
+            dtype="bfloat16",
+            drop_path=0.1,
         )
         source = SceneData(20_210, 2000, 2000, size=512, sensors=("rgb", "semseg"), world=multimae.WORLD)
         data = Data(

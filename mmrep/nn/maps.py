@@ -84,23 +84,24 @@ def check(maps: Sequence[Map], targets: Sequence[Map] = ()) -> None:
 
 @dataclass(frozen=True)
 class Stack:
-    """Sizes of a transformer."""
+    """Sizes of a transformer.   drop_path: see Transformer; of the encoder alone, where `encode` is given an rng."""
 
     width: int = 768
     depth: int = 12
     heads: int = 12
+    drop_path: float = 0.0
 
 
 class MapAutoencoder(NamedTuple):
     """init: (rng, batch of all maps) -> params.
 
-    encode: (params, maps, Visible | None) -> (encoded [B, V + global, D], the encoder's `out`, what was seen). None: all that is there;
+    encode: (params, maps, Visible | None, rng = None) -> (encoded [B, V + global, D], the encoder's `out`, what was seen). None: all that is there;
             `maps` may lack some.
     decode: (params, encoded, seen, maps) -> {output: [B, N, P]}; `maps` are those that were encoded.
     """
 
     init: Callable[[PRNGKeyArray, Batch], Params]
-    encode: Callable[[Params, Mapping[str, Array], Visible | None], tuple[Array, dict[str, Any], Visible]]
+    encode: Callable[..., tuple[Array, dict[str, Any], Visible]]
     decode: Callable[[Params, Array, Visible, Mapping[str, Array]], dict[str, Array]]
 
 
@@ -134,7 +135,14 @@ def map_autoencoder(
         modules[f"in_{m.name}"] = classes if m.classes else numbers
     modules["global"] = GlobalTokens(global_tokens, kind)
     modules["encoder"] = Transformer(
-        encoder.depth, encoder.heads, scan=scan, remat=remat, dtype=kind, epsilon=EPS, final_norm=False
+        encoder.depth,
+        encoder.heads,
+        scan=scan,
+        remat=remat,
+        dtype=kind,
+        epsilon=EPS,
+        final_norm=False,
+        drop_path=encoder.drop_path,
     )
     for label, m in outputs.items():
         own = names.index(m.name) if m.name in names else None
@@ -150,8 +158,8 @@ def map_autoencoder(
             base=position_base,
         )
 
-    def run(params: Params, name: str, *inputs: Any, **options: Any) -> Any:
-        return modules[name].apply({"params": params[name]}, *inputs, **options)
+    def run(params: Params, name: str, *inputs: Any, rngs: Any = None, **options: Any) -> Any:
+        return modules[name].apply({"params": params[name]}, *inputs, rngs=rngs, **options)
 
     def init(rng: PRNGKeyArray, batch: Batch) -> Params:
         values = {m.name: m.standard(batch[m.name]) for m in maps}
@@ -167,7 +175,7 @@ def map_autoencoder(
         return {k: m.init(key, *inputs.get(k, decoding))["params"] for key, (k, m) in zip(keys, modules.items())}
 
     def encode(
-        params: Params, values: Mapping[str, Array], seen: Visible | None
+        params: Params, values: Mapping[str, Array], seen: Visible | None, rng: PRNGKeyArray | None = None
     ) -> tuple[Array, dict[str, Any], Visible]:
         here = [k for k in names if k in values]
         if not here:
@@ -182,7 +190,8 @@ def map_autoencoder(
         else:
             tokens = jnp.concatenate([run(params, f"in_{k}", values[k]) for k in here], axis=1)
             tokens = tokens if seen is None else take(tokens, chosen.keep)
-        encoded, out = run(params, "encoder", run(params, "global", tokens))
+        drop = None if rng is None else {"drop": rng}
+        encoded, out = run(params, "encoder", run(params, "global", tokens), rngs=drop)
         return encoded, out, chosen
 
     def decode(params: Params, encoded: Array, seen: Visible, values: Mapping[str, Array]) -> dict[str, Array]:

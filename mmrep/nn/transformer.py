@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
@@ -88,6 +89,8 @@ class Block(nn.Module):
     `bias` and `context_bias` are added to the logits of self- and cross-attention. `norm_context` sends the context through the LayerNorm
     of the cross-attention's queries too (CROMA), "own" through one of its own (4M). `use_bias` False leaves out every bias (4M).
     `mask` is over the N tokens themselves, or over all K that Attention remembers of earlier calls.
+    `drop`: how likely each part is left out for an example, all its tokens at once, where an rng "drop" is given (stochastic depth,
+    Huang et al. 2016); what stays counts 1 / (1 - drop) times.
     """
 
     heads: int
@@ -111,6 +114,7 @@ class Block(nn.Module):
         at: Int[Array, " B"] | None = None,
         bias: Float[Array, "#B #H #N #N"] | None = None,
         context_bias: Float[Array, "#B #H #N #M"] | None = None,
+        drop: float | Float[Array, ""] | None = None,
     ) -> Float[Array, "B _ D"]:
         if self.norm not in ("pre", "post"):
             raise ConfigError(f"norm is {self.norm!r}; choose 'pre' or 'post'.")
@@ -144,11 +148,18 @@ class Block(nn.Module):
         parts.append(("mlp", lambda y: Mlp(hidden, self.dtype, self.activation, self.use_bias, name="mlp")(y)))
         names = [name for name, _ in parts] + ["context"] * (self.cross and self.norm_context == "own")
         norms = {name: layer_norm(self.dtype, f"norm_{name}", self.epsilon, self.use_bias) for name in names}
+
+        def kept(y: Array) -> Array:
+            if drop is None or not self.has_rng("drop"):
+                return y
+            stays = jax.random.bernoulli(self.make_rng("drop"), 1 - drop, (len(y), 1, 1))
+            return jnp.where(stays, y / (1 - drop), 0).astype(y.dtype)
+
         x = by_rows(x)
         for name, part in parts:
             norm = norms[name]
             residual = rows(x) if name == "attn" else x
-            x = by_rows(residual + part(norm(x)) if self.norm == "pre" else norm(residual + part(x)))
+            x = by_rows(residual + kept(part(norm(x))) if self.norm == "pre" else norm(residual + kept(part(x))))
         return x
 
 
@@ -159,6 +170,7 @@ class Transformer(nn.Module):
     or with `scan` as "blocks" [depth,B,N,D]. `scan` compiles one block whatever the depth and keeps parameters stacked under
     "blocks" (see `stack_blocks`); `remat` recomputes a block's inside in the backward pass instead of keeping it.
     `bias`, `context_bias`, `norm_context` and `use_bias` as in Block.
+    `drop_path`: the last block's `drop`, the first one's is 0 and it rises evenly between; it acts where an rng "drop" is given.
     `at` [B] asks for one token of each example: y is [B,1,D] and the last block works for it alone; out has neither "tokens" nor that block.
     """
 
@@ -176,6 +188,7 @@ class Transformer(nn.Module):
     final_norm: bool = True
     norm_context: bool | str = False
     use_bias: bool = True
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(
@@ -192,6 +205,9 @@ class Transformer(nn.Module):
             raise ConfigError("pooled_only (or `at`) treats the last block apart, which a scan cannot; set scan=False.")
         if self.depth < 1:
             raise ConfigError(f"depth is {self.depth}; it must be at least 1.")
+        if not 0 <= self.drop_path < 1:
+            raise ConfigError(f"drop_path is {self.drop_path}; it lies in [0, 1).")
+        drops = np.linspace(0, self.drop_path, self.depth).astype(np.float32) if self.drop_path else None
         settings = {
             "heads": self.heads,
             "mlp_ratio": self.mlp_ratio,
@@ -209,24 +225,28 @@ class Transformer(nn.Module):
         out: dict[str, Array] = {}
         if self.scan:
 
-            def layer(module, x, *rest):
-                y = module(x, *rest)
+            def layer(module, x, drop, *rest):
+                y = module(x, *rest, drop)
                 return y, y
 
             layers = nn.scan(
                 layer,
                 variable_axes={"params": 0, "cache": 0},
-                split_rngs={"params": True},
-                in_axes=nn.broadcast,
+                split_rngs={"params": True, "drop": True},
+                in_axes=(nn.broadcast if drops is None else 0, *[nn.broadcast] * 6),
                 length=self.depth,
             )
+            scanned = None if drops is None else jnp.asarray(drops)
             x, out["blocks"] = layers(
-                block(**settings, name="blocks"), x, mask, context, context_mask, None, bias, context_bias
+                block(**settings, name="blocks"), x, scanned, mask, context, context_mask, None, bias, context_bias
             )
         else:
             for i in range(self.depth):
                 here = at if i == self.depth - 1 else None
-                x = block(**settings, name=f"block{i:02d}")(x, mask, context, context_mask, here, bias, context_bias)
+                drop = None if drops is None else float(drops[i])
+                x = block(**settings, name=f"block{i:02d}")(
+                    x, mask, context, context_mask, here, bias, context_bias, drop
+                )
                 out[f"block{i:02d}"] = x
         if self.norm == "pre" and self.final_norm:
             x = layer_norm(self.dtype, "norm", self.epsilon, self.use_bias)(x)

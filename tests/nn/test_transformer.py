@@ -121,6 +121,36 @@ def test_activations(activation, at_one):
     np.testing.assert_allclose(y, [[at_one]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{}, {"scan": True}, {"remat": True}])
+def test_stochastic_depth_leaves_out_parts_of_whole_examples(options):
+    model = Transformer(3, 2, drop_path=0.5, final_norm=False, **options)
+    x = jax.random.normal(jax.random.key(0), (600, 2, 8))
+    params = model.init(jax.random.key(1), x)
+    plain = Transformer(3, 2, final_norm=False, **options)
+    np.testing.assert_array_equal(model.apply(params, x)[0], plain.apply(params, x)[0])  # no rng, as where one infers
+    blocks = jax.jit(lambda key: model.apply(params, x, rngs={"drop": key})[1])(jax.random.key(2))
+    first, second, third = blocks["blocks"] if "scan" in options else (blocks[f"block{i:02d}"] for i in range(3))
+    whole = plain.apply(params, x)[1]
+    np.testing.assert_allclose(first, whole["blocks"][0] if "scan" in options else whole["block00"], atol=1e-6)
+    # Rates 0, 1/4, 1/2: of both parts at once 1/16 and 1/4 of the examples, all tokens of each.
+    for before, after, share in ((first, second, 1 / 16), (second, third, 1 / 4)):
+        same = np.asarray(before == after).all(-1)
+        np.testing.assert_array_equal(same[:, 0], same[:, 1])
+        assert abs(same[:, 0].mean() - share) < 4 * (share * (1 - share) / 600) ** 0.5
+
+
+def test_what_stays_counts_for_what_is_left_out():
+    block = Block(2)
+    x = jnp.repeat(jax.random.normal(jax.random.key(0), (1, 2, 8)), 64, axis=0)
+    params = block.init(jax.random.key(1), x)
+    silent = jax.tree_util.tree_map_with_path(lambda path, v: v * ("attn" not in str(path)), params)  # the MLP alone
+    want = block.apply(silent, x) - x
+    found = block.apply(silent, x, drop=0.75, rngs={"drop": jax.random.key(3)}) - x
+    kept = np.abs(found).max((1, 2)) > 0
+    assert 4 < kept.sum() < 32
+    np.testing.assert_allclose(found[kept], 4 * want[kept], atol=1e-5)
+
+
 def test_errors_name_the_field():
     x = jnp.ones((1, 2, 8))
     with pytest.raises(ConfigError, match="norm"):

@@ -5,7 +5,7 @@ Probing trains `trainable=("head/.*",)`; fine-tuning trains all, with `Optim.lay
 have is left out of `parts` and starts with a fresh adapter.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
@@ -30,7 +30,7 @@ class Config:
     task:    classification of `label`, `classes` of them (from the mean of all tokens);  segmentation or depth of the map `target`.
     read:    the maps whose tokens a dense head gets, channels side by side; the others act through the encoder's attention alone.
     head_width, head_depth: of the ConvNeXt head (segmentation).   hooks, head_dims, features: of the DPT head (depth).
-    loss:    of depth: reversed Huber, or mean absolute error.
+    loss:    of depth: reversed Huber, or mean absolute error.   drop_path: stochastic depth of the encoder in training (see Transformer).
     """
 
     maps: tuple[Map, ...] = ()
@@ -53,6 +53,7 @@ class Config:
     remat: bool = False
     dtype: str = "float32"
     position_base: float = 10_000.0
+    drop_path: float = field(default=0.0, metadata={"since": 2})
 
     def check(self) -> None:
         aligned.check(self.maps)
@@ -85,17 +86,17 @@ class Config:
     def build(self) -> System:
         self.check()
         names, n = [m.name for m in self.maps], self.maps[0].grid[0] * self.maps[0].grid[1]
-        stack = Stack(self.width, self.depth, self.heads)
+        stack = Stack(self.width, self.depth, self.heads, self.drop_path)
         model = map_autoencoder(
             self.maps, {}, stack, stack, global_tokens=self.global_tokens, scan=self.scan, remat=self.remat,
             dtype=self.dtype, position_base=self.position_base,
         )  # fmt: skip
         head = self.head()
 
-        def encode(params: Params, batch: Batch) -> tuple[Array, Any]:
+        def encode(params: Params, batch: Batch, rng: PRNGKeyArray | None = None) -> tuple[Array, Any]:
             """The tokens, and what of them the head reads."""
             values = {m.name: m.standard(batch[m.name]) for m in self.maps if m.name in batch}
-            tokens, out, _ = model.encode(params, values, None)
+            tokens, out, _ = model.encode(params, values, None, rng)
             here = [k for k in names if k in values]
             if self.task == "classification":
                 return tokens, tokens
@@ -116,11 +117,11 @@ class Config:
             params = model.init(for_model, batch)
             return params | {"head": head.init(for_head, encode(params, batch)[1])["params"]}, {}
 
-        def answer(params: Params, batch: Batch) -> Array:
-            return head.apply({"params": params["head"]}, encode(params, batch)[1])
+        def answer(params: Params, batch: Batch, rng: PRNGKeyArray | None = None) -> Array:
+            return head.apply({"params": params["head"]}, encode(params, batch, rng)[1])
 
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
-            found = answer(params, batch)
+            found = answer(params, batch, rng if self.drop_path else None)
             if self.task == "classification":
                 labels = batch[self.label]
                 value = -jnp.take_along_axis(jax.nn.log_softmax(found), labels[:, None], axis=1).mean()

@@ -131,6 +131,18 @@ def test_every_head_learns_and_its_gradient_reaches_the_adapters(task):
     assert values[-1] < 0.97 * values[0], values
 
 
+def test_stochastic_depth_acts_in_training_alone():
+    b, plain, dropped = batch(), CONFIG.build(), replace(CONFIG, drop_path=0.5).build()
+    params, extras = plain.init(jax.random.key(0), b)
+    one, other = (dropped.loss(params, extras, b, jax.random.key(k))[0] for k in (1, 2))
+    assert one != other and one != plain.loss(params, extras, b, jax.random.key(1))[0]
+    np.testing.assert_array_equal(
+        dropped.infer["predict"](params, extras, b), plain.infer["predict"](params, extras, b)
+    )
+    with pytest.raises(ConfigError, match="drop_path"):
+        replace(CONFIG, drop_path=1.0).build().init(jax.random.key(0), b)
+
+
 def test_a_scanned_encoder_gives_the_head_the_same_layers():
     from mmrep.nn.transformer import stack_blocks
 
