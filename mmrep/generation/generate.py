@@ -38,6 +38,11 @@ class TokenInfer(NamedTuple):
     tokenise: Callable[[Batch], tuple[dict[str, Array], dict[str, Array]]] = lambda batch: (dict(batch), {})
     detokenise: Callable[[Mapping[str, Array]], dict[str, Array]] = dict
 
+    @property
+    def functions(self) -> "TokenInfer":
+        """All but the parameters: hashable, what a compiled program depends on."""
+        return self._replace(params=())  # type: ignore[arg-type]
+
 
 class _Statics(NamedTuple):
     """What a compiled step depends on beside shapes: hashable, and equal for the same model."""
@@ -102,7 +107,7 @@ def generate(
                     )
         t = by_name[x.stream]
         conditions = tuple(g.streams for g in x.guides)
-        statics = _Statics(infer._replace(params=()), t, x.scheme, conditions)
+        statics = _Statics(infer.functions, t, x.scheme, conditions)
         weights = jnp.asarray([g.weight for g in x.guides], jnp.float32)
         filters = jnp.float32(x.top_k), jnp.float32(x.top_p)
         if x.scheme == "autoregressive":

@@ -51,4 +51,4 @@ def likeliest(
     tokens = spans.everything({k: jnp.asarray(ids[k]) for k in given}, ask.streams)
     seen = {k: v for k, v in patches.items() if k in given}
     text = ids[target] if ask.streams[t].length else jnp.zeros((), jnp.int32)
-    return _likeliest(ask._replace(params=()), t, ask.params, tokens, seen, text)
+    return _likeliest(ask.functions, t, ask.params, tokens, seen, text)
