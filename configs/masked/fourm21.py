@@ -4,6 +4,7 @@ An any-to-any vision model for tens of tasks and modalities, arXiv 2406.09406. T
 very different kinds: maps, texts, boxes, a palette, measures, poses, a global embedding. Text alone is trained along.
     python -m experiments.train fourm21
     python -m experiments.train fourm21 --size steering                         ... trained on to draw by metadata and palettes
+    python -m experiments.train fourm21 --size words                            ... trained on with embeddings of words, a modality more
 Its claim does not hold here (two seeds): thirteen modalities read pixels worse than seven, .57 for .63 of tokens, at equal steps. Trained on,
 it is steered: brightness by a correlation of .40 and .72 (without: -.03 and .52), the main colour .10 nearer to the palette's.
 """

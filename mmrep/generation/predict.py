@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from mmrep.generation.generate import TokenInfer
 from mmrep.masking import spans
 from mmrep.masking.spans import Tokens, text_body
+from mmrep.modality import PAD
 
 
 def whole_stream(ask: TokenInfer, given: Tokens, patches: Mapping[str, Array], t: int) -> Float[Array, "B N V"]:
@@ -29,7 +30,8 @@ def along_text(
     body = text_body(text, s.length)
     read = jnp.concatenate([jnp.full((len(body), 1), s.vocab, jnp.int32), body[:, :-1]], axis=1)
     place = jnp.broadcast_to(jnp.arange(s.length, dtype=jnp.int32), body.shape)
-    queries = Tokens(read, jnp.full_like(place, t), place, jnp.ones(place.shape, bool))
+    # What stands behind the text is no query: a model without a causal mask would look at it.
+    queries = Tokens(read, jnp.full_like(place, t), place, read != PAD)
     context = ask.encode(ask.params, given, patches)
     return ask.logits(ask.params, context, given, queries, jnp.ones_like(place), t), body
 
