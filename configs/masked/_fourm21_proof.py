@@ -30,5 +30,5 @@ def get_proof() -> Proof:
         "it .12; after 1,000 of all records, palettes half of them hidden, .17. That test of palettes took all their colours, which captions contradict: with and "
         "without them .32 and .31 away; the main colour was not tried on val. The test seeds were seen at 1,000 steps before, and again before `steering` was added. "
         "All brightnesses are drawn with the same noise, so that nothing but the measure tells a scene's pictures apart; the first two seeds were run "
-        "with noise of its own for each before (correlations .40 and .72, and without the measure -.03 and .52).",
+        "with noise of its own for each before (correlations .40 and .72, and without the measure -.03 and .52). On val, seed 100, 200 scenes, it is .58 (guidance 1 .42, 4 .62, 8 .58): seeds differ.",
     )  # fmt: skip

@@ -36,7 +36,7 @@ def get_proof() -> Proof:
             Arm("joint", made(evals=(ACCURACY, CROSS, TextLeak(), *MADE, PROBE))), Arm("depth alone", one("depth")),
             Arm("semseg alone", one("semseg")), Arm("caption alone", one("caption")), Arm("even budgets", made(even)),
             Arm("pixels only", made(replace(SMALL, mixtures=(FROM_PIXELS,)))),
-            Arm("captions", stages.captions()), Arm("superres", stages.superres()), Arm("mae", mae), Arm("leak", made(replace(SMALL, causal=False), steps // 3, (TextLeak(),))),
+            Arm("captions", stages.captions()), Arm("superres", stages.superres()), Arm("mae", mae), Arm("leak", made(replace(SMALL, causal=False), steps, (TextLeak(),))),
         ),
         expects=(
             *(Expect(f"joint/pixels->{n} accuracy", f"{n} alone/pixels->{n} accuracy", 0.0, f"joint >= a model for {n} alone, less 2 points", slack=0.02)
@@ -59,5 +59,6 @@ def get_proof() -> Proof:
         notes="Accuracy of images leaves out their commonest token, the ground. Colour is judged by a ridge classifier fitted on real scenes. Steps and budgets "
         "were chosen on val, seed 100: 900 steps of 32 tokens in and 32 out .33, 64 and 96 .44, 2,000 steps .62; made colours were at chance (1 of 6) there, and .96 "
         "after 1,000 steps more of captions to classes and colour (guidance 0 .19, guidance 3 .97, direct .97, in one step .86; shapes .40). The other arms' test seeds were seen before `captions` was added; it draws 200 scenes, joint the first 60. "
-        "Super-resolution on val (bilinear 23.4 dB, nearest 22.5): 23.5 after 1,500 steps at a rate of 1e-3, 23.8 after 3,000 at 2e-3.",
+        "Super-resolution on val (bilinear 23.4 dB, nearest 22.5): 23.5 after 1,500 steps at a rate of 1e-3, 23.8 after 3,000 at 2e-3. "
+        "Without the causal mask a text was read on val at .39 nats a token after a third of the steps, .001 after all; on the test seeds a third was seen before.",
     )  # fmt: skip
