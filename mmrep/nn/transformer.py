@@ -153,7 +153,7 @@ class Block(nn.Module):
             if drop is None or not self.has_rng("drop"):
                 return y
             stays = jax.random.bernoulli(self.make_rng("drop"), 1 - drop, (len(y), 1, 1))
-            return jnp.where(stays, y / (1 - drop), 0).astype(y.dtype)
+            return y * by_rows((stays / (1 - drop)).astype(y.dtype))
 
         x = by_rows(x)
         for name, part in parts:
