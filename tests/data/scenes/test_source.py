@@ -36,6 +36,7 @@ def test_records_have_the_documented_fields():
         "edges": ("float32", (32, 32, 1)),
         "pose": ("float32", (18,)),
         "teacher": ("float32", (64,)),
+        "words": ("float32", (16, 32)),
         "boxes": ("float32", (3, 4)),
         "boxes_valid": ("bool", (3,)),
         "object_valid": ("bool", (3,)),
