@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom."""
+"""Every notebook runs from top to bottom, and is kept with its pictures, which are small."""
 
 import nbformat
 import pytest
@@ -6,8 +6,22 @@ from nbclient import NotebookClient
 
 from experiments import _cli
 
+NOTEBOOKS = sorted((_cli.ROOT / "notebooks").glob("*.ipynb"))
 
-@pytest.mark.parametrize("path", sorted((_cli.ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+
+def pictures(notebook):
+    outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
+    return sum("image/png" in o.get("data", {}) for o in outputs)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_is_kept_with_small_pictures_and_no_progress_bars(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert pictures(notebook) >= 3 and path.stat().st_size < 300_000
+    assert not any(o.get("name") == "stderr" for cell in notebook.cells for o in cell.get("outputs", []))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs(path, monkeypatch):
     monkeypatch.setenv("MMREP_STEPS", "60")
     monkeypatch.setenv("PYTHONPATH", str(_cli.ROOT))
@@ -17,5 +31,4 @@ def test_notebook_runs(path, monkeypatch):
     NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(_cli.ROOT)}}
     ).execute()
-    outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
-    assert sum("image/png" in o.get("data", {}) for o in outputs) >= 3
+    assert pictures(notebook) >= 3
