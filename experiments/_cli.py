@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -108,7 +109,8 @@ def _fields(config: Any, prefix: str = "") -> Iterator[str]:
 
 def _sentence(box: str) -> str:
     lines = [re.sub(r"[│╭╮╰╯─]", " ", line).strip() for line in box.splitlines()]
-    body = [line for line in lines if line and not line.startswith(("For full helptext", "Argument helptext"))]
+    said = (line for line in lines if line.strip("-"))
+    body = [*takewhile(lambda line: not line.startswith(("For full helptext", "Argument helptext")), said)]
     return " ".join(body[1:4] if len(body) > 1 else body) or "the command line could not be read"
 
 

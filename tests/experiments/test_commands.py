@@ -43,14 +43,15 @@ def test_train_evaluate_and_resume_as_a_user_would(run_command, tmp_path):
         (["align", "--size", "smal"], "align has no size 'smal' (did you mean 'small'?)"),
         (["align", "--optim.lrr", "1"], "--optim.lrr is no field of this config (did you mean 'optim.lr'?)"),
         (["align", "--zzz", "1"], "--zzz is no field of this config; --fields lists them"),
-        (["align", "--optim.lr", "fast"], "--optim.lr"),
+        (["align", "--optim.lr", "fast"], "error: Error parsing --optim.lr: could not convert string to float: 'fast'"),
         (["align", "--system.image.heads", "5"], "heads"),
         (["align", "--system.image.patch", "7"], "patch"),
         (["align", "--data.source.n-val", "0", "--data.source.n-test", "0"], "empty"),
         (["align", "--system.smoothing", "2"], "system.smoothing is 2.0: it must lie in [0, 1)"),
         (["align", "--data.batch-size", "0"], "data.batch_size is 0"),
         (["align", "--mesh.data", "64"], "asks for 64 devices"),
-        (["align", "--optim.name", "adam"], "--optim.name"),
+        (["align", "--optim.name", "adam"], "error: invalid choice 'adam' for argument '--optim.name'"),
+        (["multimae", "--system.balance", "even"], "Expected one of ('weights', 'uncertainty')."),
     ],
 )
 def test_a_mistake_is_one_sentence_and_nothing_is_written(run_command, tmp_path, monkeypatch, args, sentence):
