@@ -10,6 +10,9 @@ from jaxtyping import Array, Bool, Float, Int
 from mmrep.losses.contrastive import Scalar
 from mmrep.losses.reduce import masked_mean
 
+IGNORE = 255
+"""A class id that stands for none: what is labelled so counts for nothing."""
+
 
 def masked_lm_loss(
     logits: Float[Array, "*batch L V"],

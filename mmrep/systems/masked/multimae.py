@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal
 
 import jax
@@ -18,8 +17,6 @@ from mmrep.nn.image import patchify, unpatchify
 from mmrep.nn.maps import Map, Stack, map_autoencoder
 from mmrep.nn.towers import layer_features
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
-
-IGNORE = 255  # a class id that stands for none
 
 
 @dataclass(frozen=True)
@@ -164,17 +161,19 @@ def task_losses(
     values: Mapping[str, Array],
     seen: Visible,
     present: Array | None = None,
-    observed: Mapping[str, Num[Array, "B H W"]] = MappingProxyType({}),
+    observed: Mapping[str, Num[Array, "B H W"]] | None = None,
 ) -> dict[str, Float[Array, ""]]:
     """Each decoder's loss over the hidden patches of its map; over all patches of a map that never goes in."""
-    names, n, found = [m.name for m in config.maps], config.sizes[0], {}
+    names, n, found, observed = [m.name for m in config.maps], config.sizes[0], {}, observed or {}
     for label, t in zip(labels(config.tasks), config.tasks):
         m, out = config.of(t.map), predicted[label]
         patches = patchify(values[m.name][..., None] if m.classes else values[m.name], m.patch)
         there = patchify(observed[m.name][..., None], m.patch) > 0.5 if m.name in observed else None
         if t.loss == "ce":
-            patches = patches if there is None else jnp.where(there, patches, IGNORE)
-            per_patch = masked.patch_cross_entropy(out.reshape(*patches.shape, m.classes), patches, ignore=IGNORE)
+            patches = patches if there is None else jnp.where(there, patches, masked.IGNORE)
+            per_patch = masked.patch_cross_entropy(
+                out.reshape(*patches.shape, m.classes), patches, ignore=masked.IGNORE
+            )
         else:
             patches = masked.normalise_patches(patches) if t.loss == "norm_mse" else patches
             every = None if there is None else jnp.repeat(there, m.channels, axis=-1)

@@ -20,8 +20,6 @@ from mmrep.nn.heads_dense import ConvNeXtHead, DPTHead, TokenHead
 from mmrep.nn.maps import Map, Stack, map_autoencoder
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
 
-IGNORE = 255
-
 
 @dataclass(frozen=True)
 class Config:
@@ -130,10 +128,10 @@ class Config:
             truth = jnp.asarray(batch[self.target.name])
             if self.task == "segmentation":
                 labels, logits = truth.reshape(len(truth), 1, -1), found.reshape(len(truth), 1, -1, found.shape[-1])
-                kept = (labels != IGNORE).sum((1, 2))
-                value = masked.patch_cross_entropy(logits, labels, ignore=IGNORE)[:, 0]
+                kept = (labels != masked.IGNORE).sum((1, 2))
+                value = masked.patch_cross_entropy(logits, labels, ignore=masked.IGNORE)[:, 0]
                 value = (value * kept).sum() / jnp.maximum(kept.sum(), 1)  # every pixel of the batch weighs the same
-                right = ((found.argmax(-1) == truth) & (truth != IGNORE)).sum() / jnp.maximum(kept.sum(), 1)
+                right = ((found.argmax(-1) == truth) & (truth != masked.IGNORE)).sum() / jnp.maximum(kept.sum(), 1)
                 return value, {"pixel_accuracy": right.astype(jnp.float32)}
             away = found - self.target.standard(truth)
             l1 = jnp.abs(away).mean()
