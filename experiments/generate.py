@@ -40,9 +40,10 @@ def generate(command: _cli.Command) -> list[Path]:
     import jax
 
     from mmrep.evals.view import view_of
-    from mmrep.generation import blank, chain, fill
-    from mmrep.generation import generate as decide
     from mmrep.interop.load import read_run
+    from mmrep.systems.masked.fourm import decode as decide
+    from mmrep.systems.masked.fourm.canvas import blank, fill
+    from mmrep.systems.masked.fourm.schedules import chain
 
     options = command.options
     workdir = options.workdir or Path("runs") / f"{command.slug}-{command.size}"
@@ -115,7 +116,7 @@ def schedule_of(
     """A Target for each name. Given streams with a weight of their own are conditions apart; the others share --guidance."""
     import dataclasses
 
-    from mmrep.generation import Guide
+    from mmrep.systems.masked.fourm.schedules import Guide
 
     texts = {s.name for s in ask.streams if s.length}
     images = {"steps": options.steps, "cooling": options.cooling, "scheme": options.scheme}
@@ -136,7 +137,7 @@ def read_given(view: Any, pairs: list[str]) -> dict[str, Any]:
     import numpy as np
 
     from mmrep import modality
-    from mmrep.generation import left_open
+    from mmrep.systems.masked.fourm.canvas import left_open
 
     known = {m.name: m for m in view.data.modalities}
     sentinels = {s.name: s.vocab for s in view.tokens().streams if s.length}
@@ -174,7 +175,7 @@ def write(view: Any, canvas: Any, targets: list[str], folder: Path, maps: Any, s
     """NAME-SAMPLE.png of images (`maps`), NAME-SAMPLE.txt of texts."""
     from PIL import Image
 
-    from mmrep.report.any_to_any import picture, text
+    from mmrep.systems.masked.fourm.panels import picture, text
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []

@@ -15,11 +15,14 @@ from hypothesis.extra.numpy import arrays
 from experiments import _cli
 from mmrep.config import Data, Experiment, Mesh, Optim, Phase, Rule, Train, fingerprint, from_json, to_json
 from mmrep.errors import ConfigError
-from mmrep.losses import contrastive, late_interaction, masked, matching, multilinear
+from mmrep.losses import contrastive, masked
 from mmrep.losses.reduce import masked_mean
-from mmrep.masking.tokens import mask_tokens
 from mmrep.modality import BOS, PAD, vector
 from mmrep.nn.attention import attend, causal_mask, padding_mask
+from mmrep.systems.contrastive.filip import model as late_interaction
+from mmrep.systems.contrastive.symile import model as multilinear
+from mmrep.systems.fusion.albef import matching
+from mmrep.systems.fusion.albef.masking import mask_tokens
 
 few = settings(max_examples=25, deadline=None)
 # One shape each, so that each function is compiled once; what is drawn is the content.

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
-from mmrep.data.intents import INTENTS, IntentData, sentence
 from mmrep.evals.suite import Retrieval
 from mmrep.nn.towers import AudioTower, TextTower
 from mmrep.systems.contrastive.cwcl import Config, SpokenIntent, Weights
+from mmrep.systems.contrastive.cwcl.intents import INTENTS, IntentData, sentence
 
 READ, SPOKEN, PROMPTS = (0, 1, 2, 3), (4, 5, 6), (7, 8, 9, 10, 11)
 """Templates: what the text encoder reads, what is spoken with its transcript, and the prompts. No sentence is in two of them."""

@@ -13,10 +13,10 @@ from configs.contrastive._pairs import pairs
 from mmrep.config import Arm, Expect, Experiment, Optim, Proof, Rule
 from mmrep.data.scenes import CaptionSpec, SceneData, WorldSpec
 from mmrep.data.scenes.world import COLOURS, SHAPES
-from mmrep.evals.late_interaction import LateRetrieval, LateZeroShot
-from mmrep.large_batch import LargeBatch
+from mmrep.losses.large_batch import LargeBatch
 from mmrep.nn.towers import ImageTower, TextTower
 from mmrep.systems.contrastive.filip import Config, Localisation
+from mmrep.systems.contrastive.filip.evals import LateRetrieval, LateZeroShot
 
 VOCAB, LENGTH = 64, 20
 WORLD = WorldSpec(n_objects=(3, 4), grid=4, distinct="each", sizes=("big",))

@@ -14,9 +14,9 @@ from dataclasses import replace
 from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
 from mmrep.data.scenes import CaptionSpec, Noise, SceneData, WorldSpec
-from mmrep.evals.matching import Foil, Rerank
 from mmrep.nn.towers import ImageTower, TextTower
 from mmrep.systems.fusion.albef import Config
+from mmrep.systems.fusion.albef.evals import Foil, Rerank
 
 SIDE, VOCAB, LENGTH = 16, 64, 10
 EVALS = (Rerank(k=16, group="caption"), Rerank(k=0, group="caption", name="match"), Foil())

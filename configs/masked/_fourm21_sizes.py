@@ -7,10 +7,10 @@ from mmrep import modality
 from mmrep.config import Experiment, Optim, Phase, Pretrained, Rule
 from mmrep.data.mixture import Group
 from mmrep.data.scenes.words import DIM, LENGTH
-from mmrep.evals.any_to_any import TokenAccuracy
-from mmrep.masking.spans import Mixture, Stream
-from mmrep.nn.stream_tokens import Levels
 from mmrep.systems.masked.fourm import Config
+from mmrep.systems.masked.fourm.evals import TokenAccuracy
+from mmrep.systems.masked.fourm.masking import Mixture, Stream
+from mmrep.systems.masked.fourm.tokens import Levels
 
 
 def to_colour(keep: str, *given: str) -> Mixture:

@@ -5,10 +5,10 @@ from dataclasses import replace
 from configs.masked import _fourm_sizes as stages
 from configs.masked.fourm import ACCURACY, ALL, CROSS, FROM_PIXELS, MADE, PROBE, SMALL, data, made
 from mmrep.config import Arm, Expect, Experiment, Proof
-from mmrep.evals.any_to_any import TextLeak, TokenAccuracy
-from mmrep.masking.spans import Mixture
 from mmrep.nn.maps import Map
 from mmrep.systems.masked import multimae
+from mmrep.systems.masked.fourm.evals import TextLeak, TokenAccuracy
+from mmrep.systems.masked.fourm.masking import Mixture
 
 
 def get_proof() -> Proof:

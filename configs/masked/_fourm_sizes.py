@@ -6,11 +6,11 @@ from configs.masked.fourm import ACCURACY, LEVELS, MADE, SMALL, data, made, stre
 from mmrep import modality
 from mmrep.config import Experiment, Optim, Phase, Pretrained, Rule
 from mmrep.data.tokenised import Tokenised
-from mmrep.evals.any_to_any import SuperResolution, TokenAccuracy
-from mmrep.generation import Target
-from mmrep.masking.spans import Mixture, Stream
-from mmrep.nn.stream_tokens import Levels
 from mmrep.systems.masked.fourm import Config
+from mmrep.systems.masked.fourm.evals import SuperResolution, TokenAccuracy
+from mmrep.systems.masked.fourm.masking import Mixture, Stream
+from mmrep.systems.masked.fourm.schedules import Target
+from mmrep.systems.masked.fourm.tokens import Levels
 
 
 def paper(size: str) -> Experiment:

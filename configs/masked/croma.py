@@ -15,9 +15,9 @@ from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rul
 from mmrep.data.scenes import landcover, optical, radar
 from mmrep.data.scenes.source import SceneData
 from mmrep.data.scenes.world import MATERIALS, SHAPES, WorldSpec
-from mmrep.evals.landcover import Cover, LargerImages
 from mmrep.nn.maps import Map
 from mmrep.systems.masked.croma import Config
+from mmrep.systems.masked.croma.evals import Cover, LargerImages
 
 SIZES = ("tiny", "small", "paper", "large")
 SENSORS = ("optical", "radar", "landcover")

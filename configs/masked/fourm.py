@@ -15,13 +15,13 @@ from mmrep import modality
 from mmrep.config import Data, Experiment, Optim, Phase, Proof, Tokenizer, Train
 from mmrep.data.scenes.source import SceneData
 from mmrep.data.scenes.world import SHAPES, WorldSpec
-from mmrep.evals.any_to_any import Agreement, TextLeak, TokenAccuracy
 from mmrep.evals.dense import Segmentation
-from mmrep.generation import Guide, Target
-from mmrep.masking.spans import Mixture, Stream
 from mmrep.nn.maps import Map
-from mmrep.nn.stream_tokens import Levels
 from mmrep.systems.masked.fourm import Config
+from mmrep.systems.masked.fourm.evals import Agreement, TextLeak, TokenAccuracy
+from mmrep.systems.masked.fourm.masking import Mixture, Stream
+from mmrep.systems.masked.fourm.schedules import Guide, Target
+from mmrep.systems.masked.fourm.tokens import Levels
 
 SIZES = ("tiny", "small", "paper", "large", "xlarge", "superres", "captions", "tokens", "bench", "bench7", "bench21")
 CLASSES = 1 + len(SHAPES)

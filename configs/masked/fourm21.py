@@ -18,11 +18,11 @@ from mmrep.data import serialise
 from mmrep.data.mixture import CoTraining, Group
 from mmrep.data.scenes.source import SceneData
 from mmrep.data.scenes.world import SHAPES
-from mmrep.evals.any_to_any import TokenAccuracy
-from mmrep.evals.steering import PaletteSteering, PredictedRetrieval, Steering, WellFormed
-from mmrep.masking.spans import Mixture, Stream
-from mmrep.nn.stream_tokens import Levels
 from mmrep.systems.masked.fourm import Config
+from mmrep.systems.masked.fourm.evals import TokenAccuracy
+from mmrep.systems.masked.fourm.masking import Mixture, Stream
+from mmrep.systems.masked.fourm.steering import PaletteSteering, PredictedRetrieval, Steering, WellFormed
+from mmrep.systems.masked.fourm.tokens import Levels
 
 SIZES = ("tiny", "small", "paper", "steering", "words")
 SERIAL = serialise.Serial()

@@ -18,9 +18,9 @@ from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rul
 from mmrep.data.scenes import CaptionSpec, SceneData, WorldSpec
 from mmrep.evals.retrieval import unit
 from mmrep.evals.suite import Retrieval
-from mmrep.evals.treatment import crowded
 from mmrep.nn.towers import ImageTower, TextTower
 from mmrep.systems.retrieval.invgc import Config, Robust, collect_banks, compare
+from mmrep.systems.retrieval.invgc.treatment import crowded
 
 VOCAB, LENGTH = 64, 40
 CAPTION = CaptionSpec("list", place=False, setting=False)

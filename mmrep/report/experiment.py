@@ -34,7 +34,7 @@ def write(
         found += [*embedding_map(view, asked), heatmap(view, asked[0])]
         lead = f"{lead} {_headline(asked[0], metrics)}".strip()
     if view.generates:
-        from mmrep.report import any_to_any
+        from mmrep.systems.masked.fourm import panels as any_to_any
 
         found += any_to_any.panels(view)
     found += [

@@ -12,7 +12,7 @@ from mmrep.evals.retrieval import (
     rerank,
     retrieval_metrics,
 )
-from mmrep.losses.late_interaction import late_similarity
+from mmrep.systems.contrastive.filip.model import late_similarity
 
 
 def brute(scores, positives):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs.masked import vqvae
+from configs.tokenizers import vqvae
 from mmrep.evals.suite import on_split
 from mmrep.evals.tokens import Reconstruction, code_use, detail, errors, held_out
 from mmrep.evals.view import View

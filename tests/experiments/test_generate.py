@@ -11,7 +11,7 @@ from mmrep.errors import ConfigError
 from mmrep.evals.view import view_of
 from mmrep.interop.load import read_run
 from mmrep.modality import EOS
-from mmrep.report import any_to_any
+from mmrep.systems.masked.fourm import panels as any_to_any
 from mmrep.train.loop import train
 
 

@@ -15,8 +15,8 @@ from mmrep.errors import ConfigError
 from mmrep.losses import blocks as engine
 from mmrep.losses.blocks import Blocks
 from mmrep.losses.contrastive import pairwise_info_nce, sigmoid_pairs, symmetric_info_nce
-from mmrep.losses.late_interaction import late_info_nce, select_tokens
-from mmrep.losses.multilinear import symile_loss
+from mmrep.systems.contrastive.filip.model import late_info_nce, select_tokens
+from mmrep.systems.contrastive.symile.model import symile_loss
 
 B = 12
 CHUNKED, RING = Blocks(5), Blocks(2, "data")  # 5 does not divide 12, and 2 does not divide the 3 rows of a device

@@ -9,9 +9,9 @@ from jax.test_util import check_grads as numeric_check
 from mmrep.errors import ConfigError
 from mmrep.losses import contrastive
 from mmrep.losses.contrastive import false_negatives, same_id, similarity
-from mmrep.losses.late_interaction import late_similarity
-from mmrep.losses.multilinear import symile_loss
 from mmrep.losses.reduce import masked_mean
+from mmrep.systems.contrastive.filip.model import late_similarity
+from mmrep.systems.contrastive.symile.model import symile_loss
 
 
 def check_grads(f, args):

@@ -123,8 +123,8 @@ def test_errors_name_the_field():
 
 
 def test_oriented_gradients_are_those_of_the_baseline():
-    from mmrep.evals.baselines import gradients
     from mmrep.nn.image import oriented_gradients
+    from mmrep.systems.recipes.emoji_baselines import gradients
 
     images = (np.random.default_rng(0).random((3, 32, 32, 3)) * 255).astype(np.uint8)
     images[:, :16] = images[:, :1]

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mmrep.errors import ConfigError, near
-from mmrep.large_batch import LargeBatch, in_micro_batches
 from mmrep.losses.contrastive import cross_entropy, sigmoid_pairs, symmetric_info_nce
+from mmrep.losses.large_batch import LargeBatch, in_micro_batches
 from mmrep.modality import FIRST_PIECE
 from mmrep.nn.heads import LogitBias
 from mmrep.nn.towers import Embedder, ImageTower, TextTower, encoders, init_parts, inputs

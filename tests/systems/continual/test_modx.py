@@ -14,9 +14,9 @@ from mmrep.data.scenes import CaptionSpec, Joint, SceneData, domain
 from mmrep.errors import ConfigError
 from mmrep.evals.view import View
 from mmrep.losses.contrastive import symmetric_info_nce
-from mmrep.losses.distillation import similarity_distillation
 from mmrep.nn.towers import ImageTower, TextTower
 from mmrep.systems.continual.modx import Config, Domain, Domains, forgetting, measures, ram, sam, snapshot
+from mmrep.systems.continual.modx.model import similarity_distillation
 from mmrep.train import loop
 
 IMAGE, TEXT = ImageTower(32, 1, 4, 8), TextTower(64, 12, 32, 1, 4)

@@ -9,9 +9,9 @@ from mmrep import modality
 from mmrep.errors import ConfigError
 from mmrep.evals.view import View
 from mmrep.losses.contrastive import symmetric_info_nce, symmetric_info_nce_of_logits
-from mmrep.losses.late_interaction import late_similarity
 from mmrep.nn.towers import ImageTower, TextTower
 from mmrep.systems.contrastive.filip import Config, Localisation, alignment, shown
+from mmrep.systems.contrastive.filip.model import late_similarity
 
 IMAGE, TEXT = ImageTower(32, 1, 4, 8), TextTower(64, 12, 32, 1, 4)
 PAIR = (modality.image("image", 16), modality.text("text", 12, 64))

@@ -10,10 +10,10 @@ import pytest
 
 from mmrep import modality
 from mmrep.errors import ConfigError
-from mmrep.nn.fusion import FusionEncoder
 from mmrep.nn.heads import Projection
 from mmrep.nn.towers import ImageTower, TextTower
 from mmrep.systems.fusion.albef import Config, enqueue, soft_targets
+from mmrep.systems.fusion.albef.model import FusionEncoder
 
 TINY = Config(
     ImageTower(width=32, depth=1, heads=2, patch=8, pool="cls"),

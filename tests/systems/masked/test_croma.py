@@ -11,12 +11,12 @@ import pytest
 
 from mmrep.config import flatten
 from mmrep.errors import ConfigError, DataError
-from mmrep.interop.croma import RELEASED, from_authors, to_authors
 from mmrep.losses import masked
 from mmrep.masking import budgets
 from mmrep.nn.maps import Map
 from mmrep.nn.positions import alibi_2d, alibi_slopes
 from mmrep.systems.masked.croma import Config, objectives, targets
+from mmrep.systems.masked.croma.weights import RELEASED, from_authors, to_authors
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "croma.npz")
 PLAIN = {"mean": (0.0,), "std": (1.0,)}

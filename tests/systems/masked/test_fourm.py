@@ -10,13 +10,13 @@ import pytest
 
 from mmrep.config import flatten
 from mmrep.errors import ConfigError, DataError
-from mmrep.generation import blank, fill, whole_stream
-from mmrep.generation.canvas import emptied
-from mmrep.interop.fourm import from_authors, to_authors
-from mmrep.masking import spans
-from mmrep.masking.spans import Mixture, Stream, Tokens
-from mmrep.nn.stream_tokens import Levels, patches, tokenise
 from mmrep.systems.masked.fourm import Config, masked_loss, token_infer
+from mmrep.systems.masked.fourm import masking as spans
+from mmrep.systems.masked.fourm.canvas import blank, emptied, fill
+from mmrep.systems.masked.fourm.masking import Mixture, Stream, Tokens
+from mmrep.systems.masked.fourm.predict import whole_stream
+from mmrep.systems.masked.fourm.tokens import Levels, patches, tokenise
+from mmrep.systems.masked.fourm.weights import from_authors, to_authors
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "fourm.npz")
 WEIGHTS = {name[2:]: GOLDEN[name] for name in GOLDEN if name.startswith("w/")}

@@ -8,9 +8,9 @@ from configs.masked import _fourm21_sizes as stages
 from configs.masked import fourm21
 from mmrep.config import flatten
 from mmrep.data import pipeline
-from mmrep.generation import left_open
-from mmrep.masking import spans
 from mmrep.modality import BOS, EOS, PAD
+from mmrep.systems.masked.fourm import masking as spans
+from mmrep.systems.masked.fourm.canvas import left_open
 from mmrep.train.loop import transplant
 
 KEY = jax.random.key(0)

@@ -10,12 +10,12 @@ import pytest
 
 from mmrep.config import flatten
 from mmrep.errors import ConfigError, DataError
-from mmrep.interop.multimae import from_authors, to_authors
 from mmrep.losses import masked
 from mmrep.masking import budgets
 from mmrep.masking.budgets import Visible
 from mmrep.nn.maps import Map, truncated_standard
 from mmrep.systems.masked.multimae import Config, Task, labels, task_losses, uncertain
+from mmrep.systems.masked.multimae.weights import from_authors, to_authors
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "multimae.npz")
 PLAIN = {"mean": (0.0,), "std": (1.0,)}

@@ -7,7 +7,6 @@ import pytest
 
 from configs.retrieval.invgc import get_config, synthetic
 from mmrep.errors import ConfigError, DataError
-from mmrep.evals.gallery import check, qb_norm
 from mmrep.systems.retrieval.invgc import (
     Config,
     collect_banks,
@@ -18,6 +17,7 @@ from mmrep.systems.retrieval.invgc import (
     nearest,
     neighbours,
 )
+from mmrep.systems.retrieval.invgc.gallery import check, qb_norm
 from mmrep.train import loop
 
 # The authors' InvGC.py (yimuwangcs/Better_Cross_Modal_Retrieval) on these five rows: r = 1, pool_rate 0.5.

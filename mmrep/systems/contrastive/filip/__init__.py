@@ -1,0 +1,166 @@
+"""FILIP: a dual encoder compared token by token (Yao et al. 2022, arXiv 2111.07783)."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray
+
+from mmrep.errors import ConfigError
+from mmrep.evals.view import View
+from mmrep.losses.contrastive import Scalar, symmetric_info_nce_of_logits
+from mmrep.losses.large_batch import LargeBatch, in_micro_batches
+from mmrep.nn.text import masked_mean
+from mmrep.nn.towers import ImageTower, TextTower, encoders
+from mmrep.system import Batch, Metrics, Params, System, stateless
+from mmrep.systems.contrastive.filip.model import Tokens, late_info_nce, late_similarity, select_tokens
+
+
+@dataclass(frozen=True)
+class Config:
+    """interaction: "max" is FILIP.  "mean" averages over the other side's tokens instead of taking the best one, which is the dot product
+                 of the two mean tokens.  "global" is CLIP: the dot product of the pooled vectors, through the same projections.
+    keep:        share of each side's tokens that the other side looks among, chosen by their best match in the batch; training only.
+    mask:        False lets padding speak as if it were words (an ablation).   chunk: gallery entries compared at a time; None: all.
+    temperature: tau at the start, at least 0.01 through its logarithm.
+    large_batch: how much of the batch is compared and encoded at once; its blocks are of `chunk` pairs where it names no size.
+    """
+
+    image: ImageTower = ImageTower()
+    text: TextTower = TextTower()
+    dim: int = 64
+    temperature: float = 0.07
+    interaction: Literal["max", "mean", "global"] = "max"
+    keep: float = 1.0
+    mask: bool = True
+    chunk: int | None = None
+    dtype: str = "float32"
+    large_batch: LargeBatch = field(default=LargeBatch(), metadata={"since": 2})
+
+    def build(self) -> System:
+        self._check()
+        towers = {"image": self.image, "text": self.text}
+        model = encoders(
+            towers, self.dim, scale=1 / self.temperature, max_scale=100.0, tokens=True, dtype=self.dtype
+        )  # fmt: skip
+
+        def words_or_patches(params: Params, batch: Batch, name: str) -> tuple[Array, dict[str, Array]]:
+            """(the pooled vector [B,D], every token in the shared space with its `valid`)."""
+            pooled, out = model.full(params, batch, name)
+            tokens = out["projected"]
+            valid = out["valid"] if name == "text" and self.mask else jnp.ones(tokens.shape[:2], bool)
+            return pooled, {"tokens": jnp.where(valid[..., None], tokens, 0.0), "valid": valid}
+
+        def represent(params: Params, batch: Batch, name: str) -> dict[str, Array]:
+            """What is compared: all tokens, or one that stands for them, of which best match and mean are the dot product."""
+            pooled, out = words_or_patches(params, batch, name)
+            if self.interaction == "max":
+                return out
+            one = pooled if self.interaction == "global" else masked_mean(out["tokens"], out["valid"])
+            return {"tokens": one[:, None], "valid": out["valid"].any(1, keepdims=True)}
+
+        def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
+            parts = self.large_batch.micro_batches
+            x, y = in_micro_batches(lambda of: [represent(params, of, n) for n in towers], batch, parts)
+            scale = model.scale(params)
+            per_pair, own = self.contrast((x["tokens"], x["valid"]), (y["tokens"], y["valid"]), scale)
+            return per_pair.mean(), {"scale": scale, "similarity": own.mean()}
+
+        infer = {n: lambda params, extras, batch, n=n: represent(params, batch, n) for n in towers}
+        infer |= {
+            f"{n}_tokens": lambda params, extras, batch, n=n: words_or_patches(params, batch, n)[1] for n in towers
+        }
+        return System(lambda rng, batch: (model.init(rng, batch), {}), stateless(loss), infer)
+
+    def contrast(self, image: Tokens, text: Tokens, scale: Scalar) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+        """(the loss of each pair, its own mean similarity): see `late_info_nce`."""
+        blocks = self.large_batch.blocks(self.chunk or (32 if self.interaction == "max" else 1024))
+        if blocks is not None:
+            return late_info_nce(image, text, scale, self._few(image, text, blocks.chunk), blocks)
+        s_image, s_text = self.similarities(image, text)
+        per_pair = symmetric_info_nce_of_logits(scale * s_image, scale * s_text.T)
+        return per_pair, 0.5 * jnp.diagonal(s_image + s_text)
+
+    def similarities(self, image: Tokens, text: Tokens) -> tuple[Float[Array, "B B"], Float[Array, "B B"]]:
+        """(s^I, s^T), rows images: every patch and every word asks in full, but looks among the kept tokens of the other side only."""
+        few = self._few(image, text)
+        if few is None:
+            return late_similarity(*image, *text, self.chunk)
+        return late_similarity(*image, *few[1], self.chunk)[0], late_similarity(*few[0], *text, self.chunk)[1]
+
+    def _few(self, image: Tokens, text: Tokens, chunk: int | None = None) -> tuple[Tokens, Tokens] | None:
+        keep_image, keep_text = (max(1, math.ceil(self.keep * side[0].shape[1])) for side in (image, text))
+        if (keep_image, keep_text) == (image[0].shape[1], text[0].shape[1]):
+            return None
+        few_image = select_tokens(*image, *text, keep_image, chunk)
+        return few_image, select_tokens(*text, *image, keep_text, chunk)
+
+    def _check(self) -> None:
+        if not 0.01 <= self.temperature <= 1.0:
+            raise ConfigError(f"system.temperature is {self.temperature}: it must lie in [0.01, 1]")
+        if self.interaction not in ("max", "mean", "global"):
+            raise ConfigError(f"system.interaction is {self.interaction!r}: choose max, mean or global")
+        if not 0.0 < self.keep <= 1.0:
+            raise ConfigError(f"system.keep is {self.keep}: the share of tokens kept lies in (0, 1]")
+        if self.keep < 1.0 and self.interaction != "max":
+            raise ConfigError(f"system.keep is {self.keep}: only system.interaction 'max' has tokens to choose from")
+        self.large_batch.check()
+        if self.large_batch.loss == "ring" and self.keep < 1.0:
+            raise ConfigError(
+                f'system.keep is {self.keep}: tokens are chosen by the whole batch, which no device of a ring sees; take "chunked"'
+            )
+        if self.chunk is not None and self.chunk < 1:
+            raise ConfigError(f"system.chunk is {self.chunk}: give 1 or more, or None for all at once")
+
+
+def alignment(
+    patches: Float[Array | np.ndarray, "N D"], words: Float[Array | np.ndarray, "L D"]
+) -> tuple[Int[np.ndarray, " L"], Int[np.ndarray, " N"]]:
+    """(each word's best patch, each patch's best word) of one pair: the word-patch alignment of section 4.5."""
+    s = np.asarray(patches) @ np.asarray(words).T
+    return s.argmax(0), s.argmax(1)
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """Do words find their objects, without ever having seen a box?
+
+    word->patch: share of the `words` of a caption whose best patch shows the object they speak of, at least one of its pixels.
+    patch->word: share of the patches showing exactly one object whose best token (BOS and EOS included) speaks of it.
+    Needs record fields caption, caption_objects and instances, and a tokenizer of whole words. Raises ConfigError without the latter.
+    """
+
+    words: tuple[str, ...]
+    patch: int
+    split: str = "test"
+    name: str = "localisation"
+
+    def run(self, view: View) -> dict[str, float]:
+        patches, words = view.embed("image_tokens", self.split), view.embed("text_tokens", self.split)
+        columns = [view.column(field, self.split) for field in ("caption", "caption_objects", "instances")]
+        found: dict[str, list[Any]] = {"word->patch": [], "patch->word": [], "chance": []}
+        for i, (caption, speaks_of, instances) in enumerate(zip(*columns)):
+            spoken = caption.split(" ")
+            if (words["tokens"][i].any(-1)).sum() < len(spoken) + 2:
+                raise ConfigError(
+                    f"{len(spoken)} words of {caption!r} became fewer tokens: set data.tokenizer.kind to 'word' and a text long enough"
+                )
+            seen = shown(instances, self.patch)
+            best_patch, best_word = alignment(patches["tokens"][i], words["tokens"][i, : len(spoken) + 2])
+            for at, (word, k) in enumerate(zip(spoken, speaks_of)):
+                if k >= 0 and word.rstrip(",") in self.words:
+                    found["word->patch"].append(seen[best_patch[at + 1], k])  # BOS stands at 0
+                    found["chance"].append(seen[:, k].mean())
+            owner = np.array([-1, *speaks_of, -1])
+            alone = np.flatnonzero(seen.sum(1) == 1)
+            found["patch->word"] += list(owner[best_word[alone]] == seen[alone].argmax(1))
+        return {f"{self.name} {k}": float(np.mean(v)) for k, v in found.items()}
+
+
+def shown(instances: Integer[np.ndarray, "H W"], patch: int, objects: int = 16) -> Bool[np.ndarray, "N K"]:
+    """Which object slots each patch shows with at least one pixel; patches in reading order, instances 0 ground, 1 + slot."""
+    h, w = instances.shape[0] // patch, instances.shape[1] // patch
+    pixels = instances.reshape(h, patch, w, patch).transpose(0, 2, 1, 3).reshape(h * w, -1)
+    return (pixels[..., None] == 1 + np.arange(objects)).any(1)

@@ -1,0 +1,198 @@
+"""Symile: contrastive learning of any number of modalities through total correlation (Saporta et al. 2024, arXiv 2411.01053)."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from mmrep.errors import ConfigError
+from mmrep.evals import retrieval
+from mmrep.evals.view import View
+from mmrep.losses.contrastive import pairwise_info_nce, similarity
+from mmrep.losses.large_batch import LargeBatch, in_micro_batches
+from mmrep.nn.heads import l2_normalise
+from mmrep.nn.towers import Tower, encoders
+from mmrep.system import Batch, Metrics, Params, System, stateless
+from mmrep.systems.contrastive.symile.model import (
+    Negatives,
+    Vectors,
+    agreement,
+    mip_scores,
+    multilinear_product,
+    sum_loss,
+    symile_loss,
+)
+
+Objective = Literal["symile", "pairwise", "sum"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """A tower for each of M >= 2 modalities into one space; `infer` has a function named after each.
+
+    objective: "symile": the contrast of whole tuples by their multilinear product.   "pairwise": CLIP summed over all pairs.
+               "sum": Symile's tuples scored by the sum of their pairwise dot products, an ablation.
+    negatives: "n" shuffles the other modalities, "n_squared" takes all B^(M-1) combinations.
+    scale:     initial inverse temperature.   max_scale: its ceiling. Symile needs none: products of M unit vectors are small.
+    pairs:     modalities that "pairwise" contrasts, e.g. (("image", "text"),); empty: all.   smoothing: of its labels.
+    large_batch: how much of the batch is compared and encoded at once.
+    missing:   the batch may hold `present` [B, M], 1 where a modality was observed; a missing one enters as a learnt vector.
+    """
+
+    towers: tuple[tuple[str, Tower], ...] = ()
+    dim: int = 64
+    objective: Objective = "symile"
+    negatives: Negatives = "n"
+    scale: float = 1 / 0.07
+    max_scale: float | None = None
+    missing: bool = False
+    hidden: int | None = None
+    dtype: str = "float32"
+    pairs: tuple[tuple[str, str], ...] = ()
+    smoothing: float = 0.0
+    large_batch: LargeBatch = field(default=LargeBatch(), metadata={"since": 2})
+
+    def check(self) -> None:
+        names = [name for name, _ in self.towers]
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise ConfigError(f"system.towers names {names}: give at least two modalities, each once")
+        if {"scale", "missing", "present"} & {*names}:
+            raise ConfigError(f"system.towers names {names}: scale, missing and present are taken, rename the modality")
+        if self.objective not in ("symile", "pairwise", "sum"):
+            raise ConfigError(f"system.objective is {self.objective!r}: choose symile, pairwise or sum")
+        if self.negatives not in ("n", "n_squared"):
+            raise ConfigError(f"system.negatives is {self.negatives!r}: choose n or n_squared")
+        if self.objective == "sum" and self.negatives != "n":
+            raise ConfigError('system.negatives is "n_squared": objective "sum" has only the "n" sampler')
+        if self.objective != "pairwise" and self.negatives == "n" and len(names) == 2:
+            raise ConfigError(
+                'system.negatives is "n": with two modalities a shuffle repeats the true pairs, take "n_squared"'
+            )
+        if not {n for pair in self.pairs for n in pair} <= {*names} or not 0 <= self.smoothing < 1:
+            raise ConfigError(f"system.pairs {self.pairs} must name towers, smoothing {self.smoothing} lie in [0, 1)")
+        self.large_batch.check()
+        if self.large_batch.loss != "plain" and self.objective == "sum":
+            raise ConfigError(
+                f'system.large_batch.loss is {self.large_batch.loss!r}: objective "sum" has only the plain one'
+            )
+        if self.large_batch.loss == "ring" and self.objective == "symile" and self.negatives == "n_squared":
+            raise ConfigError(
+                'system.large_batch.loss is "ring": "n_squared" negatives go round one device, take "chunked"'
+            )
+        for name, value in (("scale", self.scale), ("max_scale", self.max_scale)):
+            if value is not None and not (0 < value < math.inf):
+                raise ConfigError(f"system.{name} is {value}: it must be positive and finite")
+
+    def build(self) -> System:
+        self.check()
+        names = tuple(name for name, _ in self.towers)
+        model = encoders(
+            dict(self.towers), self.dim, scale=self.scale, max_scale=self.max_scale, hidden=self.hidden,
+            normalise=not self.missing, dtype=self.dtype,
+        )  # fmt: skip
+
+        def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, dict]:
+            params = model.init(rng, batch)
+            if self.missing:
+                keys = jax.random.split(jax.random.fold_in(rng, 1), len(names))
+                # Not zeros: a zero factor would silence the whole product, and the gradient of every other factor.
+                draw = {n: jax.random.normal(k, (2, self.dim), jnp.float32) for n, k in zip(names, keys)}
+                params["missing"] = jax.tree.map(lambda x: x * self.dim**-0.5, draw)
+            return params, {}
+
+        def embed(params: Params, batch: Batch, name: str) -> Float[Array, "B D"]:
+            x = model.embed(params, batch, name)
+            if not self.missing:
+                return x
+            here = jnp.ones(len(x), bool) if "present" not in batch else batch["present"][:, names.index(name)] > 0.5
+            absent, observed = params["missing"][name]
+            return l2_normalise(jnp.where(here[:, None], x + observed, absent))
+
+        def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
+            parts, blocks = self.large_batch.micro_batches, self.large_batch.blocks()
+            vectors = in_micro_batches(lambda of: [embed(params, of, n) for n in names], batch, parts)
+            scale = model.scale(params)
+            if self.objective == "pairwise":
+                chosen = [(names.index(a), names.index(b)) for a, b in self.pairs] or None
+                value = pairwise_info_nce(vectors, scale, chosen, self.smoothing, blocks).mean()
+                return value, {"scale": scale, "cosine": agreement(vectors).mean() / math.comb(len(names), 2)}
+            if self.objective == "sum":
+                value = sum_loss(rng, vectors, scale).mean()
+                return value, {"scale": scale, "cosine": agreement(vectors).mean() / math.comb(len(names), 2)}
+            value = symile_loss(vectors, scale, rng, self.negatives, blocks=blocks).mean()
+            tuples = len(vectors[0]) ** (1 if self.negatives == "n" else len(names) - 1)
+            # Theorem 3.1: log(number of tuples in the softmax) - loss is a lower bound on the total correlation.
+            bound = math.log(tuples) - value
+            return value, {"scale": scale, "bound": bound, "product": multilinear_product(vectors).mean()}
+
+        infer = {n: lambda params, extras, batch, n=n: embed(params, batch, n) for n in names}
+        return System(init, stateless(loss), infer)
+
+
+def scores(
+    candidates: Float[Array | np.ndarray, "C D"], observed: Vectors, objective: str = "symile"
+) -> Float[Array, "B C"]:
+    """How well each candidate of one modality completes what was observed of any of the others (section 3.3).
+
+    "symile": the multilinear product. "pairwise" and "sum": the sum of all pairs' dot products, those among the observed included,
+    which are one constant a row. Times the learnt scale they are the logits of the prediction; the order does not depend on it.
+    Raises ConfigError where nothing was observed or the objective is unknown.
+    """
+    if not observed:
+        raise ConfigError("scores: observed is empty, give the embeddings of at least one modality")
+    if objective not in ("symile", "pairwise", "sum"):
+        raise ConfigError(f"scores: objective is {objective!r}; choose symile, pairwise or sum")
+    candidates, vectors = jnp.asarray(candidates), [jnp.asarray(x) for x in observed]
+    if objective == "symile":
+        return mip_scores(candidates, vectors)
+    return similarity(sum(vectors[1:], vectors[0]), candidates) + agreement(vectors)[:, None]
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Prediction of modality `target` from the `observed` ones, by the objective's own score.
+
+    objective:  that of the system.   group: a record field; candidates that share its value with the query are all right.
+    averaged:   modalities that were not observed and stand in by their mean embedding over the split: the expected score. Merely left
+                out, a factor takes its sign along, and Symile's modalities are free to flip signs in pairs.
+    candidates: 0 ranks the whole split; k ranks the true one among k - 1 drawn from other groups, fixed by `seed`.
+    """
+
+    target: str
+    observed: tuple[str, ...]
+    objective: str = "symile"
+    averaged: tuple[str, ...] = ()
+    group: str = ""
+    candidates: int = 0
+    split: str = "test"
+    ks: tuple[int, ...] = (1,)
+    seed: int = 0
+    name: str = ""
+
+    def run(self, view: View) -> dict[str, float]:
+        gallery = view.embed(self.target, self.split)
+        vectors = [view.embed(o, self.split) for o in self.observed]
+        vectors += [np.broadcast_to(view.embed(o, self.split).mean(0), gallery.shape) for o in self.averaged]
+        found = np.asarray(scores(gallery, vectors, self.objective))
+        same = np.eye(len(gallery), dtype=bool)
+        if self.group:
+            keys = np.asarray([str(v) for v in view.column(self.group, self.split)])
+            same = keys[:, None] == keys[None, :]
+        if self.candidates:
+            keep = self._drawn(same)
+            found, same = np.where(keep, found, -np.inf), same & keep
+        ranks = retrieval.ranks_of_scores(found, same)
+        label = self.name or f"{self.target}|{','.join(self.observed)}"
+        measured = retrieval.recall_at(ranks, self.ks) | {"median_rank": float(np.median(ranks))}
+        return {f"{label} {k}": v for k, v in measured.items()}
+
+    def _drawn(self, same: Bool[np.ndarray, "N N"]) -> Bool[np.ndarray, "N N"]:
+        rng = np.random.default_rng(self.seed)
+        order = np.where(same, np.inf, rng.random(same.shape)).argsort(1)[:, : self.candidates - 1]
+        keep = np.eye(len(same), dtype=bool)
+        keep[np.arange(len(same))[:, None], order] = True
+        return keep & (np.eye(len(same), dtype=bool) | ~same)

@@ -1,0 +1,67 @@
+"""The evaluators of class maps, on tokens whose answer is known."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mmrep.errors import DataError
+from mmrep.evals.view import View
+from mmrep.nn.maps import Map
+from mmrep.systems.masked.croma.evals import Cover, LargerImages
+
+COVER = Map("landcover", (8, 8), 2, classes=3)
+
+
+def made(n, size, seed):
+    ids = np.random.default_rng(seed).integers(0, 3, (n, size // 2, size // 2)).repeat(2, 1).repeat(2, 2)
+    return [
+        {"landcover": i.astype(np.uint8), "optical": np.eye(3)[i] * 255, "radar": np.zeros((size, size, 1))}
+        for i in ids
+    ]
+
+
+class Split(list):
+    def record(self, i):
+        return self[i]
+
+
+class FakeView(View):
+    """Tokens are the classes of their patch as the optical map shows them; of a picture of another size, if `blind`, nothing."""
+
+    def __init__(self, blind=False):
+        self.sets = {s: Split(made(30, 8, i)) for i, s in enumerate(("train", "val", "test"))}
+        self.blind = blind
+
+    def split(self, name):
+        return self.sets[name]
+
+    def infer(self, name, images):
+        x = next(iter(images.values()))
+        tokens = x[:, ::2, ::2].reshape(len(x), -1, x.shape[-1]).astype(np.float32)
+        return tokens * 0 if self.blind and x.shape[1] != 8 else tokens
+
+    def embed_raw(self, name, values):
+        return self.infer(name, {k: np.stack(v) for k, v in values.items()})
+
+
+def larger(size):
+    return SimpleNamespace(open=lambda split: made(12, size, 9))
+
+
+def test_cover_is_read_off_tokens_that_hold_it_and_not_off_others():
+    found = Cover(COVER, givens=(("optical",), ("radar",)), labelled=20).run(FakeView())
+    assert found["cover|optical R2"] > 0.99 and found["cover|radar R2"] < 0.1
+    np.testing.assert_allclose(found["cover mean R2"], (found["cover|optical R2"] + found["cover|radar R2"]) / 2)
+
+
+def test_larger_images_are_read_by_the_head_of_the_small_ones():
+    evaluator = LargerImages(COVER, (larger(16), larger(24)), given=("optical",), labelled=20, batch=5)
+    found = evaluator.run(FakeView())
+    assert [*found] == ["larger x1 mIoU", "larger x2 mIoU", "larger kept x2", "larger x3 mIoU", "larger kept x3"]
+    assert all(v == 1.0 for v in found.values())
+    lost = evaluator.run(FakeView(blind=True))
+    assert lost["larger x1 mIoU"] == 1.0 and lost["larger kept x2"] < 0.2
+    with pytest.raises(DataError, match="patch"):
+        odd = SimpleNamespace(open=lambda split: [{k: v[:15, :15] for k, v in r.items()} for r in made(2, 16, 9)])
+        LargerImages(COVER, (odd,), given=("optical",), batch=5).run(FakeView())
