@@ -1,8 +1,17 @@
-"""What a modality is: the array it becomes in a batch, the record field it comes from, and how it is checked."""
+"""One description of a modality: its array in a batch, the record field that it comes from, and what models derive from it.
 
+rgb = image("rgb", 32, patch=4)           # Data(modalities=(rgb, ...)); rgb.grid == (8, 8), rgb.channels == 3
+classes = label_map("semseg", 32, 13, patch=4)
+words = text("caption", 17, vocab=64)
+
+Systems derive their own view from it, so that a config states each size once: `mmrep.nn.maps` a dense modality of patches, 4M its token
+modality.
+"""
+
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -15,30 +24,22 @@ Kind = Literal["image", "text", "audio", "vector", "label", "map"]
 Tokenize = Callable[[str, int], np.ndarray]
 Augment = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 
-_DTYPES = {
-    "image": np.float32,
-    "text": np.int32,
-    "audio": np.float32,
-    "vector": np.float32,
-    "label": np.int32,
-    "map": np.int32,
-}
-_RANKS = {"image": 3, "text": 1, "audio": 1, "label": 0, "map": 2}
-
 
 @dataclass(frozen=True)
 class Modality:
     """One entry of a batch.
 
-    name:    key in the batch.
-    kind:    image: float32 [H, W, C] in [0, 1].  text: int32 [L] token ids, BOS ... EOS PAD PAD.  audio: float32 [T] in [-1, 1],
-             zero padded, with `<name>_length` int32 [] beside it.  vector: float32 of any shape.  label: int32 [].  map: int32 [H, W];
-             records may hold it finer by a whole factor (see `coarser`).
-    shape:   per-example shape, () for a label.
-    field:   the record's field; empty means `name`.
-    vocab:   number of ids (text, label, map); 0 where it has none.
-    augment: functions (numpy generator, array) -> array of the same shape, used in training only.
-    rate:    samples a second (audio).
+    name:      key in the batch.
+    kind:      image: float32 [H, W, C] in [0, 1].  text: int32 [L] token ids, BOS ... EOS PAD PAD.  audio: float32 [T] in [-1, 1],
+               zero padded, with `<name>_length` int32 [] beside it.  vector: float32 of any shape.  label: int32 [].
+               map: int32 [H, W] class ids; records may hold a map finer by a whole factor (see `coarser`).
+    shape:     per-example shape, () for a label.
+    field:     the record's field; empty means `name`.
+    vocab:     number of ids (text) or classes (label, map); 0 for the other kinds.
+    augment:   functions (numpy generator, array) -> array of the same shape, used in training only.
+    rate:      samples per second (audio).
+    patch:     side of a patch in pixels (image, map), for models that divide it into a grid.
+    mean, std: models standardise numbers as (x - mean) / std; one value, or one per channel.
     """
 
     name: str
@@ -48,31 +49,84 @@ class Modality:
     vocab: int = 0
     augment: tuple[Any, ...] = ()
     rate: int = 16_000
+    patch: int = 1
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
 
     def __post_init__(self) -> None:
-        if self.kind in _RANKS and len(self.shape) != _RANKS[self.kind]:
+        rank = _KINDS[self.kind].rank if self.kind in _KINDS else None
+        if rank is not None and len(self.shape) != rank:
             raise ConfigError(
-                f"modality {self.name!r}: shape {self.shape} does not fit kind {self.kind!r}, which has {_RANKS[self.kind]} axes"
+                f"modality {self.name!r}: shape {self.shape} does not fit kind {self.kind!r}, which has {rank} axes"
             )
         if any(n < 1 for n in self.shape):
             raise ConfigError(f"modality {self.name!r}: shape {self.shape} must be positive")
         if self.kind in ("text", "label", "map") and self.vocab < 1:
             raise ConfigError(f"modality {self.name!r}: kind {self.kind!r} needs vocab >= 1")
+        if self.kind in ("image", "map") and (self.patch < 1 or any(n % self.patch for n in self.shape[:2])):
+            raise ConfigError(f"modality {self.name!r}: patch {self.patch} does not divide its size {self.shape[:2]}")
+        if self.kind == "image" and not {len(self.mean), len(self.std)} <= {1, self.channels}:
+            raise ConfigError(
+                f"modality {self.name!r}: mean {self.mean} and std {self.std} must have 1 or {self.channels} values"
+            )
 
     @property
     def source(self) -> str:
+        """The record's field."""
         return self.field or self.name
 
     @property
     def dtype(self) -> Any:
-        return _DTYPES[self.kind]
+        return _KINDS[self.kind].dtype
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of an image or a map, in pixels."""
+        return self.shape[0], self.shape[1]
+
+    @property
+    def channels(self) -> int:
+        """Numbers per pixel of an image; 1 for the other kinds."""
+        return self.shape[2] if self.kind == "image" else 1
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches of an image or a map; (1, n) of a vector's n numbers."""
+        if self.kind == "vector":
+            return 1, math.prod(self.shape)
+        return self.shape[0] // self.patch, self.shape[1] // self.patch
+
+    @property
+    def classes(self) -> int:
+        """Number of classes of a label or a map; 0 for the other kinds."""
+        return self.vocab if self.kind in ("label", "map") else 0
 
 
-def image(name: str, size: int, channels: int = 3, field: str = "", augment: tuple[Augment, ...] = ()) -> Modality:
-    return Modality(name, "image", (size, size, channels), field, augment=augment)
+Side = int | tuple[int, int]
+
+
+def _sides(size: Side) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def image(
+    name: str,
+    size: Side,
+    channels: int = 3,
+    field: str = "",
+    augment: tuple[Augment, ...] = (),
+    *,
+    patch: int = 1,
+    mean: tuple[float, ...] = (0.5,),
+    std: tuple[float, ...] = (0.5,),
+) -> Modality:
+    """size: height and width, or both where they are equal."""
+    shape = (*_sides(size), channels)
+    return Modality(name, "image", shape, field, augment=augment, patch=patch, mean=mean, std=std)
 
 
 def text(name: str, length: int, vocab: int, field: str = "", augment: tuple[Augment, ...] = ()) -> Modality:
+    """length: of the ids, BOS and EOS included."""
     return Modality(name, "text", (length,), field, vocab, augment)
 
 
@@ -84,8 +138,8 @@ def label(name: str, classes: int, field: str = "") -> Modality:
     return Modality(name, "label", (), field, classes)
 
 
-def label_map(name: str, size: int, classes: int, field: str = "") -> Modality:
-    return Modality(name, "map", (size, size), field, classes)
+def label_map(name: str, size: Side, classes: int, field: str = "", *, patch: int = 1) -> Modality:
+    return Modality(name, "map", _sides(size), field, classes, patch=patch)
 
 
 def vector(name: str, *shape: int, field: str = "") -> Modality:
@@ -95,11 +149,11 @@ def vector(name: str, *shape: int, field: str = "") -> Modality:
 def encode(
     m: Modality, value: Any, tokenize: Tokenize | None, rng: np.random.Generator | None = None
 ) -> dict[str, np.ndarray]:
-    """One raw record value as the batch entries of `m`; augmented where `rng` is given.
+    """The batch entries of modality `m` for one raw record value; augmented where `rng` is given.
 
     Raises DataError for a value of the wrong kind, size or range, naming the modality and what was expected.
     """
-    entries = _ENCODERS[m.kind](m, value, tokenize)
+    entries = _KINDS[m.kind].encode(m, value, tokenize)
     if rng is not None and m.augment:
         for change in m.augment:
             entries[m.name] = change(rng, entries[m.name])
@@ -181,7 +235,7 @@ def _audio(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
 
 
 def coarser(ids: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A map of ids at a whole fraction of its size, by the pixel nearest each centre; any other map comes back as it is."""
+    """A map of ids [H, W] reduced to `shape` by a whole factor: the pixel nearest each cell's centre. Other maps are returned unchanged."""
     k = ids.shape[0] // shape[0] if ids.ndim == 2 else 0
     return ids[k // 2 :: k, k // 2 :: k] if k > 1 and ids.shape == (k * shape[0], k * shape[1]) else ids
 
@@ -202,9 +256,52 @@ def _plain(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
     return {m.name: array}
 
 
-_ENCODERS: Mapping[str, Callable[[Modality, Any, Any], dict[str, np.ndarray]]] = {
-    "image": _image, "text": _text, "audio": _audio, "vector": _plain, "label": _plain, "map": _plain,
-}  # fmt: skip
+def _example_image(m: Modality, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    return {m.name: rng.random((n, *m.shape), np.float32)}
+
+
+def _example_audio(m: Modality, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    lengths = rng.integers(max(1, m.shape[0] // 2), m.shape[0] + 1, n).astype(np.int32)
+    wave = rng.uniform(-0.5, 0.5, (n, *m.shape)).astype(np.float32)
+    wave = np.where(np.arange(m.shape[0]) < lengths[:, None], wave, 0.0).astype(np.float32)
+    return {m.name: wave, f"{m.name}_length": lengths}
+
+
+def _example_vector(m: Modality, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    return {m.name: rng.standard_normal((n, *m.shape), np.float32)}
+
+
+def _example_ids(m: Modality, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    return {m.name: rng.integers(0, m.vocab, (n, *m.shape)).astype(np.int32)}
+
+
+def _example_text(m: Modality, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    length = m.shape[0]
+    ids = rng.integers(min(FIRST_PIECE, m.vocab - 1), m.vocab, (n, length)).astype(np.int32)
+    words = rng.integers(1, max(2, length - 1), n)
+    at = np.arange(length)
+    ids = np.where(at <= words[:, None], ids, np.where(at == words[:, None] + 1, EOS, PAD))
+    ids[:, 0] = BOS
+    return {m.name: ids.astype(np.int32)}
+
+
+class _KindOf(NamedTuple):
+    """All that depends on a modality's kind. rank: number of axes, None for any."""
+
+    dtype: Any
+    rank: int | None
+    encode: Callable[[Modality, Any, Tokenize | None], dict[str, np.ndarray]]
+    example: Callable[[Modality, np.random.Generator, int], dict[str, np.ndarray]]
+
+
+_KINDS: Mapping[str, _KindOf] = {
+    "image": _KindOf(np.float32, 3, _image, _example_image),
+    "text": _KindOf(np.int32, 1, _text, _example_text),
+    "audio": _KindOf(np.float32, 1, _audio, _example_audio),
+    "vector": _KindOf(np.float32, None, _plain, _example_vector),
+    "label": _KindOf(np.int32, 0, _plain, _example_ids),
+    "map": _KindOf(np.int32, 2, _plain, _example_ids),
+}
 
 
 def example(modalities: Sequence[Modality], batch_size: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -212,34 +309,12 @@ def example(modalities: Sequence[Modality], batch_size: int, seed: int = 0) -> d
     rng = np.random.default_rng(seed)
     batch: dict[str, np.ndarray] = {}
     for m in modalities:
-        shape = (batch_size, *m.shape)
-        if m.kind == "image":
-            batch[m.name] = rng.random(shape, np.float32)
-        elif m.kind == "text":
-            batch[m.name] = _example_text(rng, batch_size, m.shape[0], m.vocab)
-        elif m.kind == "audio":
-            lengths = rng.integers(max(1, m.shape[0] // 2), m.shape[0] + 1, batch_size).astype(np.int32)
-            wave = rng.uniform(-0.5, 0.5, shape).astype(np.float32)
-            batch[m.name] = np.where(np.arange(m.shape[0]) < lengths[:, None], wave, 0.0).astype(np.float32)
-            batch[f"{m.name}_length"] = lengths
-        elif m.kind == "vector":
-            batch[m.name] = rng.standard_normal(shape, np.float32)
-        else:
-            batch[m.name] = rng.integers(0, m.vocab, shape).astype(np.int32)
+        batch |= _KINDS[m.kind].example(m, rng, batch_size)
     return batch
 
 
-def _example_text(rng: np.random.Generator, batch_size: int, length: int, vocab: int) -> np.ndarray:
-    ids = rng.integers(min(FIRST_PIECE, vocab - 1), vocab, (batch_size, length)).astype(np.int32)
-    words = rng.integers(1, max(2, length - 1), batch_size)
-    at = np.arange(length)
-    ids = np.where(at <= words[:, None], ids, np.where(at == words[:, None] + 1, EOS, PAD))
-    ids[:, 0] = BOS
-    return ids.astype(np.int32)
-
-
 def check_batch(modalities: Sequence[Modality], batch: Mapping[str, Any]) -> None:
-    """Raises ConfigError with the first entry of `batch` that is missing or has another shape or dtype than its modality says."""
+    """Raises ConfigError for the first entry of `batch` that is missing, or whose shape or dtype differs from its modality's."""
     for m in modalities:
         if m.name not in batch:
             raise ConfigError(f"batch has no {m.name!r}; it has {', '.join(sorted(batch))}")

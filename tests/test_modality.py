@@ -7,18 +7,19 @@ from hypothesis.extra import numpy as hnp
 from mmrep import modality
 from mmrep.errors import ConfigError, DataError
 from mmrep.modality import audio, check_batch, encode, example, image, label, text, vector
+from mmrep.nn.maps import dense
 
 ALL = (image("image", 8), text("text", 6, 20), audio("sound", 40), vector("vector", 3), label("label", 4))
 
 
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 3]))))
-def test_any_picture_becomes_the_modality_s_shape(pixels):
+def test_images_of_any_size_take_the_shape_of_the_modality(pixels):
     out = encode(image("image", 8), pixels, None)["image"]
     assert out.shape == (8, 8, 3) and out.dtype == np.float32 and out.min() >= 0 and out.max() <= 1
 
 
 @given(hnp.arrays(np.int16, st.integers(1, 60)))
-def test_any_sound_is_cut_or_padded_and_tells_its_length(wave):
+def test_a_waveform_is_cut_or_padded_and_its_length_kept(wave):
     out = encode(audio("sound", 40), wave, None)
     n = min(len(wave), 40)
     assert out["sound_length"] == n and not out["sound"][n:].any()
@@ -40,18 +41,31 @@ def test_any_sound_is_cut_or_padded_and_tells_its_length(wave):
         (vector("x", 2), np.array([np.inf, 0]), "NaN or infinite"),
     ],
 )
-def test_wrong_values_are_told(m, value, sentence):
+def test_wrong_values_raise_data_errors(m, value, sentence):
     with pytest.raises(DataError, match=sentence):
         encode(m, value, lambda t, n: np.zeros(n, np.int32))
 
 
-def test_modalities_check_themselves():
+def test_impossible_modalities_are_refused():
     with pytest.raises(ConfigError, match=r"shape \(8,\) does not fit kind 'image'"):
         modality.Modality("x", "image", (8,))
     with pytest.raises(ConfigError, match="needs vocab >= 1"):
         modality.Modality("x", "text", (8,))
     with pytest.raises(ConfigError, match="must be positive"):
         image("x", 0)
+    with pytest.raises(ConfigError, match="patch 3 does not divide"):
+        image("x", 8, patch=3)
+    with pytest.raises(ConfigError, match="must have 1 or 3 values"):
+        image("x", 8, mean=(0.5, 0.5))
+
+
+def test_a_dense_modality_has_the_sizes_of_its_modality():
+    rgb, classes = image("rgb", (8, 4), patch=2, mean=(0.1, 0.2, 0.3)), modality.label_map("semseg", 4, 5, patch=1)
+    assert rgb.grid == dense(rgb).grid == (4, 2) and dense(rgb).values == 12 and dense(rgb).mean == rgb.mean
+    assert classes.classes == dense(classes, class_dim=8).classes == 5 and rgb.classes == 0
+    assert vector("pose", 6).grid == (1, 6)
+    with pytest.raises(ConfigError, match="has kind 'text'"):
+        dense(text("caption", 6, 20))
 
 
 def test_examples_are_valid_batches():
@@ -83,7 +97,7 @@ def crop(rng, x):
     return x[1:]
 
 
-def test_maps_of_ids_come_finer_by_a_whole_factor():
+def test_finer_class_maps_are_reduced_by_a_whole_factor():
     fine = np.arange(64, dtype=np.uint8).reshape(8, 8)
     m = modality.label_map("semseg", 2, 64)
     np.testing.assert_array_equal(

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mmrep.errors import ConfigError
 from mmrep.masking import budgets
 from mmrep.masking.budgets import Visible
+from mmrep.modality import Modality
 from mmrep.nn.adapters import EPS, ClassAdapter, GlobalTokens, MapDecoder, PatchAdapter, take
 from mmrep.nn.transformer import Transformer
 from mmrep.system import Batch, Params
@@ -58,6 +59,18 @@ class Map:
         if self.truncated:
             return truncated_standard(x)
         return (x - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
+
+
+def dense(m: Modality, *, class_dim: int = 64, truncated: bool = False) -> Map:
+    """An image or a class map as a model of patches takes it: size, patch, channels or classes, mean and std of the modality.
+
+    Raises ConfigError for a modality of another kind.
+    """
+    if m.kind not in ("image", "map"):
+        raise ConfigError(f"modality {m.name!r} has kind {m.kind!r}: a dense modality is an image or a map")
+    return Map(
+        m.name, m.size, m.patch, m.channels, m.classes, class_dim, mean=m.mean, std=m.std, truncated=truncated
+    )  # fmt: skip
 
 
 def truncated_standard(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
