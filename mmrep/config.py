@@ -341,27 +341,18 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dict -> {"a/b/c": leaf}."""
-    flat: dict[str, Any] = {}
-    for k, v in tree.items():
-        if isinstance(v, Mapping):
-            flat |= flatten(v, f"{prefix}{k}/")
-        else:
-            flat[prefix + k] = v
-    return flat
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dict -> {"a/b/c": leaf}; an empty dict has no leaf and leaves no trace."""
+    from flax.traverse_util import flatten_dict  # 0.8 s, which listing and parsing configs need not wait for
+
+    return flatten_dict(tree, sep="/")
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `flatten`."""
-    tree: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        *parents, last = path.split("/")
-        node = tree
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[last] = leaf
-    return tree
+    from flax.traverse_util import unflatten_dict
+
+    return unflatten_dict(flat, sep="/")
 
 
 __all__ = [

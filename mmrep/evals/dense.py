@@ -10,17 +10,17 @@ from jaxtyping import Float, Int
 
 from mmrep import modality
 from mmrep.errors import ConfigError
+from mmrep.evals.probe import ridge_fit
 from mmrep.evals.view import View
 from mmrep.modality import coarser
 from mmrep.nn.maps import Map
 
 
-def mean_iou(predicted: Int[np.ndarray, "..."], truth: Int[np.ndarray, "..."], classes: int) -> float:
+def mean_iou(predicted: Int[np.ndarray, "..."], truth: Int[np.ndarray, "..."]) -> float:
     """Intersection over union, pixels of all examples together, averaged over the classes that `truth` or `predicted` has."""
-    counts = np.bincount((truth.reshape(-1) * classes + predicted.reshape(-1)).astype(np.int64), minlength=classes**2)
-    table = counts.reshape(classes, classes)
-    both, either = np.diag(table), table.sum(0) + table.sum(1) - np.diag(table)
-    return float(np.mean(both[either > 0] / either[either > 0]))
+    from sklearn.metrics import jaccard_score
+
+    return float(jaccard_score(truth.reshape(-1), predicted.reshape(-1), average="macro"))
 
 
 @dataclass(frozen=True)
@@ -42,24 +42,23 @@ class Segmentation:
 
     def run(self, view: View) -> dict[str, float]:
         sets = {s: self._read(view, s, self.labelled if s != self.split else 0) for s in ("train", "val", self.split)}
-        x, labels = sets["train"]
-        mean, scale = x.mean((0, 1)), x.std((0, 1)) + 1e-6
-        # Patches of the class map stand beside the tokens: one least-squares row a pixel and class.
-        one_hot = np.eye(self.map.classes, dtype=np.float32)[labels].reshape(*labels.shape[:2], -1)
-        x, y = ((x - mean) / scale).reshape(-1, x.shape[-1]), one_hot.reshape(-1, one_hot.shape[-1])
-        centre = y.mean(0)
-        gram, cross = x.T @ x, x.T @ (y - centre)
+        # One regression per pixel of a patch and class; rows are tokens.
+        eye = np.eye(self.map.classes, dtype=np.float32)
+        rows = {
+            s: (x.reshape(-1, x.shape[-1]), eye[y].reshape(y.shape[0] * y.shape[1], -1)) for s, (x, y) in sets.items()
+        }
 
-        def predict(split: str, penalty: float) -> np.ndarray:
-            weight = np.linalg.solve(gram + penalty * np.eye(len(gram), dtype=np.float32), cross)
-            found = ((sets[split][0] - mean) / scale) @ weight + centre
-            return found.reshape(*sets[split][1].shape, self.map.classes).argmax(-1)
+        def ids(scores: np.ndarray) -> np.ndarray:
+            return scores.reshape(-1, self.map.classes).argmax(-1)
 
-        best = max(self.penalties, key=lambda p: mean_iou(predict("val", p), sets["val"][1], self.map.classes))
-        found, truth = predict(self.split, best), sets[self.split][1]
+        fit = ridge_fit(
+            *rows["train"], *rows["val"], [p / len(rows["train"][0]) for p in self.penalties],
+            lambda predicted, target: mean_iou(ids(predicted), ids(target)),
+        )  # fmt: skip
+        found, truth = ids(fit(rows[self.split][0])), sets[self.split][1].reshape(-1)
         label = self.name or f"{self.map.name}|{'+'.join(self.given)}"
         return {
-            f"{label} mIoU": mean_iou(found, truth, self.map.classes),
+            f"{label} mIoU": mean_iou(found, truth),
             f"{label} pixel accuracy": float((found == truth).mean()),
         }
 
@@ -149,7 +148,7 @@ class EverySubset:
             guesses |= {"+".join(s): p[m.name] for s, p in predicted.items() if m.name not in s}
             for given, guess in guesses.items():
                 if m.classes:
-                    iou = mean_iou(guess.argmax(-1), truth[m.name], m.classes)
+                    iou = mean_iou(guess.argmax(-1), truth[m.name])
                     found[f"{m.name} from {given} mIoU"] = iou
                 else:
                     found[f"{m.name} from {given} L1"] = float(np.abs(guess - truth[m.name]).mean())
@@ -179,7 +178,7 @@ class Predicted:
         if isinstance(self.truth, str):
             return {f"{label} accuracy": float((found.argmax(-1) == truth).mean())}
         if self.truth.classes:
-            return {f"{label} {k}": v for k, v in _pixel_scores(found.argmax(-1), truth, self.truth.classes).items()}
+            return {f"{label} {k}": v for k, v in _pixel_scores(found.argmax(-1), truth).items()}
         if self.truth.truncated:
             truth = np.asarray(self.truth.standard(truth))
         return {f"{label} {k}": v for k, v in depth_scores(found, truth).items()}
@@ -193,10 +192,10 @@ def depth_scores(predicted: Float[np.ndarray, "..."], truth: Float[np.ndarray, "
     return {"L1": float(away.mean()), "RMSE": float(np.sqrt((away**2).mean())), "delta1": delta}
 
 
-def _pixel_scores(predicted: np.ndarray, truth: np.ndarray, classes: int, ignore: int = 255) -> dict[str, float]:
+def _pixel_scores(predicted: np.ndarray, truth: np.ndarray, ignore: int = 255) -> dict[str, float]:
     kept = truth != ignore
     p, t = predicted[kept], truth[kept]
-    return {"mIoU": mean_iou(p, t, classes), "pixel accuracy": float((p == t).mean())}
+    return {"mIoU": mean_iou(p, t), "pixel accuracy": float((p == t).mean())}
 
 
 def encoded(view: View, name: str, records: Sequence[Any]) -> np.ndarray:

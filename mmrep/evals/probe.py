@@ -60,7 +60,7 @@ def _flat(x: Any) -> np.ndarray:
 
 def _scaler(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean, std = x.mean(0), x.std(0)
-    # A constant feature carries nothing: dividing by its rounding error would make it loud.
+    # A constant feature gets no weight: divided by its rounding error it would be amplified noise.
     return mean, np.where(std > 1e-7 * np.maximum(1.0, np.abs(mean)), std, np.inf)
 
 
@@ -85,11 +85,13 @@ def ridge_fit(
     lambdas: Sequence[float] = LAMBDAS,
     score: Callable[[np.ndarray, np.ndarray], float] = negative_mse,
 ) -> Linear:
-    """Ridge regression in closed form: min |y - x w - b|^2 / N + lambda |w|^2 on features standardised by the training rows.
+    """Ridge regression: min |y - x w - b|^2 / N + lambda |w|^2 on features standardised by the training rows, b without penalty.
 
-    The intercept is free of penalty. Of the lambdas the one with the best score(predicted, truth) on validation wins, the largest on
-    ties. One eigendecomposition of the smaller of [D, D] and [N, N] serves all lambdas.
+    Of the lambdas the one with the best score(predicted, truth) on validation is taken, the largest on ties.
+    Raises DataError for fewer than 2 rows, for targets of another number, and for features that are not finite.
     """
+    from sklearn.linear_model import Ridge
+
     x, y = _flat(train_x), np.asarray(train_y, np.float64)
     if len(x) < 2 or len(x) != len(y):
         raise DataError(f"a ridge probe needs at least 2 rows and a target for each, found {len(x)} and {len(y)}")
@@ -97,14 +99,10 @@ def ridge_fit(
         raise DataError("the probe's training features hold NaN or infinite values")
     mean, std = _scaler(x)
     x, centre = (x - mean) / std, y.mean(0)
-    y = y - centre
-    dual = len(x) < x.shape[1]
-    values, vectors = np.linalg.eigh((x @ x.T if dual else x.T @ x) / len(x))
-    projected = vectors.T @ (y if dual else x.T @ y) / len(x)
     fits = []
     for penalty in sorted(lambdas, reverse=True):
-        solution = vectors @ (projected / (np.maximum(values, 0.0) + penalty)[:, None])
-        weight = (x.T @ solution if dual else solution) / std[:, None]
+        model = Ridge(penalty * len(x), fit_intercept=False).fit(x, y - centre)
+        weight = model.coef_.reshape(y.shape[1], -1).T / std[:, None]
         fit = Linear(weight, centre - mean @ weight, penalty, 0.0)
         fits.append(fit._replace(validation=score(fit(val_x), np.asarray(val_y, np.float64))))
     return max(fits, key=lambda fit: fit.validation)

@@ -77,7 +77,7 @@ class Reconstruction:
         if not self.classes:
             return errors(found, truth) | ({"detail": detail(found, truth)} if found.ndim == 4 else {})
         return {
-            "mIoU": mean_iou(found, truth, self.classes),
+            "mIoU": mean_iou(found, truth),
             "pixel accuracy": float((found == truth).mean()),
         }
 

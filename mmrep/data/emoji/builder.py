@@ -93,7 +93,7 @@ with tfds.core.registered.skip_registration():
     class EmojiBuilder(tfds.core.GeneratorBasedBuilder):
         """One record a concept: its drawing and those of its skin tones, its names in 14 languages, and their speech."""
 
-        VERSION = tfds.core.Version("1.0.0")
+        VERSION = tfds.core.Version("1.1.0")  # 1.1.0: speech resampled by SciPy
         pkg_dir_path = None
         size = 64
         limit = 0

@@ -11,14 +11,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 RATE = 16_000
 _UP, _DOWN = 320, 441  # eSpeak's 22,050 Hz * 320 / 441 = 16,000 Hz
-_REACH = 16  # half length of the low-pass, in output samples
 
 
 def speak(
@@ -57,21 +55,10 @@ def speak(
 
 
 def resample(wave: np.ndarray) -> np.ndarray:
-    """int16 [T] at 22,050 Hz -> int16 [ceil(T * 320 / 441)] at 16,000 Hz: a windowed-sinc low-pass at 7.4 kHz, polyphase."""
+    """int16 [T] at 22,050 Hz -> int16 [ceil(T * 320 / 441)] at 16,000 Hz."""
+    from scipy.signal import resample_poly
+
     if not len(wave):
         return np.zeros(0, np.int16)
-    from scipy.signal import upfirdn
-
-    out = upfirdn(_low_pass(), wave.astype(np.float32), _UP, _DOWN)
-    count = -(-len(wave) * _UP // _DOWN)
-    return np.clip(np.rint(out[_REACH : _REACH + count]), -32768, 32767).astype(
-        np.int16
-    )  # _REACH is the filter's delay
-
-
-@cache
-def _low_pass() -> np.ndarray:
-    half = _REACH * _DOWN
-    cutoff = 0.93 / _DOWN  # of the Nyquist frequency at 320 times the input's rate
-    t = np.arange(-half, half + 1)
-    return (_UP * cutoff * np.sinc(cutoff * t) * np.kaiser(2 * half + 1, 8.0)).astype(np.float32)
+    out = resample_poly(wave.astype(np.float32), _UP, _DOWN)
+    return np.clip(np.rint(out), -32768, 32767).astype(np.int16)

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float
+
+from mmrep.nn.image import oriented_gradients
 
 
 class Baseline(NamedTuple):
@@ -36,6 +39,7 @@ def ridge_pixels_to_text(
     Raises ValueError where images and texts differ in number.
     """
     from sklearn.feature_extraction.text import HashingVectorizer
+    from sklearn.linear_model import Ridge
 
     features = features or pixels
     hashed = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 4), n_features=buckets, alternate_sign=False)
@@ -53,9 +57,9 @@ def ridge_pixels_to_text(
     weighted = [_unit(part * idf) for part in y]
     target = _unit(y[0] * idf - centre)
 
-    predict = _ridge(x[0], target)
-    best = max(alphas, key=lambda a: float(np.mean(1.0 / ranks(_unit(predict(x[1], a)) @ weighted[1].T))))
-    scores = (_unit(predict(x[2], best)) @ weighted[2].T).astype(np.float32)
+    fits = {a: Ridge(a, fit_intercept=False).fit(x[0], target) for a in alphas}
+    best = max(alphas, key=lambda a: float(np.mean(1.0 / ranks(_unit(fits[a].predict(x[1])) @ weighted[1].T))))
+    scores = (_unit(fits[best].predict(x[2])) @ weighted[2].T).astype(np.float32)
     found = ranks(scores)
     metrics = {f"r@{k}": float(np.mean(found <= k)) for k in (1, 5, 10)}
     return Baseline(scores, best, metrics | {"median_rank": float(np.median(found)), "candidates": float(len(scores))})
@@ -79,35 +83,10 @@ def gradients(images: Images, cells: int = 8, bins: int = 9, colours: int = 4) -
     `colours`^3 colours: Dalal and Triggs 2005, with colour beside it."""
     x = np.stack([np.asarray(i) for i in images]).astype(np.float32) / 255.0
     n, size = len(x), x.shape[1]
-    dy, dx = np.gradient(x, axis=(1, 2))
-    strongest = (dy**2 + dx**2).argmax(-1)[..., None]  # the colour channel that changes most
-    dy, dx = (np.take_along_axis(d, strongest, -1)[..., 0] for d in (dy, dx))
-    strength, angle = np.hypot(dx, dy), np.mod(np.arctan2(dy, dx), np.pi) / np.pi * bins
-    step = size // cells
-    hog = np.zeros((n, cells, cells, bins), np.float32)
-    for b in range(bins):
-        near = np.maximum(0.0, 1.0 - np.minimum(np.abs(angle - b), bins - np.abs(angle - b)))
-        votes = (strength * near)[:, : cells * step, : cells * step]
-        hog[..., b] = votes.reshape(n, cells, step, cells, step).sum((2, 4))
-    energy = np.pad((hog**2).sum(-1), ((0, 0), (0, 1), (0, 1)), mode="edge")
-    around = energy[:, :-1, :-1] + energy[:, 1:, :-1] + energy[:, :-1, 1:] + energy[:, 1:, 1:]
-    hog = np.minimum(hog / np.sqrt(around + 1e-3)[..., None], 0.4)
+    hog = np.asarray(jax.jit(oriented_gradients, static_argnums=(1, 2))(x, cells, bins))
     codes = (x.reshape(n, -1, 3) * (colours - 1e-3)).astype(int) @ np.array([colours**2, colours, 1])
     histogram = np.stack([np.bincount(c, minlength=colours**3) for c in codes]).astype(np.float32) / size**2
-    return np.concatenate([hog.reshape(n, -1), pixels(images, 8), np.sqrt(histogram)], 1)
-
-
-def _ridge(x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray, float], np.ndarray]:
-    """(new x, alpha) -> prediction, one eigendecomposition of the kernel x x^T for every alpha."""
-    kernel = (x @ x.T).astype(np.float64)
-    values, vectors = np.linalg.eigh(kernel)
-    rotated = vectors.T @ y
-
-    def predict(new: np.ndarray, alpha: float) -> np.ndarray:
-        dual = vectors @ (rotated / (np.maximum(values, 0.0) + alpha)[:, None])
-        return (new @ x.T) @ dual
-
-    return predict
+    return np.concatenate([hog, pixels(images, 8), np.sqrt(histogram)], 1)
 
 
 def _unit(a: Any) -> np.ndarray:

@@ -72,7 +72,7 @@ class LargerImages:
 
         def score(predicted: np.ndarray, truth: np.ndarray) -> float:
             shape = (-1, self.map.classes)
-            return mean_iou(predicted.reshape(shape).argmax(-1), truth.reshape(shape).argmax(-1), self.map.classes)
+            return mean_iou(predicted.reshape(shape).argmax(-1), truth.reshape(shape).argmax(-1))
 
         flat = [(x.reshape(-1, x.shape[-1]), eye[y].reshape(x.shape[0] * x.shape[1], -1)) for x, y in (train, val)]
         fit = ridge_fit(*flat[0], *flat[1], score=score)
@@ -88,7 +88,7 @@ class LargerImages:
 
     def _score(self, fit: Linear, x: np.ndarray, y: np.ndarray) -> float:
         found = fit(x.reshape(-1, x.shape[-1])).reshape(*y.shape, self.map.classes).argmax(-1)
-        return mean_iou(found, y, self.map.classes)
+        return mean_iou(found, y)
 
     def _read(self, view: View, rows: Sequence[Any]) -> tuple[Float[np.ndarray, "B N D"], Int[np.ndarray, "B N P"]]:
         tokens = []

@@ -2,6 +2,7 @@
 
 import numpy as np
 from jaxtyping import Array, Float
+from scipy.stats import skew
 
 from mmrep.errors import DataError
 from mmrep.evals.retrieval import dot, unit
@@ -36,5 +37,4 @@ def hubness(queries: Rows, gallery: Float[Array | np.ndarray, "M D"], k: int = 1
     k = min(k, len(gallery))
     top = np.argsort(-dot(queries, gallery), axis=1, kind="stable")[:, :k]
     counts = np.bincount(top.reshape(-1), minlength=len(gallery)).astype(np.float64)
-    spread = counts.std()
-    return float(np.mean((counts - counts.mean()) ** 3) / spread**3) if spread > 0 else 0.0
+    return float(skew(counts)) if counts.std() > 0 else 0.0
