@@ -41,8 +41,8 @@ def generate(command: _cli.Command) -> list[Path]:
 
     from mmrep.evals.view import view_of
     from mmrep.interop.load import read_run
-    from mmrep.systems.masked.fourm import decode as decide
     from mmrep.systems.masked.fourm.canvas import blank, fill
+    from mmrep.systems.masked.fourm.decode import generate as decide
     from mmrep.systems.masked.fourm.schedules import chain
 
     options = command.options

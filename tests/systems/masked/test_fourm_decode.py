@@ -10,9 +10,8 @@ import pytest
 from mmrep.errors import ConfigError, DataError
 from mmrep.modality import EOS
 from mmrep.systems.masked import fourm
-from mmrep.systems.masked.fourm import decode as generate
 from mmrep.systems.masked.fourm.canvas import Canvas, blank, emptied, fill, inputs, merge_spans
-from mmrep.systems.masked.fourm.decode import TokenInfer, compiled
+from mmrep.systems.masked.fourm.decode import TokenInfer, compiled, generate
 from mmrep.systems.masked.fourm.masking import Mixture, Stream, Tokens
 from mmrep.systems.masked.fourm.schedules import Guide, Target, chain
 

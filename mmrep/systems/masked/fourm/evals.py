@@ -15,9 +15,9 @@ from mmrep.data import pipeline
 from mmrep.evals.tokens import errors
 from mmrep.evals.view import View
 from mmrep.modality import PAD
-from mmrep.systems.masked.fourm import decode as generate
 from mmrep.systems.masked.fourm import masking as spans
 from mmrep.systems.masked.fourm.canvas import blank, fill
+from mmrep.systems.masked.fourm.decode import generate
 from mmrep.systems.masked.fourm.masking import text_body
 from mmrep.systems.masked.fourm.predict import along_text, likeliest
 from mmrep.systems.masked.fourm.schedules import Target

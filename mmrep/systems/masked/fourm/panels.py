@@ -9,8 +9,8 @@ import numpy as np
 from mmrep.data import pipeline
 from mmrep.evals.view import View
 from mmrep.report.panels import Grid, Picture, Words
-from mmrep.systems.masked.fourm import decode as generate
 from mmrep.systems.masked.fourm.canvas import blank, fill
+from mmrep.systems.masked.fourm.decode import generate
 from mmrep.systems.masked.fourm.schedules import Guide, Target, chain
 
 WEIGHTS = (0.0, 1.0, 3.0, 6.0)

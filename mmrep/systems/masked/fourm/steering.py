@@ -13,9 +13,8 @@ from mmrep.data.scenes import metadata
 from mmrep.data.serialise import Serial
 from mmrep.evals.retrieval import dot, ranks_of_scores, unit
 from mmrep.evals.view import View
-from mmrep.systems.masked.fourm import decode as generate
 from mmrep.systems.masked.fourm.canvas import blank, fill, left_open
-from mmrep.systems.masked.fourm.decode import TokenInfer
+from mmrep.systems.masked.fourm.decode import TokenInfer, generate
 from mmrep.systems.masked.fourm.evals import tokens_of
 from mmrep.systems.masked.fourm.predict import likeliest
 from mmrep.systems.masked.fourm.schedules import Guide, Target
