@@ -22,7 +22,7 @@ from mmrep.nn.attention import attend, causal_mask, padding_mask
 from mmrep.systems.contrastive.filip import model as late_interaction
 from mmrep.systems.contrastive.symile import model as multilinear
 from mmrep.systems.fusion.albef import matching
-from mmrep.systems.fusion.albef.masking import mask_tokens
+from mmrep.systems.fusion.albef.model import mask_tokens
 
 few = settings(max_examples=25, deadline=None)
 # One shape each, so that each function is compiled once; what is drawn is the content.

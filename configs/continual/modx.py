@@ -15,7 +15,9 @@ from mmrep.data.scenes import CaptionSpec, Joint, SceneData, domain
 from mmrep.data.scenes.world import COLOURS, SHAPES
 from mmrep.evals.view import view_of
 from mmrep.nn.towers import ImageTower, TextTower
-from mmrep.systems.continual.modx import Config, Domain, Domains, measures, snapshot
+from mmrep.systems.continual.modx import Config, snapshot
+from mmrep.systems.continual.modx.data import Domain
+from mmrep.systems.continual.modx.evals import Domains, measures
 from mmrep.train import loop
 
 VOCAB, LENGTH = 64, 22

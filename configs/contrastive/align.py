@@ -15,7 +15,8 @@ from mmrep.data.scenes import CaptionSpec, Noise, SceneData, WorldSpec
 from mmrep.data.scenes.world import COLOURS, SHAPES
 from mmrep.evals.suite import Retrieval, ZeroShot
 from mmrep.nn.towers import ImageTower, TextTower
-from mmrep.systems.contrastive.align import Config, QueryArithmetic
+from mmrep.systems.contrastive.align import Config
+from mmrep.systems.contrastive.align.evals import QueryArithmetic
 
 VOCAB, LENGTH = 512, 18
 EVALS = (

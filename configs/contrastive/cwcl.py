@@ -13,7 +13,8 @@ from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
 from mmrep.evals.suite import Retrieval
 from mmrep.nn.towers import AudioTower, TextTower
-from mmrep.systems.contrastive.cwcl import Config, SpokenIntent, Weights
+from mmrep.systems.contrastive.cwcl import Config, Weights
+from mmrep.systems.contrastive.cwcl.evals import SpokenIntent
 from mmrep.systems.contrastive.cwcl.intents import INTENTS, IntentData, sentence
 
 READ, SPOKEN, PROMPTS = (0, 1, 2, 3), (4, 5, 6), (7, 8, 9, 10, 11)

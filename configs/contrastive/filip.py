@@ -15,8 +15,8 @@ from mmrep.data.scenes import CaptionSpec, SceneData, WorldSpec
 from mmrep.data.scenes.world import COLOURS, SHAPES
 from mmrep.losses.large_batch import LargeBatch
 from mmrep.nn.towers import ImageTower, TextTower
-from mmrep.systems.contrastive.filip import Config, Localisation
-from mmrep.systems.contrastive.filip.evals import LateRetrieval, LateZeroShot
+from mmrep.systems.contrastive.filip import Config
+from mmrep.systems.contrastive.filip.evals import LateRetrieval, LateZeroShot, Localisation
 
 VOCAB, LENGTH = 64, 20
 WORLD = WorldSpec(n_objects=(3, 4), grid=4, distinct="each", sizes=("big",))

@@ -13,9 +13,9 @@ from dataclasses import replace
 from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
 from mmrep.nn.towers import AudioTower, ImageTower, TextTower, VectorTower
-from mmrep.systems.contrastive.symile import Config, Objective, Predict
-from mmrep.systems.contrastive.symile.polyglot import PolyglotData
-from mmrep.systems.contrastive.symile.xor import XorData
+from mmrep.systems.contrastive.symile import Config, Objective
+from mmrep.systems.contrastive.symile.data import PolyglotData, XorData
+from mmrep.systems.contrastive.symile.evals import Predict
 
 
 def xor(p: float, objective: Objective = "symile", steps: int = 400) -> Experiment:

@@ -19,8 +19,9 @@ from mmrep.data.scenes import CaptionSpec, SceneData, WorldSpec
 from mmrep.evals.retrieval import unit
 from mmrep.evals.suite import Retrieval
 from mmrep.nn.towers import ImageTower, TextTower
-from mmrep.systems.retrieval.invgc import Config, Robust, collect_banks, compare
-from mmrep.systems.retrieval.invgc.treatment import crowded
+from mmrep.systems.retrieval.invgc import Config, collect_banks
+from mmrep.systems.retrieval.invgc.data import crowded
+from mmrep.systems.retrieval.invgc.evals import Robust, compare
 
 VOCAB, LENGTH = 64, 40
 CAPTION = CaptionSpec("list", place=False, setting=False)
@@ -72,7 +73,7 @@ def get_config(size: str = "small") -> Experiment:
 def synthetic(
     seed: int, cone: float, nuisance: float, noise: float = 0.6, n: int = 1000, dim: int = 64, **options: Any
 ) -> dict[str, float]:
-    """`compare`, with its `options`, on made embeddings (`treatment.crowded`); the gallery's own nuisance has rank 8."""
+    """`compare`, with its `options`, on made embeddings (`crowded`); the gallery's own nuisance has rank 8."""
     rng = np.random.default_rng(seed)
     basis, axes = rng.standard_normal((8, dim)), unit(rng.standard_normal((2, dim)))
     val, test, banks = (crowded(rng, axes, basis, n, cone, nuisance, noise) for _ in range(3))

@@ -15,7 +15,9 @@ from mmrep.errors import ConfigError
 from mmrep.evals.view import View
 from mmrep.losses.contrastive import symmetric_info_nce
 from mmrep.nn.towers import ImageTower, TextTower
-from mmrep.systems.continual.modx import Config, Domain, Domains, forgetting, measures, ram, sam, snapshot
+from mmrep.systems.continual.modx import Config, snapshot
+from mmrep.systems.continual.modx.data import Domain
+from mmrep.systems.continual.modx.evals import Domains, forgetting, measures, ram, sam
 from mmrep.systems.continual.modx.model import similarity_distillation
 from mmrep.train import loop
 

@@ -10,7 +10,8 @@ from mmrep.config import flatten
 from mmrep.errors import ConfigError
 from mmrep.losses.contrastive import info_nce
 from mmrep.nn.towers import ImageTower, TextTower
-from mmrep.systems.contrastive.align import Config, align_loss, compose, keep_pairs
+from mmrep.systems.contrastive.align import Config, align_loss, keep_pairs
+from mmrep.systems.contrastive.align.evals import compose
 
 PAIR = (modality.image("image", 16), modality.text("text", 8, 32))
 TINY = Config(ImageTower(32, 1, 4, 8), TextTower(32, 8, 32, 1, 4), 16)

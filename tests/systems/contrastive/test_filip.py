@@ -10,7 +10,8 @@ from mmrep.errors import ConfigError
 from mmrep.evals.view import View
 from mmrep.losses.contrastive import symmetric_info_nce, symmetric_info_nce_of_logits
 from mmrep.nn.towers import ImageTower, TextTower
-from mmrep.systems.contrastive.filip import Config, Localisation, alignment, shown
+from mmrep.systems.contrastive.filip import Config
+from mmrep.systems.contrastive.filip.evals import Localisation, alignment, shown
 from mmrep.systems.contrastive.filip.model import late_similarity
 
 IMAGE, TEXT = ImageTower(32, 1, 4, 8), TextTower(64, 12, 32, 1, 4)

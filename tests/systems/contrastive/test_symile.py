@@ -13,7 +13,9 @@ from mmrep.errors import ConfigError
 from mmrep.evals.view import View
 from mmrep.losses.contrastive import symmetric_info_nce
 from mmrep.nn.towers import AudioTower, ImageTower, TextTower, VectorTower
-from mmrep.systems.contrastive.symile import Config, Predict, agreement, scores, sum_loss
+from mmrep.systems.contrastive.symile import Config
+from mmrep.systems.contrastive.symile.evals import Predict, scores
+from mmrep.systems.contrastive.symile.model import agreement, sum_loss
 
 
 def vectors(n=4, dim=3, seed=7, m=3):

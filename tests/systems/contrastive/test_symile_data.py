@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from mmrep.errors import ConfigError, DataError
-from mmrep.systems.contrastive.symile.polyglot import PolyglotData
-from mmrep.systems.contrastive.symile.xor import XorData
+from mmrep.systems.contrastive.symile.data import PolyglotData, XorData
 
 
 def bits(source, split="train"):

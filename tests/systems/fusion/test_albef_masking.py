@@ -5,7 +5,7 @@ import pytest
 
 from mmrep.errors import ConfigError
 from mmrep.modality import BOS, EOS, MASK, PAD
-from mmrep.systems.fusion.albef.masking import mask_tokens
+from mmrep.systems.fusion.albef.model import mask_tokens
 
 
 def texts(rows=400, length=32, vocab=50):

@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmrep.systems.fusion.albef import matching
-from mmrep.systems.fusion.albef.matching import matching_loss, random_negatives
+from mmrep.systems.fusion.albef import model as matching
+from mmrep.systems.fusion.albef.model import matching_loss, random_negatives
 
 hard_negatives = jax.jit(matching.hard_negatives)
 

@@ -7,17 +7,9 @@ import pytest
 
 from configs.retrieval.invgc import get_config, synthetic
 from mmrep.errors import ConfigError, DataError
-from mmrep.systems.retrieval.invgc import (
-    Config,
-    collect_banks,
-    combine,
-    inv_gc,
-    local_adj,
-    move_away,
-    nearest,
-    neighbours,
-)
-from mmrep.systems.retrieval.invgc.gallery import check, qb_norm
+from mmrep.systems.retrieval.invgc import Config, collect_banks
+from mmrep.systems.retrieval.invgc.evals import check_bank, qb_norm
+from mmrep.systems.retrieval.invgc.model import combine, inv_gc, local_adj, move_away, nearest, neighbours
 from mmrep.train import loop
 
 # The authors' InvGC.py (yimuwangcs/Better_Cross_Modal_Retrieval) on these five rows: r = 1, pool_rate 0.5.
@@ -107,11 +99,11 @@ def test_combine_is_the_unit_mean():
 
 def test_bad_banks_are_refused():
     with pytest.raises(DataError, match="empty"):
-        check(TEST, BANK[:0])
+        check_bank(TEST, BANK[:0])
     with pytest.raises(DataError, match="dimensions"):
-        check(TEST, np.ones((3, 5), np.float32))
+        check_bank(TEST, np.ones((3, 5), np.float32))
     with pytest.raises(DataError, match="not finite"):
-        check(TEST, np.full((3, 2), np.nan, np.float32))
+        check_bank(TEST, np.full((3, 2), np.nan, np.float32))
 
 
 def test_qb_norm_demotes_a_hub():

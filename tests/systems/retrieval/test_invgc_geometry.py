@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmrep.errors import DataError
-from mmrep.systems.retrieval.invgc.geometry import hubness, mean_cosine, nearest_cosine
+from mmrep.systems.retrieval.invgc.evals import hubness, mean_cosine, nearest_cosine
 
 
 def test_cosines_equal_the_double_loop():

@@ -3,8 +3,8 @@
 import numpy as np
 
 from mmrep.evals import retrieval
-from mmrep.systems.retrieval.invgc.gallery import qb_norm
-from mmrep.systems.retrieval.invgc.treatment import choose, crowded, lie, query_bank, recall
+from mmrep.systems.retrieval.invgc.data import crowded
+from mmrep.systems.retrieval.invgc.evals import choose, lie, qb_norm, query_bank, recall
 
 
 def test_recall_is_r_at_1_of_aligned_rows():

@@ -6,12 +6,9 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mmrep.errors import ConfigError
-from mmrep.evals import zero_shot
-from mmrep.evals.view import View
 from mmrep.losses.contrastive import Scalar, info_nce, similarity
 from mmrep.losses.reduce import masked_mean
 from mmrep.nn.heads import Projection
@@ -127,26 +124,3 @@ def cwcl_loss(
     targets = kept / jnp.maximum(kept.sum(-1, keepdims=True), 1e-12)
     to_q = info_nce(logits, targets=targets, ignore=~keep)
     return jnp.where(known, to_q + info_nce(logits.T, ignore=~keep), 0.0)
-
-
-@dataclass(frozen=True)
-class SpokenIntent:
-    """Zero-shot intents of speech: an intent's embedding is the renormalised mean of its prompts' text embeddings.
-
-    prompts: equally many sentences for each intent, in the order of the labels.   label: the record field with the intent.
-    """
-
-    prompts: tuple[tuple[str, ...], ...]
-    label: str = "intent"
-    split: str = "test"
-    name: str = "zero-shot intent"
-
-    def run(self, view: View) -> dict[str, float]:
-        embedded = view.embed_raw("text", {"text": [s for row in self.prompts for s in row]})
-        classes = zero_shot.class_embeddings(np.asarray(embedded).reshape(len(self.prompts), len(self.prompts[0]), -1))
-        labels = np.asarray(view.column(self.label, self.split))
-        found = {}
-        for query, name in (("speech", self.name), ("text", f"{self.name} of transcripts")):
-            measured = zero_shot.zero_shot_metrics(view.embed(query, self.split), classes, labels)
-            found[f"{name} accuracy"] = measured["accuracy"]
-        return found

@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Bool, Float, Int, Integer
 
+from mmrep.errors import ConfigError
 from mmrep.evals import retrieval, zero_shot
 from mmrep.evals.view import Fields, View
 from mmrep.systems.contrastive.filip.model import late_similarity
@@ -77,3 +78,54 @@ class LateZeroShot:
         ranks = retrieval.ranks(dict(queries), dict(prompts), labels, _BLOCK, score)
         chance = float(np.mean([len(row) for row in labels])) / len(self.classes)
         return {f"{self.name} accuracy": float(np.mean(ranks <= 1)), f"{self.name} chance": chance}
+
+
+def alignment(
+    patches: Float[Array | np.ndarray, "N D"], words: Float[Array | np.ndarray, "L D"]
+) -> tuple[Int[np.ndarray, " L"], Int[np.ndarray, " N"]]:
+    """(each word's best patch, each patch's best word) of one pair: the word-patch alignment of section 4.5."""
+    s = np.asarray(patches) @ np.asarray(words).T
+    return s.argmax(0), s.argmax(1)
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """Do words find their objects, without ever having seen a box?
+
+    word->patch: share of the `words` of a caption whose best patch shows the object they speak of, at least one of its pixels.
+    patch->word: share of the patches showing exactly one object whose best token (BOS and EOS included) speaks of it.
+    Needs record fields caption, caption_objects and instances, and a tokenizer of whole words. Raises ConfigError without the latter.
+    """
+
+    words: tuple[str, ...]
+    patch: int
+    split: str = "test"
+    name: str = "localisation"
+
+    def run(self, view: View) -> dict[str, float]:
+        patches, words = view.embed("image_tokens", self.split), view.embed("text_tokens", self.split)
+        columns = [view.column(field, self.split) for field in ("caption", "caption_objects", "instances")]
+        found: dict[str, list[Any]] = {"word->patch": [], "patch->word": [], "chance": []}
+        for i, (caption, speaks_of, instances) in enumerate(zip(*columns)):
+            spoken = caption.split(" ")
+            if (words["tokens"][i].any(-1)).sum() < len(spoken) + 2:
+                raise ConfigError(
+                    f"{len(spoken)} words of {caption!r} became fewer tokens: set data.tokenizer.kind to 'word' and a text long enough"
+                )
+            seen = shown(instances, self.patch)
+            best_patch, best_word = alignment(patches["tokens"][i], words["tokens"][i, : len(spoken) + 2])
+            for at, (word, k) in enumerate(zip(spoken, speaks_of)):
+                if k >= 0 and word.rstrip(",") in self.words:
+                    found["word->patch"].append(seen[best_patch[at + 1], k])  # BOS stands at 0
+                    found["chance"].append(seen[:, k].mean())
+            owner = np.array([-1, *speaks_of, -1])
+            alone = np.flatnonzero(seen.sum(1) == 1)
+            found["patch->word"] += list(owner[best_word[alone]] == seen[alone].argmax(1))
+        return {f"{self.name} {k}": float(np.mean(v)) for k, v in found.items()}
+
+
+def shown(instances: Integer[np.ndarray, "H W"], patch: int, objects: int = 16) -> Bool[np.ndarray, "N K"]:
+    """Which object slots each patch shows with at least one pixel; patches in reading order, instances 0 ground, 1 + slot."""
+    h, w = instances.shape[0] // patch, instances.shape[1] // patch
+    pixels = instances.reshape(h, patch, w, patch).transpose(0, 2, 1, 3).reshape(h * w, -1)
+    return (pixels[..., None] == 1 + np.arange(objects)).any(1)

@@ -6,22 +6,17 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from mmrep.errors import ConfigError
-from mmrep.evals import retrieval
-from mmrep.evals.view import View
-from mmrep.losses.contrastive import pairwise_info_nce, similarity
+from mmrep.losses.contrastive import pairwise_info_nce
 from mmrep.losses.large_batch import LargeBatch, in_micro_batches
 from mmrep.nn.heads import l2_normalise
 from mmrep.nn.towers import Tower, encoders
 from mmrep.system import Batch, Metrics, Params, System, stateless
 from mmrep.systems.contrastive.symile.model import (
     Negatives,
-    Vectors,
     agreement,
-    mip_scores,
     multilinear_product,
     sum_loss,
     symile_loss,
@@ -131,68 +126,3 @@ class Config:
 
         infer = {n: lambda params, extras, batch, n=n: embed(params, batch, n) for n in names}
         return System(init, stateless(loss), infer)
-
-
-def scores(
-    candidates: Float[Array | np.ndarray, "C D"], observed: Vectors, objective: str = "symile"
-) -> Float[Array, "B C"]:
-    """How well each candidate of one modality completes what was observed of any of the others (section 3.3).
-
-    "symile": the multilinear product. "pairwise" and "sum": the sum of all pairs' dot products, those among the observed included,
-    which are one constant a row. Times the learnt scale they are the logits of the prediction; the order does not depend on it.
-    Raises ConfigError where nothing was observed or the objective is unknown.
-    """
-    if not observed:
-        raise ConfigError("scores: observed is empty, give the embeddings of at least one modality")
-    if objective not in ("symile", "pairwise", "sum"):
-        raise ConfigError(f"scores: objective is {objective!r}; choose symile, pairwise or sum")
-    candidates, vectors = jnp.asarray(candidates), [jnp.asarray(x) for x in observed]
-    if objective == "symile":
-        return mip_scores(candidates, vectors)
-    return similarity(sum(vectors[1:], vectors[0]), candidates) + agreement(vectors)[:, None]
-
-
-@dataclass(frozen=True)
-class Predict:
-    """Prediction of modality `target` from the `observed` ones, by the objective's own score.
-
-    objective:  that of the system.   group: a record field; candidates that share its value with the query are all right.
-    averaged:   modalities that were not observed and stand in by their mean embedding over the split: the expected score. Merely left
-                out, a factor takes its sign along, and Symile's modalities are free to flip signs in pairs.
-    candidates: 0 ranks the whole split; k ranks the true one among k - 1 drawn from other groups, fixed by `seed`.
-    """
-
-    target: str
-    observed: tuple[str, ...]
-    objective: str = "symile"
-    averaged: tuple[str, ...] = ()
-    group: str = ""
-    candidates: int = 0
-    split: str = "test"
-    ks: tuple[int, ...] = (1,)
-    seed: int = 0
-    name: str = ""
-
-    def run(self, view: View) -> dict[str, float]:
-        gallery = view.embed(self.target, self.split)
-        vectors = [view.embed(o, self.split) for o in self.observed]
-        vectors += [np.broadcast_to(view.embed(o, self.split).mean(0), gallery.shape) for o in self.averaged]
-        found = np.asarray(scores(gallery, vectors, self.objective))
-        same = np.eye(len(gallery), dtype=bool)
-        if self.group:
-            keys = np.asarray([str(v) for v in view.column(self.group, self.split)])
-            same = keys[:, None] == keys[None, :]
-        if self.candidates:
-            keep = self._drawn(same)
-            found, same = np.where(keep, found, -np.inf), same & keep
-        ranks = retrieval.ranks_of_scores(found, same)
-        label = self.name or f"{self.target}|{','.join(self.observed)}"
-        measured = retrieval.recall_at(ranks, self.ks) | {"median_rank": float(np.median(ranks))}
-        return {f"{label} {k}": v for k, v in measured.items()}
-
-    def _drawn(self, same: Bool[np.ndarray, "N N"]) -> Bool[np.ndarray, "N N"]:
-        rng = np.random.default_rng(self.seed)
-        order = np.where(same, np.inf, rng.random(same.shape)).argsort(1)[:, : self.candidates - 1]
-        keep = np.eye(len(same), dtype=bool)
-        keep[np.arange(len(same))[:, None], order] = True
-        return keep & (np.eye(len(same), dtype=bool) | ~same)

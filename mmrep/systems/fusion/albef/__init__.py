@@ -24,9 +24,13 @@ from mmrep.losses.reduce import masked_mean
 from mmrep.nn.heads import MaskedLmHead, Projection, l2_normalise
 from mmrep.nn.towers import ImageTower, TextTower, encoders
 from mmrep.system import Batch, Extras, Metrics, Params, System
-from mmrep.systems.fusion.albef.masking import mask_tokens
-from mmrep.systems.fusion.albef.matching import hard_negatives, matching_loss, random_negatives
-from mmrep.systems.fusion.albef.model import FusionEncoder
+from mmrep.systems.fusion.albef.model import (
+    FusionEncoder,
+    hard_negatives,
+    mask_tokens,
+    matching_loss,
+    random_negatives,
+)
 
 TAUGHT = ("image", "text", "fusion", "mlm")
 """Parts with a momentum copy; the matching head and the temperature have none."""

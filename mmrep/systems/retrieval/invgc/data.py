@@ -1,0 +1,27 @@
+"""Synthetic embeddings whose galleries are crowded."""
+
+import numpy as np
+from jaxtyping import Float
+
+from mmrep.evals import retrieval
+from mmrep.systems.retrieval.invgc.evals import Pair
+
+
+def crowded(
+    rng: np.random.Generator,
+    directions: Float[np.ndarray, "2 D"],
+    basis: Float[np.ndarray, "K D"],
+    n: int,
+    cone: float,
+    nuisance: float,
+    noise: float,
+) -> Pair:
+    """Made pairs that crowd: queries norm(cone v + .6 z + noise n) and a gallery norm(cone u + .6 z + nuisance P + noise n').
+
+    z, n, n' are normal. directions: u and v, the axes of the two cones.   basis: the K directions of P, which the gallery alone has.
+    """
+    u, v = directions
+    z, n1, n2 = rng.standard_normal((3, n, basis.shape[1]))
+    q = cone * v + 0.6 * z + noise * n1
+    g = cone * u + 0.6 * z + nuisance * (rng.standard_normal((n, len(basis))) @ basis) + noise * n2
+    return retrieval.unit(q).astype(np.float32), retrieval.unit(g).astype(np.float32)
