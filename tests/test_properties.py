@@ -21,7 +21,7 @@ from mmrep.modality import BOS, PAD, vector
 from mmrep.nn.attention import attend, causal_mask, padding_mask
 from mmrep.systems.contrastive.filip import model as late_interaction
 from mmrep.systems.contrastive.symile import model as multilinear
-from mmrep.systems.fusion.albef import matching
+from mmrep.systems.fusion.albef import model as matching
 from mmrep.systems.fusion.albef.model import mask_tokens
 
 few = settings(max_examples=25, deadline=None)
