@@ -51,6 +51,11 @@ class Map:
         """Values that a decoder gives for one patch."""
         return self.patch**2 * (self.classes or self.channels)
 
+    def spec(self, batch_size: int) -> tuple[tuple[int, ...], Any]:
+        """(shape, dtype) of its batch entry."""
+        numbers = () if self.classes else (self.channels,)
+        return (batch_size, *self.size, *numbers), jnp.int32 if self.classes else jnp.float32
+
     def standard(self, x: Any) -> Array:
         """The map as the model takes it: [B, H, W, C] of standardised numbers, or class ids [B, H, W] as they are."""
         x = jnp.asarray(x)

@@ -10,6 +10,7 @@ import pytest
 
 from mmrep.config import flatten
 from mmrep.errors import ConfigError, DataError
+from mmrep.interop.foreign import read_foreign
 from mmrep.systems.masked.fourm import Config, masked_loss, token_infer
 from mmrep.systems.masked.fourm import masking as spans
 from mmrep.systems.masked.fourm.canvas import blank, emptied, fill
@@ -239,8 +240,23 @@ def test_weights_go_out_as_they_came_in():
     np.testing.assert_array_equal(moved["in"]["caption"], whole["in"]["caption"][order])
     with pytest.raises(DataError, match="mask_token"):
         from_authors({k: v for k, v in theirs.items() if k != "mask_token"}, config, names)
-    with pytest.raises(DataError, match="rows"):
+    with pytest.raises(DataError, match=r"shape \[4, 16\]"):
         from_authors(theirs | {"decoder_embeddings.depth.token_emb.weight": np.zeros((4, 16))}, config, names)
+
+
+def test_a_checkpoint_is_recognised_and_its_texts_are_left_out(tmp_path):
+    """Names and shapes as apple/ml-4m makes them; the values are ours."""
+    streams = Stream("rgb@224", 0, (14, 14), patch=16), Stream("tok_depth@224", 9, (14, 14))
+    config = Config(streams, (Mixture((1.0, 1.0), (0.0, 1.0)),), width=64, encoder_depth=1, decoder_depth=2, heads=1)
+    params = jax.tree.map(np.asarray, config.model().init(KEY))
+    theirs = to_authors(params, config)
+    for side in ("encoder", "decoder"):
+        theirs |= {f"{side}_embeddings.tok_depth@224.pos_emb": np.zeros((1, 196, 64))}
+        theirs |= {f"{side}_embeddings.caption.token_emb.weight": np.zeros((30_000, 1))}
+    np.savez(tmp_path / "4m.npz", **theirs)
+    experiment, found, _ = read_foreign(tmp_path / "4m.npz")
+    assert experiment.system == config and [m.name for m in experiment.data.modalities] == [s.name for s in streams]
+    jax.tree.map(np.testing.assert_array_equal, found, params)
 
 
 def test_pixels_go_in_by_a_linear_patch_and_are_never_asked():

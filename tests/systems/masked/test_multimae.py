@@ -10,6 +10,7 @@ import pytest
 
 from mmrep.config import flatten
 from mmrep.errors import ConfigError, DataError
+from mmrep.interop.foreign import read_foreign
 from mmrep.losses import masked
 from mmrep.masking import budgets
 from mmrep.masking.budgets import Visible
@@ -136,6 +137,37 @@ def test_import_and_export_are_inverse():
     assert {k: v.shape for k, v in again.items()} == {k: v.shape for k, v in flatten(spec).items()}
     with pytest.raises(DataError, match="global_tokens"):
         from_authors({k: v for k, v in theirs.items() if k != "global_tokens"}, CONFIG)
+
+
+def test_a_class_table_with_a_row_of_padding_loads_and_no_other_size():
+    """SemSegInputAdapter(num_classes=C, emb_padding_idx=C), as run_finetuning_semseg.py makes it, has C + 1 rows."""
+    theirs, name = weights(), "input_adapters.semseg.class_emb.weight"
+    padded = theirs | {name: np.concatenate([theirs[name], np.ones((1, 6), np.float32)])}
+    jax.tree.map(np.testing.assert_array_equal, from_authors(padded, CONFIG), from_authors(theirs, CONFIG))
+    for table in (theirs[name][:4], np.zeros((7, 6)), np.zeros((6, 5))):
+        with pytest.raises(DataError, match=r"class_emb.weight.*shape \[\d, \d\].*needs \[5, 6\]"):
+            from_authors(theirs | {name: table}, CONFIG)
+
+
+def test_a_checkpoint_is_recognised_by_its_names(tmp_path):
+    maps = (
+        Map("rgb", (32, 32), 16, 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+        Map("semseg", (8, 8), 4, classes=3, class_dim=2),
+    )
+    tasks = Task("rgb"), Task("rgb", "norm_mse"), Task("semseg", "ce")
+    config = Config(maps, tasks, visible=1, width=64, depth=2, heads=1, decoder_width=16, decoder_depth=1)
+    batch = {"rgb": np.zeros((1, 32, 32, 3), np.float32), "semseg": np.zeros((1, 8, 8), np.int32)}
+    params = jax.tree.map(np.asarray, jax.jit(config.build().init)(jax.random.key(0), batch)[0])
+    theirs = to_authors(params, config) | {"input_adapters.semseg.class_emb.weight": np.zeros((4, 2), np.float32)}
+    theirs |= {f"input_adapters.{m.name}.pos_emb": np.zeros((1, 64, 2, 2), np.float32) for m in maps}
+    np.savez(tmp_path / "multimae.npz", **theirs)
+    experiment, found, _ = read_foreign(tmp_path / "multimae.npz")
+    assert experiment.system == config and [m.name for m in experiment.data.modalities] == ["rgb", "semseg"]
+    found["in_semseg"]["table"] = params["in_semseg"]["table"]
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+    np.savez(tmp_path / "more.npz", **theirs, extra=np.zeros(3))
+    with pytest.raises(DataError, match=r"first is 'extra' \[3\]"):
+        read_foreign(tmp_path / "more.npz")
 
 
 def test_normalised_patches_use_all_values_and_n_minus_one():

@@ -1,128 +1,150 @@
-"""The authors' 4M weights as mmrep parameters, and back. Names and layouts only; read their file with any tool that gives arrays."""
+"""The authors' 4M weights (apple/ml-4m, entry "model" of a checkpoint) as mmrep parameters, and back."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 
-from mmrep.config import flatten, unflatten
-from mmrep.errors import DataError, near
-from mmrep.nn.transformer import unstack_blocks
+from mmrep import modality
+from mmrep.config import Data, Experiment
+from mmrep.interop.names import (
+    DENSE,
+    SAME,
+    Arrays,
+    Row,
+    chosen,
+    fused,
+    leading,
+    to_arrays,
+    to_params,
+    unused,
+    within,
+)  # fmt: skip
 from mmrep.systems.masked.fourm import Config
+from mmrep.systems.masked.fourm.masking import Mixture, Stream
 
-Arrays = Mapping[str, np.ndarray]
-Rows = Mapping[str, Sequence[int] | np.ndarray]
+MLP = tuple(Row(f"mlp.{a}.weight", f"mlp/{b}/kernel", DENSE) for a, b in (("fc1", "up"), ("fc3", "gate"), ("fc2", "down")))  # fmt: skip
+QKV = ("query", "key", "value")
+ENCODER_BLOCK = (
+    Row("norm1.weight", "norm_attn/scale"),
+    *fused("attn.qkv", "attn", QKV),
+    Row("attn.proj.weight", "attn/out/kernel", DENSE),
+    Row("norm2.weight", "norm_mlp/scale"),
+    *MLP,
+)
+DECODER_BLOCK = (
+    Row("norm1.weight", "norm_attn/scale"),
+    *fused("self_attn.qkv", "attn", QKV),
+    Row("self_attn.proj.weight", "attn/out/kernel", DENSE),
+    Row("query_norm.weight", "norm_cross/scale"),
+    Row("context_norm.weight", "norm_context/scale"),
+    Row("cross_attn.q.weight", "cross/query/kernel", DENSE),
+    *fused("cross_attn.kv", "cross", ("key", "value")),
+    Row("cross_attn.proj.weight", "cross/out/kernel", DENSE),
+    Row("norm2.weight", "norm_mlp/scale"),
+    *MLP,
+)
+SHARED = (
+    Row("mask_token", "mask/token", leading(1)),
+    Row("decoder_proj_context.weight", "context/kernel", DENSE),
+    Row("decoder_proj_context.bias", "context/bias"),
+    *within("encoder.{i}", "encoder/block{i:02d}", ENCODER_BLOCK),
+    *within("decoder.{i}", "decoder/block{i:02d}", DECODER_BLOCK),
+    Row("encoder_norm.weight", "encoder/norm/scale"),
+    Row("decoder_norm.weight", "decoder/norm/scale"),
+)
 
 
-class Leaf(NamedTuple):
-    """Our leaf `path` is their weight `name`.
-
-    how: "same"; "dense": transposed; "table": rows of ids; "row": with leading axes of length 1.   part: (i, n), the i-th of n stacked ones.
-    """
-
-    path: str
-    name: str
-    how: str = "dense"
-    part: tuple[int, int] = (0, 1)
-
-
-def from_authors(
-    weights: Arrays, config: Config, names: Mapping[str, str] | None = None, rows: Rows | None = None
-) -> dict[str, Any]:
-    """Parameters of `config` (scan off) from a state dict of apple/ml-4m (their checkpoint's "model").
+def table(
+    config: Config,
+    names: Mapping[str, str] | None = None,
+    rows: Mapping[str, Sequence[int] | np.ndarray] | None = None,
+) -> tuple[Row, ...]:
+    """Their names <-> our paths.
 
     names: our stream -> theirs, e.g. {"rgb": "tok_rgb@224", "pixels": "rgb@224"}.
     rows:  of a text, their id for each of our ids: vocabulary, then sentinels. Without it the ids are taken to be the same.
-    Positions are fixed and not read. Raises DataError for a missing weight, or one of another size.
+    What they tie is in their files twice; fixed positions are not needed.
     """
-    found: dict[str, Any] = {}
-    for leaf in _leaves(config, names or {}):
-        if leaf.name not in weights:
-            raise DataError(f"the weights have no {leaf.name!r}{near(leaf.name, list(weights))}")
-        w = np.asarray(weights[leaf.name], np.float32)
-        if w.shape[0] % leaf.part[1]:
-            raise DataError(
-                f"{leaf.name} has {w.shape[0]} rows, which do not divide into {leaf.part[1]}: give the checkpoint's sizes"
-            )
-        w = np.split(w, leaf.part[1])[leaf.part[0]]
-        w = w.T if leaf.how == "dense" else w.reshape(1, -1) if leaf.how == "row" else w
-        if leaf.how == "table":
-            w = _table(w, leaf, config, rows or {})
-        found[leaf.path] = w
-    return unflatten(found)
+    found = [*SHARED]
+    for s in config.streams:
+        theirs = (names or {}).get(s.name, s.name)
+        read, written = f"encoder_embeddings.{theirs}", f"decoder_embeddings.{theirs}"
+        order = chosen(rows[s.name]) if rows and s.name in rows else SAME
+        if s.learned:
+            found.append(Row(f"{read}.pos_emb", f"place/{s.name}", leading(1)))
+            found.append(Row(f"{written}.pos_emb", f"place/{s.name}", leading(1), tied=True))
+        else:
+            found.append(unused(f"{read}.pos_emb", f"{written}.pos_emb"))
+        found += [
+            Row(f"{read}.mod_emb", f"stream/{s.name}", leading(1)),
+            Row(f"{read}.proj.weight", f"pixels_{s.name}/kernel", DENSE),
+            Row(f"{read}.emb_proj.weight", f"vectors_{s.name}/kernel", DENSE),
+            Row(f"{read}.emb_proj.bias", f"vectors_{s.name}/bias"),
+            Row(f"{read}.token_emb.weight", f"in/{s.name}", order),
+            Row(f"{written}.token_emb.weight", f"out/{s.name}", order),
+            Row(f"{written}.to_logits.weight", f"out/{s.name}", order, tied=True),
+        ]
+        if not s.only_input:
+            found.append(Row(f"{written}.mod_emb", f"stream/{s.name}", leading(1), tied=True))
+    return tuple(found)
 
 
-def _table(w: np.ndarray, leaf: Leaf, config: Config, rows: Rows) -> np.ndarray:
-    s = next(s for s in config.streams if s.name == leaf.path.split("/")[1])
-    w = w[np.asarray(rows[s.name])] if s.name in rows else w
-    if len(w) != s.rows:
-        raise DataError(
-            f"{leaf.name} has {len(w)} rows, stream {s.name!r} {s.rows}: give `rows`, or the checkpoint's vocabulary"
-        )
-    return w
+def from_authors(
+    weights: Arrays,
+    config: Config,
+    names: Mapping[str, str] | None = None,
+    rows: Mapping[str, Sequence[int] | np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Parameters of `config` from a state dict. Raises DataError for an array that is missing, unknown or of another size."""
+    shapes = jax.eval_shape(config.model().init, jax.random.key(0))
+    return to_params(table(config, names, rows), weights, shapes)
 
 
 def to_authors(
     params: Mapping[str, Any], config: Config, names: Mapping[str, str] | None = None
 ) -> dict[str, np.ndarray]:
     """The inverse of `from_authors` where ids are the same; what they tie is written twice, as in their files."""
-    flat = {p: np.asarray(v) for p, v in flatten(unstack_blocks(dict(params))).items()}
-    weights: dict[str, np.ndarray] = {}
-    for leaf in _leaves(config, names or {}):
-        w = flat[leaf.path]
-        w = w.T if leaf.how == "dense" else w[None] if leaf.how == "row" else w
-        weights[leaf.name] = np.concatenate([weights[leaf.name], w]) if leaf.part[0] else w
-    for s in config.streams:
-        theirs = (names or {}).get(s.name, s.name)
-        if not s.only_input:
-            weights[f"decoder_embeddings.{theirs}.mod_emb"] = weights[f"encoder_embeddings.{theirs}.mod_emb"]
-            weights[f"decoder_embeddings.{theirs}.to_logits.weight"] = weights[
-                f"decoder_embeddings.{theirs}.token_emb.weight"
-            ]
-    return weights
+    return to_arrays(table(config, names), params)
 
 
-def _leaves(config: Config, names: Mapping[str, str]) -> Iterator[Leaf]:
-    for s in config.streams:
-        theirs = names.get(s.name, s.name)
-        yield Leaf(f"stream/{s.name}", f"encoder_embeddings.{theirs}.mod_emb", "row")
-        if s.patch:
-            yield Leaf(f"pixels_{s.name}/kernel", f"encoder_embeddings.{theirs}.proj.weight")
-            continue
-        if s.vectors:
-            yield Leaf(f"vectors_{s.name}/kernel", f"encoder_embeddings.{theirs}.emb_proj.weight")
-            yield Leaf(f"vectors_{s.name}/bias", f"encoder_embeddings.{theirs}.emb_proj.bias", "same")
-            continue
-        yield Leaf(f"in/{s.name}", f"encoder_embeddings.{theirs}.token_emb.weight", "table")
-        yield Leaf(f"out/{s.name}", f"decoder_embeddings.{theirs}.token_emb.weight", "table")
-        if s.learned:
-            yield Leaf(f"place/{s.name}", f"encoder_embeddings.{theirs}.pos_emb", "same")
-    yield Leaf("mask/token", "mask_token", "row")
-    yield Leaf("context/kernel", "decoder_proj_context.weight")
-    yield Leaf("context/bias", "decoder_proj_context.bias", "same")
-    for i in range(config.encoder_depth):
-        ours, theirs = f"encoder/block{i:02d}", f"encoder.{i}"
-        yield from _attention(f"{ours}/attn", f"{theirs}.attn", "qkv", ("query", "key", "value"))
-        yield from _rest(ours, theirs, {"attn": "norm1", "mlp": "norm2"})
-    for i in range(config.decoder_depth):
-        ours, theirs = f"decoder/block{i:02d}", f"decoder.{i}"
-        yield from _attention(f"{ours}/attn", f"{theirs}.self_attn", "qkv", ("query", "key", "value"))
-        yield Leaf(f"{ours}/cross/query/kernel", f"{theirs}.cross_attn.q.weight")
-        yield from _attention(f"{ours}/cross", f"{theirs}.cross_attn", "kv", ("key", "value"))
-        norms = {"attn": "norm1", "cross": "query_norm", "context": "context_norm", "mlp": "norm2"}
-        yield from _rest(ours, theirs, norms)
-    for side in ("encoder", "decoder"):
-        yield Leaf(f"{side}/norm/scale", f"{side}_norm.weight", "same")
+def read(weights: Arrays, about: Mapping[str, Any]) -> tuple[Experiment, dict[str, Any]] | None:
+    """A checkpoint's pixels and image tokens as an experiment with its parameters, sizes taken from the arrays; None for other files.
+
+    Texts are left out, since their ids belong to another tokenizer (`rows` of `table` maps them), and so are tokens with learnt positions,
+    which their encoder and decoder do not share. Heads have 64 numbers, as in the published sizes, unless config.json has "num_heads".
+    """
+    if "decoder_proj_context.weight" not in weights:
+        return None
+    names = sorted({n.split(".")[1] for n in weights if n.startswith("encoder_embeddings.")})
+    streams = tuple(s for s in (_stream(weights, name) for name in names) if s is not None)
+    if not streams:
+        return None
+    width = len(weights["decoder_proj_context.weight"])
+    depths = (len({n.split(".")[1] for n in weights if n.startswith(f"{side}.")}) for side in ("encoder", "decoder"))
+    mixture = Mixture((1.0,) * len(streams), tuple(0.0 if s.only_input else 1.0 for s in streams))
+    heads = int(about.get("num_heads", max(1, width // 64)))
+    system = Config(streams, (mixture,), (), 128, 128, width, *depths, heads=heads)
+    parts = tuple(
+        modality.image(s.name, SIDE, s.channels, patch=s.patch) if s.patch else modality.label_map(s.name, s.grid, s.vocab)
+        for s in streams
+    )  # fmt: skip
+    left = {*names} - {s.name for s in streams}
+    kept = {n: v for n, v in weights.items() if not ("_embeddings." in n and n.split(".")[1] in left)}
+    return Experiment(system, Data(None, parts)), from_authors(kept, system)
 
 
-def _attention(ours: str, theirs: str, stacked: str, parts: tuple[str, ...]) -> Iterator[Leaf]:
-    for i, name in enumerate(parts):
-        yield Leaf(f"{ours}/{name}/kernel", f"{theirs}.{stacked}.weight", "dense", (i, len(parts)))
-    yield Leaf(f"{ours}/out/kernel", f"{theirs}.proj.weight")
+SIDE = 224  # pixels of an image
 
 
-def _rest(ours: str, theirs: str, norms: Mapping[str, str]) -> Iterator[Leaf]:
-    for part, name in norms.items():
-        yield Leaf(f"{ours}/norm_{part}/scale", f"{theirs}.{name}.weight", "same")
-    for part, name in (("up", "fc1"), ("gate", "fc3"), ("down", "fc2")):
-        yield Leaf(f"{ours}/mlp/{part}/kernel", f"{theirs}.mlp.{name}.weight")
+def _stream(weights: Arrays, name: str) -> Stream | None:
+    at = f"encoder_embeddings.{name}"
+    if f"{at}.proj.weight" in weights:
+        patch = round((weights[f"{at}.proj.weight"].shape[1] / 3) ** 0.5)
+        return Stream(name, 0, (SIDE // patch,) * 2, patch=patch)
+    if not name.startswith("tok_") or "@" not in name or f"decoder_embeddings.{name}.token_emb.weight" not in weights:
+        return None
+    places = weights[f"{at}.pos_emb"].shape[1] if f"{at}.pos_emb" in weights else 196
+    side = round(places**0.5)
+    return Stream(name, len(weights[f"{at}.token_emb.weight"]), (side, side))

@@ -1,161 +1,156 @@
-"""The authors' MultiMAE weights as mmrep parameters, and back. Names and layouts only; read their file with any tool that gives arrays."""
+"""The authors' MultiMAE weights (EPFL-VILAB/MultiMAE, entry "model" of a checkpoint) as mmrep parameters, and back."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax
 import numpy as np
 
-from mmrep.config import flatten, unflatten
-from mmrep.errors import DataError, near
-from mmrep.systems.masked.multimae import Config, labels
+from mmrep import modality
+from mmrep.config import Data, Experiment
+from mmrep.interop.names import (
+    DENSE,
+    STACK,
+    Arrays,
+    Row,
+    chain,
+    channels_last,
+    dense,
+    fused,
+    leading,
+    norm,
+    padded,
+    patches,
+    to_arrays,
+    to_params,
+    unused,
+    within,
+)  # fmt: skip
+from mmrep.nn.maps import Map
+from mmrep.systems.masked.multimae import Config, Task, labels
 
-Arrays = Mapping[str, np.ndarray]
+MLP = (*dense("mlp.fc1", "mlp/up"), *dense("mlp.fc2", "mlp/down"))
+BLOCK = (
+    *norm("norm1", "norm_attn"),
+    *fused("attn.qkv", "attn", ("query", "key", "value")),
+    *dense("attn.proj", "attn/out"),
+    *norm("norm2", "norm_mlp"),
+    *MLP,
+)
+DECODER = (
+    Row("mask_token", "mask_token", leading(2)),
+    *dense("proj_context", "context"),
+    *dense("decoder.q", "cross/query"),
+    *fused("decoder.kv", "cross", ("key", "value")),
+    *dense("decoder.proj", "cross/out"),
+    *norm("query_norm", "norm_query"),
+    *norm("context_norm", "norm_context"),
+    *norm("out_norm", "norm_out"),
+    *MLP,
+    *within("decoder_transformer.{i}", "block{i:02d}", BLOCK),
+)
 
 
-class Leaf(NamedTuple):
-    """Our leaf `path` is their weight `name`, in another layout.
+def table(config: Config, outputs: Mapping[str, str] | None = None) -> tuple[Row, ...]:
+    """Their names <-> our paths.   outputs: our decoder -> theirs, where the names differ; {"rgb_norm_mse": "norm_rgb"} is known.
 
-    how: "same" but for leading axes of length 1.   "dense": transposed.   "conv": patches by channel, a convolution's weight.
-         "patch": rows by channel, of patches that come out.   "part": part size[0] of size[1] stacked ones, transposed.
-    size: (patch, channels) of "conv" and "patch".
+    Their key biases have no counterpart in ours, since softmax is independent of them; their tables of fixed positions are not needed. Their
+    code for segmentation adds an embedding for padded pixels behind those of the classes, which ours leaves at zero.
     """
+    names = [m.name for m in config.maps]
+    rows = [Row("global_tokens", "global/tokens", leading(1)), *within("encoder.{i}", "encoder/block{i:02d}", BLOCK)]
+    rows.append(unused("input_adapters.{name}.pos_emb", "output_adapters.{name}.pos_emb"))
+    for m in config.maps:
+        ours, theirs = f"in_{m.name}", f"input_adapters.{m.name}"
+        if m.classes:
+            rows.append(Row(f"{theirs}.class_emb.weight", f"{ours}/table", padded()))
+        at = ours if m.classes else f"{ours}/embed"
+        rows += [
+            Row(f"{theirs}.proj.weight", f"{at}/kernel", patches(m.patch, m.class_dim if m.classes else m.channels)),
+            Row(f"{theirs}.proj.bias", f"{at}/bias"),
+        ]
+    for label, task in zip(labels(config.tasks), config.tasks):
+        theirs, m = f"output_adapters.{_theirs(label, outputs)}", config.of(task.map)
+        order = channels_last((m.patch, m.classes or m.channels))
+        embeddings = tuple(f"{theirs}.task_embeddings.{name}" for name in names)
+        rows += [
+            *within(theirs, f"out_{label}", DECODER),
+            Row(embeddings, f"out_{label}/map", chain(leading(2), STACK)),
+            Row(f"{theirs}.out_proj.weight", f"out_{label}/out/kernel", chain(order, DENSE)),
+            Row(f"{theirs}.out_proj.bias", f"out_{label}/out/bias", order),
+        ]
+    return tuple(rows)
 
-    path: str
-    name: str
-    how: str = "same"
-    size: tuple[int, int] = (0, 0)
+
+def _theirs(label: str, outputs: Mapping[str, str] | None) -> str:
+    return ({"rgb_norm_mse": "norm_rgb"} | dict(outputs or {})).get(label, label)
 
 
 def from_authors(weights: Arrays, config: Config, outputs: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Parameters of `config` from a state dict of EPFL-VILAB/MultiMAE (entry "model" of their file).
-
-    outputs: our decoder -> theirs, where the names differ; {"rgb_norm_mse": "norm_rgb"} is taken for granted.
-    Key biases are left out, since softmax does not see them; position tables are fixed and not read.
-    Raises DataError for a missing weight, or one of another size.
-    """
-    found: dict[str, Any] = {}
-    for leaf in _leaves(config, outputs or {}):
-        if leaf.name not in weights:
-            raise DataError(f"the weights have no {leaf.name!r}{near(leaf.name, list(weights))}")
-        try:
-            value = _read(leaf, np.asarray(weights[leaf.name], np.float32))
-        except ValueError as error:
-            raise DataError(f"{leaf.name} does not fit this config ({error}): give the checkpoint's sizes") from None
-        if leaf.how == "part" and leaf.path.endswith("key/bias"):
-            continue
-        found[leaf.path] = value
-    for decoder in {p.split("/")[0] for p in found if p.startswith("out_")}:
-        rows = [found.pop(f"{decoder}/map/{m.name}") for m in config.maps]
-        found[f"{decoder}/map"] = np.stack(rows)
-    return unflatten(found)
+    """Parameters of `config` from a state dict. Raises DataError for an array that is missing, unknown or of another size."""
+    batch = {m.name: jax.ShapeDtypeStruct(*m.spec(1)) for m in (*config.maps, *config.targets)}
+    shapes = jax.eval_shape(config.build().init, jax.random.key(0), batch)[0]
+    return to_params(table(config, outputs), weights, shapes)
 
 
 def to_authors(
     params: Mapping[str, Any], config: Config, outputs: Mapping[str, str] | None = None
 ) -> dict[str, np.ndarray]:
     """The inverse of `from_authors`; key biases are zero."""
-    flat = {p: np.asarray(v) for p, v in flatten(params).items()}
-    for decoder in [p.split("/")[0] for p in flat if p.endswith("/map")]:
-        flat |= {f"{decoder}/map/{m.name}": row for m, row in zip(config.maps, flat.pop(f"{decoder}/map"))}
-    weights: dict[str, np.ndarray] = {}
-    for leaf in _leaves(config, outputs or {}):
-        value = flat.get(leaf.path)
-        if value is None:
-            value = np.zeros_like(flat[leaf.path.replace("key", "value")])
-        value = _write(leaf, value)
-        weights[leaf.name] = np.concatenate([weights[leaf.name], value]) if leaf.name in weights else value
-    return weights
+    return to_arrays(table(config, outputs), params)
 
 
-def _read(leaf: Leaf, w: np.ndarray) -> np.ndarray:
-    a, b = leaf.size
-    if leaf.how == "dense":
-        return w.T
-    if leaf.how == "conv":
-        return w.reshape(w.shape[0], b, a, a).transpose(2, 3, 1, 0).reshape(-1, w.shape[0])
-    if leaf.how == "patch":
-        w = w.reshape(b, a, a, -1).transpose(1, 2, 0, 3).reshape(a * a * b, -1)
-        return w.T if leaf.path.endswith("kernel") else w[:, 0]
-    if leaf.how == "part":
-        return np.split(w, b)[a].T
-    return (
-        w.reshape(-1)
-        if leaf.name.endswith("mask_token") or "task_embeddings" in leaf.name
-        else w.reshape(w.shape[-2:])
-        if w.ndim > 2
-        else w
-    )
+def read(weights: Arrays, about: Mapping[str, Any]) -> tuple[Experiment, dict[str, Any]] | None:
+    """A pre-training checkpoint as an experiment with its parameters, sizes taken from the arrays; None for other files.
+
+    Not in the arrays, and as in the authors' code: heads of 64 numbers in the encoder, 8 heads in the decoders, standardisation by ImageNet's
+    mean and standard deviation (rgb) or by each example (depth).
+    """
+    tasks = sorted({n.split(".")[1] for n in weights if n.endswith("task_embeddings.rgb")}, key=_order)
+    if "global_tokens" not in weights or not tasks:
+        return None
+    names = sorted({n.split(".")[1] for n in weights if n.startswith("input_adapters.")}, key=_order)
+    width = weights["global_tokens"].shape[-1]
+    maps = tuple(_map(weights, name) for name in names)
+    decoder = weights[f"output_adapters.{tasks[0]}.mask_token"].shape[-1]
+    tokens = sum(m.grid[0] * m.grid[1] for m in maps)
+    system = Config(
+        maps, tuple(Task(t.removeprefix("norm_"), _loss(t, maps)) for t in tasks), visible=max(1, tokens // 6), width=width, depth=_depth(weights, "encoder."),
+        heads=max(1, width // 64), global_tokens=weights["global_tokens"].shape[1], decoder_width=decoder,
+        decoder_depth=_depth(weights, f"output_adapters.{tasks[0]}.decoder_transformer."),
+    )  # fmt: skip
+    parts = tuple(
+        modality.label_map(m.name, m.size, m.classes, patch=m.patch) if m.classes
+        else modality.image(m.name, m.size, m.channels, patch=m.patch, mean=m.mean, std=m.std)
+        for m in maps
+    )  # fmt: skip
+    return Experiment(system, Data(None, parts)), from_authors(weights, system)
 
 
-def _write(leaf: Leaf, w: np.ndarray) -> np.ndarray:
-    a, b = leaf.size
-    if leaf.how in ("dense", "part"):
-        return w.T
-    if leaf.how == "conv":
-        return w.reshape(a, a, b, -1).transpose(3, 2, 0, 1)
-    if leaf.how == "patch":
-        w = (w.T if w.ndim == 2 else w[:, None]).reshape(a, a, b, -1).transpose(2, 0, 1, 3).reshape(a * a * b, -1)
-        return w if leaf.path.endswith("kernel") else w[:, 0]
-    token = leaf.name == "global_tokens" or leaf.name.endswith("mask_token") or "task_embeddings" in leaf.name
-    return w.reshape(1, -1, w.shape[-1]) if token else w
+def _order(name: str) -> tuple[int, str]:
+    """rgb, its normalised patches, depth, semseg, then the others: the authors' order."""
+    known = ("rgb", "norm_rgb", "depth", "semseg")
+    return (known.index(name) if name in known else len(known)), name
 
 
-def _leaves(config: Config, outputs: Mapping[str, str]) -> list[Leaf]:
-    known = {"rgb_norm_mse": "norm_rgb"} | dict(outputs)
-    found = [Leaf("global/tokens", "global_tokens")]
-    for m in config.maps:
-        ours, theirs = f"in_{m.name}", f"input_adapters.{m.name}"
-        if m.classes:
-            found.append(Leaf(f"{ours}/table", f"{theirs}.class_emb.weight"))
-        size, ours = ((m.patch, m.class_dim), ours) if m.classes else ((m.patch, m.channels), f"{ours}/embed")
-        found += [
-            Leaf(f"{ours}/kernel", f"{theirs}.proj.weight", "conv", size),
-            Leaf(f"{ours}/bias", f"{theirs}.proj.bias"),
-        ]
-    for i in range(config.depth):
-        found += _block(f"encoder/block{i:02d}", f"encoder.{i}")
-    for label, t in zip(labels(config.tasks), config.tasks):
-        ours, theirs, m = f"out_{label}", f"output_adapters.{known.get(label, label)}", config.of(t.map)
-        found.append(Leaf(f"{ours}/mask_token", f"{theirs}.mask_token"))
-        found += [Leaf(f"{ours}/map/{n.name}", f"{theirs}.task_embeddings.{n.name}") for n in config.maps]
-        found += _dense(f"{ours}/context", f"{theirs}.proj_context") + _dense(
-            f"{ours}/cross/query", f"{theirs}.decoder.q"
-        )
-        found += _parts(f"{ours}/cross", f"{theirs}.decoder.kv", ("key", "value"))
-        found += _dense(f"{ours}/cross/out", f"{theirs}.decoder.proj") + _mlp(f"{ours}/mlp", f"{theirs}.mlp")
-        for part in ("query", "context", "out"):
-            found += _norm(f"{ours}/norm_{part}", f"{theirs}.{part}_norm")
-        for i in range(config.decoder_depth):
-            found += _block(f"{ours}/block{i:02d}", f"{theirs}.decoder_transformer.{i}")
-        size = m.patch, m.classes or m.channels
-        found += [Leaf(f"{ours}/out/{a}", f"{theirs}.out_proj.{b}", "patch", size) for a, b in _WEIGHTS]
-    return found
+def _loss(task: str, maps: tuple[Map, ...]) -> Any:
+    classes = next((m.classes for m in maps if m.name == task), 0)
+    return "norm_mse" if task.startswith("norm_") else "ce" if classes else "l1" if task == "depth" else "mse"
 
 
-_WEIGHTS = (("kernel", "weight"), ("bias", "bias"))
+def _depth(weights: Arrays, prefix: str) -> int:
+    return len({n.removeprefix(prefix).split(".")[0] for n in weights if n.startswith(prefix)})
 
 
-def _dense(ours: str, theirs: str) -> list[Leaf]:
-    return [Leaf(f"{ours}/{a}", f"{theirs}.{b}", "dense") for a, b in _WEIGHTS]
-
-
-def _norm(ours: str, theirs: str) -> list[Leaf]:
-    return [Leaf(f"{ours}/scale", f"{theirs}.weight"), Leaf(f"{ours}/bias", f"{theirs}.bias")]
-
-
-def _parts(ours: str, theirs: str, names: tuple[str, ...]) -> list[Leaf]:
-    return [
-        Leaf(f"{ours}/{name}/{a}", f"{theirs}.{b}", "part", (i, len(names)))
-        for a, b in _WEIGHTS
-        for i, name in enumerate(names)
-    ]
-
-
-def _mlp(ours: str, theirs: str) -> list[Leaf]:
-    return _dense(f"{ours}/up", f"{theirs}.fc1") + _dense(f"{ours}/down", f"{theirs}.fc2")
-
-
-def _block(ours: str, theirs: str) -> list[Leaf]:
-    found = _norm(f"{ours}/norm_attn", f"{theirs}.norm1") + _norm(f"{ours}/norm_mlp", f"{theirs}.norm2")
-    found += _parts(f"{ours}/attn", f"{theirs}.attn.qkv", ("query", "key", "value"))
-    return found + _dense(f"{ours}/attn/out", f"{theirs}.attn.proj") + _mlp(f"{ours}/mlp", f"{theirs}.mlp")
+def _map(weights: Arrays, name: str) -> Map:
+    at = f"input_adapters.{name}"
+    channels, patch = weights[f"{at}.proj.weight"].shape[1:3]
+    rows, columns = weights[f"{at}.pos_emb"].shape[2:] if f"{at}.pos_emb" in weights else (14, 14)
+    size = rows * patch, columns * patch
+    if f"{at}.class_emb.weight" in weights:
+        bias = weights.get(f"output_adapters.{name}.out_proj.bias")
+        classes = len(weights[f"{at}.class_emb.weight"]) if bias is None else len(bias) // patch**2
+        return Map(name, size, patch, classes=classes, class_dim=channels)
+    if name == "rgb":
+        return Map(name, size, patch, channels, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    return Map(name, size, patch, channels, truncated=name == "depth")

@@ -1,0 +1,127 @@
+"""Files of weights that others wrote: read by format, recognised by the names of their arrays.
+
+A system that knows its authors' files has a `weights.py` beside it, found by import, with one function:
+
+    read(arrays, about) -> (Experiment, params) | None      # about: the JSON config beside the file, {} where there is none
+"""
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from mmrep.config import Experiment
+from mmrep.errors import DataError
+from mmrep.system import Extras, Params
+
+TORCH = (".pt", ".pth", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", ".npz", *TORCH)
+
+
+def read_foreign(path: str | Path) -> tuple[Experiment, Params, Extras] | None:
+    """The experiment and parameters of a published file of weights, or of a folder of them; None where no system recognises it.
+
+    Raises DataError for a damaged file, and for a recognised one whose arrays do not fit.
+    """
+    found = read_arrays(Path(path))
+    if found is None:
+        return None
+    arrays, about = found
+    for module in weight_maps():
+        known = module.read(arrays, about)
+        if known is not None:
+            return *known, {}
+    return None
+
+
+def weight_maps() -> Iterator[ModuleType]:
+    """The `weights` module of every system that has one."""
+    systems = importlib.import_module("mmrep.systems")
+    for family in pkgutil.iter_modules(systems.__path__, "mmrep.systems."):
+        for system in pkgutil.iter_modules(importlib.import_module(family.name).__path__, f"{family.name}."):
+            if system.ispkg:
+                names = {m.name for m in pkgutil.iter_modules(importlib.import_module(system.name).__path__)}
+                if "weights" in names:
+                    yield importlib.import_module(f"{system.name}.weights")
+
+
+def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """The arrays of a file, or of a folder's files of one format, and the folder's config.json; None where there is no such file.
+
+    Nested entries are joined by dots; a file that wraps its weights in one entry "model" or "state_dict" is unwrapped. Nothing is unpickled
+    but plain arrays. Raises DataError for a damaged file, or a PyTorch file where PyTorch is not installed.
+    """
+    if path.is_dir():
+        by_suffix = ([p for p in sorted(path.iterdir()) if p.suffix == s] for s in SUFFIXES)
+        files, config = next((f for f in by_suffix if f), []), path / "config.json"
+    else:
+        files, config = [path] if path.is_file() and path.suffix in SUFFIXES else [], path.with_name("config.json")
+    if not files:
+        return None
+    arrays: dict[str, np.ndarray] = {}
+    for file in files:
+        arrays |= _READERS[file.suffix](file)
+    try:
+        about = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    except ValueError as error:
+        raise DataError(f"{config} is not JSON: {error}") from None
+    return arrays, about
+
+
+def _safetensors(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise DataError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def _npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} is not an .npz file of plain arrays: {error}") from None
+
+
+def _torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        torch: Any = importlib.import_module("torch")
+    except ImportError:
+        raise DataError(
+            f"{path} is a PyTorch file and PyTorch is not installed: install it (pip install torch), or convert the file to safetensors"
+            " where it is (safetensors.torch.save_file of the file's state dict)"
+        ) from None
+    # Training scripts store their command line beside the weights.
+    import argparse
+
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            tree = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises several kinds
+        raise DataError(f"{path} cannot be read as plain PyTorch weights: {str(error).splitlines()[0]}") from None
+    return {k: v.float().numpy() for k, v in flat_arrays(tree, torch.is_tensor).items()}
+
+
+_READERS = {".safetensors": _safetensors, ".npz": _npz} | dict.fromkeys(TORCH, _torch)
+
+
+def flat_arrays(tree: Mapping[str, Any], is_array: Any) -> dict[str, Any]:
+    """{"a.b.c": array} of a nested state dict; what is no array (an optimiser's steps, arguments) is left out."""
+    for wrapper in ("model", "state_dict"):
+        if isinstance(tree.get(wrapper), Mapping):
+            tree = tree[wrapper]
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{k}": v for k, v in flat_arrays(value, is_array).items()}
+        elif is_array(value):
+            flat[name] = value
+    return {name.removeprefix("module."): value for name, value in flat.items()}
