@@ -1,184 +1,180 @@
-"""What the commands share: SLUG -> config module, typed overrides, and errors as one sentence with exit code 2."""
+"""What the commands share: SLUG [options] [overrides] -> a config, and errors as one sentence with exit code 2."""
 
-import argparse
-import ast
 import contextlib
 import dataclasses
-import importlib
 import io
 import json
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, get_args, get_type_hints
 
+import tyro
+
+from experiments import _overrides
+from mmrep import catalogue
 from mmrep.errors import ConfigError, DataError, near
 
 if TYPE_CHECKING:
     from mmrep.config import Experiment
 
-ROOT = Path(__file__).resolve().parent.parent
-SIZES = ("tiny", "small", "paper")
+T = TypeVar("T")
+FLAT = tyro.conf.arg(name="")  # a nested dataclass whose options carry no prefix
+FOLDER = tyro.conf.arg(metavar="FOLDER")
+_POSITIONAL = get_args(tyro.conf.Positional[str])[1]
+NOTE = "Any field of the config can be given as --a.b VALUE; SLUG --fields lists them."
 
 
-class Entry(NamedTuple):
-    """A system as its config file states it, read without importing anything."""
+@dataclasses.dataclass(frozen=True)
+class Which:
+    """The system that a command works on."""
 
-    slug: str
-    family: str
-    title: str
-    sizes: tuple[str, ...]
-    path: Path
-
-
-def entries() -> list[Entry]:
-    """Every config, in the order of family and slug."""
-    found = []
-    for path in sorted((ROOT / "configs").glob("*/*.py")):
-        if not path.stem.startswith("_"):
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            title = (ast.get_docstring(tree) or path.stem).splitlines()[0]
-            found.append(Entry(path.stem, path.parent.name, title.rstrip("."), _sizes(tree), path))
-    return found
+    slug: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SLUG")]
+    """a system; the command `list` shows all"""
+    size: str = "small"
+    """width and depth: tiny (seconds), small (minutes on 2 cores) or paper"""
+    variant: str = ""
+    """a stage or a task, for systems that have several"""
+    fields: bool = False
+    """list the config's fields with their values, and stop"""
 
 
-def _sizes(tree: ast.Module) -> tuple[str, ...]:
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "SIZES" for t in node.targets):
-            return tuple(ast.literal_eval(node.value))
-    return SIZES
-
-
-def find(slug: str) -> Entry:
-    """The config of `slug`. Raises ConfigError with the nearest slug."""
-    known = {e.slug: e for e in entries()}
-    if slug not in known:
-        raise ConfigError(f"no system {slug!r}{near(slug, known)}")
-    return known[slug]
-
-
-def module(slug: str) -> Any:
-    """The imported config module of `slug`."""
-    entry = find(slug)
-    return importlib.import_module(f"configs.{entry.family}.{entry.slug}")
-
-
-def experiment(slug: str, size: str, overrides: Sequence[str] = ()) -> "Experiment":
-    """get_config(size) of `slug` with typed overrides ("--optim.lr", "3e-4") applied."""
-    entry = find(slug)
-    if size not in entry.sizes:
-        raise ConfigError(f"{slug} has no size {size!r}{near(size, entry.sizes)}")
-    return override(module(slug).get_config(size), overrides)
-
-
-def override(config: "Experiment", args: Sequence[str]) -> "Experiment":
-    """`config` with typed overrides. Raises ConfigError naming the field: an unknown one with its near names, or a wrong type."""
-    if not args:
-        return config
-    import tyro
-
-    known = set(_fields(config))
-    for arg in args:
-        name = arg.split("=")[0]
-        if name.startswith("--") and name[2:].replace("-", "_") not in known:
-            hint = near(name[2:].replace("-", "_"), known, "--fields lists them")
-            raise ConfigError(f"{name} is no field of this config{hint}")
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            return tyro.cli(type(config), default=config, args=list(args), config=(tyro.conf.FlagConversionOff,))
-    except SystemExit:
-        raise ConfigError(_sentence(said.getvalue())) from None
-
-
-def _fields(config: Any, prefix: str = "") -> Iterator[str]:
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        parts = list(enumerate(value)) if isinstance(value, tuple) else []
-        if dataclasses.is_dataclass(value):
-            yield from _fields(value, f"{prefix}{f.name}.")
-        elif parts and all(dataclasses.is_dataclass(v) for _, v in parts):
-            for i, v in parts:
-                yield from _fields(v, f"{prefix}{f.name}.{i}.")
-        else:
-            yield prefix + f.name
-
-
-def _sentence(box: str) -> str:
-    lines = [re.sub(r"[│╭╮╰╯─]", " ", line).strip() for line in box.splitlines()]
-    said = (line for line in lines if line.strip("-"))
-    body = [*takewhile(lambda line: not line.startswith(("For full helptext", "Argument helptext")), said)]
-    return " ".join(body[1:4] if len(body) > 1 else body) or "the command line could not be read"
-
-
-class Command(NamedTuple):
-    """A parsed command line."""
+@dataclasses.dataclass(frozen=True)
+class Command(Generic[T]):
+    """A parsed command line: the system, its config with the overrides applied, and the command's own options."""
 
     slug: str
     size: str
+    variant: str
     experiment: "Experiment"
-    options: argparse.Namespace
+    options: T
     overrides: tuple[str, ...]
 
+    def workdir(self, given: Path | None) -> Path:
+        """`given`, or runs/SLUG-SIZE[-VARIANT]."""
+        return given or Path("runs") / "-".join(filter(None, (self.slug, self.size, self.variant)))
 
-def parser(prog: str, description: str, *, size: bool = True) -> argparse.ArgumentParser:
-    """The parser every command starts from: SLUG [--size SIZE]."""
-    p = argparse.ArgumentParser(
-        prog=f"python -m experiments.{prog}", description=description, allow_abbrev=False,
-        epilog="Any field of the config can be given as --a.b value; SLUG --fields lists them." if size else None,
-    )  # fmt: skip
-    p.add_argument("slug", help="a system; python -m experiments.list shows all")
-    if size:
-        p.add_argument("--size", default="small", help="tiny (seconds), small (minutes on 2 cores) or paper")
-        p.add_argument("--fields", action="store_true", help="list the config's fields with their values, and stop")
-    return p
+    def run_folder(self, given: Path | None) -> Path:
+        """The folder of a run that exists. Raises ConfigError where it holds none."""
+        folder = self.workdir(given)
+        if not (folder / "config.json").exists():
+            raise ConfigError(f"{folder} holds no run: train first, or give --workdir")
+        return folder
 
 
-def parse(p: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> Command:
-    """Parses SLUG, the command's own options and the config's overrides."""
-    options, rest = p.parse_known_args(argv)
-    stray = [a for a in rest[:1] if not a.startswith("-")]
-    if stray:
-        raise ConfigError(f"unexpected argument {stray[0]!r}: overrides are written --field value")
-    config = experiment(options.slug, options.size, rest)
-    if options.fields:
-        for name in _fields(config):
-            print(f"--{name.replace('_', '-')}  {_value(config, name)!r}")
+def parse(options: type[T], description: str, argv: Sequence[str] | None = None, size: str = "small") -> Command[T]:
+    """SLUG, the fields of the dataclass `options`, and overrides of the config. `size` is the default of --size.
+
+    Raises ConfigError for a command line that cannot be read.
+    """
+    which = Annotated[Which, FLAT, tyro.conf.arg(default=Which(tyro.MISSING, size))]
+    whole: Any = dataclasses.make_dataclass("Options", [("which", which), ("own", Annotated[options, FLAT])])
+    found, rest = _read(whole, f"{description}\n\n{NOTE}", argv)
+    w = found.which
+    config = catalogue.experiment(w.slug, w.size, w.variant)
+    config = _overrides.override(config, rest, [name for name, _, _ in _flat(whole)])
+    if w.fields:
+        for name, _ in _overrides.fields(config):
+            print(f"--{name.replace('_', '-')}  {_overrides.value_of(config, name)!r}")
         raise SystemExit(0)
-    return Command(options.slug, options.size, config, options, tuple(rest))
+    return Command(w.slug, w.size, w.variant, config, found.own, tuple(rest))
 
 
-def _value(config: Any, name: str) -> Any:
-    for part in name.split("."):
-        config = config[int(part)] if part.isdigit() else getattr(config, part)
-    return config
+def parse_options(options: type[T], description: str, argv: Sequence[str] | None = None) -> T:
+    """The fields of the dataclass `options`, for a command without overrides. Raises ConfigError."""
+    found, rest = _read(options, description, argv)
+    for flag, _ in _overrides.grouped(rest):
+        known = [name.replace("_", "-") for name, _, _ in _flat(options)]
+        raise ConfigError(f"{flag} is no option of this command{near(flag[2:], known)}")
+    return found
+
+
+def experiment(slug: str, size: str = "small", overrides: Sequence[str] = (), variant: str = "") -> "Experiment":
+    """The config of `slug` with typed overrides (["--optim.lr", "3e-4"]) applied."""
+    return _overrides.override(catalogue.experiment(slug, size, variant), overrides)
+
+
+def _read(kind: type[T], description: str, argv: Sequence[str] | None) -> tuple[T, list[str]]:
+    """(the options, the words that are none). Raises ConfigError where tyro refuses a word or misses one."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    asked = any(word in ("-h", "--help") for word in args)
+    try:
+        with contextlib.nullcontext() if asked else contextlib.redirect_stderr(io.StringIO()):
+            return tyro.cli(
+                kind, prog=program(), description=description, args=args, return_unknown_args=True,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )  # fmt: skip
+    except SystemExit:
+        if asked:
+            raise
+        raise ConfigError(_mistake(kind, args)) from None
+
+
+def _mistake(kind: type, args: Sequence[str]) -> str:
+    """Why `args` are no options of `kind`, in one sentence."""
+    first = next((i for i, word in enumerate(args) if word.startswith("--")), len(args))
+    given = dict(_overrides.grouped(args[first:]))
+    for name, hint, required in _flat(kind):
+        flag = f"--{name.replace('_', '-')}"
+        if flag in given and hint is not bool:
+            try:
+                _overrides.convert(flag, hint, given[flag][:1])
+            except ConfigError as error:
+                return str(error)
+        positional = _POSITIONAL in getattr(hint, "__metadata__", ())
+        if required and (first == 0 if positional else flag not in given):
+            return f"{name.upper() if positional else flag} is missing: {program()} --help shows the options"
+    return f"the command line could not be read: {program()} --help shows the options"
+
+
+def _flat(kind: Any) -> list[tuple[str, Any, bool]]:
+    """(name, type, whether it has no default) of every option, those of nested dataclasses included."""
+    found, hints = [], get_type_hints(kind, include_extras=True)
+    for f in dataclasses.fields(kind):
+        bare = getattr(hints[f.name], "__origin__", hints[f.name])
+        if dataclasses.is_dataclass(bare):
+            found += _flat(bare)
+        else:
+            found.append((f.name, hints[f.name], f.default is dataclasses.MISSING))
+    return found
+
+
+def program() -> str:
+    """How this command was started: "mmrep train" or "python -m experiments.train"."""
+    return sys.argv[0] if sys.argv[0].startswith("mmrep ") else f"python -m experiments.{Path(sys.argv[0]).stem}"
 
 
 def main(run: Callable[[], Any]) -> None:
-    """Runs a command; an error that the user can mend is one sentence on standard error and exit code 2."""
-    _ask_for_huge_pages()
+    """Runs a command. An error that the user can correct is one sentence on standard error and exit code 2.
+
+    A reader that closes the pipe early (`... | head`) ends the command without a message.
+    """
+    _use_huge_pages()
     try:
+        catalogue.check_import("configs")
         run()
+        sys.stdout.flush()
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        raise SystemExit(141) from None
     except KeyboardInterrupt:
         print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
 
 
-def _ask_for_huge_pages() -> None:
-    """Starts the command again with huge pages for glibc's large blocks. GLIBC_TUNABLES set to anything, or none, leaves it as it is.
+def _use_huge_pages() -> None:
+    """Starts the command again with huge pages for glibc's large blocks. GLIBC_TUNABLES set to anything, or to nothing, prevents this.
 
-    XLA's CPU backend allocates its scratch memory anew in every step: hundreds of MB of first touches, a fault for every 4 kB.
+    XLA's CPU backend allocates its scratch memory anew in every step: hundreds of MB of first touches, a page fault for every 4 kB.
     """
-    started = getattr(sys.modules["__main__"], "__spec__", None)
-    command = started is not None and started.name.startswith("experiments.")
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    command = sys.argv[0].startswith("mmrep ") or (spec is not None and spec.name.startswith("experiments."))
     if command and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"  # read by the C library as the process starts
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"  # the C library reads it when a process starts
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import _cli
+from mmrep import catalogue
 
 
 def print_metrics(metrics: Mapping[str, float]) -> None:
@@ -20,7 +20,7 @@ def write_report(slug: str, trained: Any, workdir: Path) -> Path:
     from mmrep.report import experiment
     from mmrep.train.loop import versions
 
-    entry = _cli.find(slug)
+    entry = catalogue.find(slug)
     view = view_of(trained.experiment, trained.params, trained.extras, trained.tokenizer)
     lead = f"System {slug}, {trained.experiment.steps:,} steps of {trained.experiment.data.batch_size} examples. All numbers come from this run."
     path = workdir / "report.html"

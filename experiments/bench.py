@@ -6,37 +6,42 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from experiments import _cli
+from mmrep.errors import ConfigError, DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    batch_size: int | None = None
+    """examples a step (default: the config's)"""
+    steps: int = 20
+    """timed steps, after 3 that are not timed"""
+    against: Literal["open_clip"] | None = None
+    """alternate with another library's step, if it is installed"""
+    data: bool = True
+    """leave out the steps on real batches, which may first prepare the data"""
+    rounds: int = 5
+    """rounds of --steps each, with --against"""
 
 
 def run() -> None:
-    p = _cli.parser("bench", __doc__)
-    p.add_argument("--batch-size", type=int, help="examples a step (default: the config's)")
-    p.add_argument("--steps", type=int, default=20, help="timed steps, after 3 that are not")
-    p.add_argument(
-        "--against", choices=("open_clip",), help="alternate with another library's step, if it is installed"
-    )
-    p.add_argument(
-        "--no-data", action="store_true", help="leave out the steps on real batches, which may first prepare the data"
-    )
-    p.add_argument("--rounds", type=int, default=5, help="of --steps each, with --against")
-    command = _cli.parse(p)
+    command = _cli.parse(Options, __doc__)
     config = command.experiment
     if command.options.batch_size is not None:
         config = dataclasses.replace(
             config, data=dataclasses.replace(config.data, batch_size=command.options.batch_size)
         )
     if command.options.steps < 1:
-        raise _cli.ConfigError("--steps must be at least 1")
+        raise ConfigError("--steps must be at least 1")
     rival = None
     if command.options.against:
         from experiments import against
 
         rival = against.RIVALS[command.options.against](config)
-    row = {"slug": command.slug, "size": command.size}
-    row |= measure(config, command.options.steps, data=not command.options.no_data)
+    row = {"slug": command.slug, "size": command.size, "variant": command.variant}
+    row |= measure(config, command.options.steps, data=command.options.data)
     if rival:
         row |= compare(config, *rival, command.options.steps, command.options.rounds)
     _cli.dump(row)
@@ -51,7 +56,7 @@ def prepare(config: Any, mesh: Any) -> tuple[Any, Any, Any, Any]:
 
     index = next((i for i, p in enumerate(config.phases) if p.run is None), None)
     if index is None:
-        raise _cli.ConfigError("this system takes no gradient steps: there is nothing to time")
+        raise ConfigError("this system takes no gradient steps: there is nothing to time")
     stage = loop.make_stage(config, index, mesh)
     example = modality.example(config.data.modalities, config.data.batch_size)
     batch = sharding.put_batch(example, sharding.batch_sharding(mesh))
@@ -106,7 +111,6 @@ def real_batches(
 
     from mmrep import paths
     from mmrep.data import pipeline
-    from mmrep.errors import ConfigError, DataError
     from mmrep.train import loop, sharding
 
     try:

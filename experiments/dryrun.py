@@ -1,11 +1,10 @@
-"""Compiles a system's training step for devices one does not own, without allocating it: memory, FLOPs and traffic, as one JSON line.
+"""Compiles a system's training step for devices that need not exist, without allocating it: memory, FLOPs and traffic as one JSON line.
 
 python -m experiments.dryrun clip --size paper --mesh data=8,model=2     one line
-python -m experiments.dryrun fourm --size large --write                  ... and its row of docs/dryrun.md
-python -m experiments.dryrun --all --mesh data=64 --write                every system; rewrites the table of docs/dryrun.md
+python -m experiments.dryrun fourm --size large --write                  ... and its row in results/dryrun/fourm.json
+python -m experiments.dryrun --all --mesh data=64 --write                the same for every system
 """
 
-import argparse
 import json
 import math
 import os
@@ -14,60 +13,81 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from experiments import _cli, bench
+from experiments import _cli, _results, bench
+from mmrep import catalogue
+from mmrep.errors import ConfigError
 
-PAGE = _cli.ROOT / "docs" / "dryrun.md"
-MARK = re.compile(r"(<!-- dryrun -->\n).*?(<!-- /dryrun -->)", re.DOTALL)
+SUMMARY = __doc__.splitlines()[0]
+SECONDS = ("trace_seconds", "compile_seconds")  # printed and not stored: they are those of one machine
+
+
+@dataclass(frozen=True)
+class Limits:
+    mesh: str = "data=8"
+    """devices an axis: data=8,model=2"""
+    timeout: float = 120.0
+    """seconds after which a compilation is given up"""
+    memory: float = 8.0
+    """GiB of this host's memory at which it is given up"""
+    write: bool = False
+    """store the row in results/dryrun/SLUG.json"""
+
+
+@dataclass(frozen=True)
+class Options:
+    limits: Annotated[Limits, _cli.FLAT] = Limits()
+    phase: int | None = None
+    """which phase, from 0 (default: the first with gradient steps)"""
+    here: bool = False
+    """compile in this process, whose devices are the mesh"""
+
+
+@dataclass(frozen=True)
+class Every:
+    all: bool = False
+    """every system"""
+    size: str = "paper"
+    """the size of all of them"""
+    limits: Annotated[Limits, _cli.FLAT] = Limits()
 
 
 def run() -> None:
     if "--all" in sys.argv[1:]:
         return run_all()
-    p = _cli.parser("dryrun", __doc__.splitlines()[0])
-    p.set_defaults(size="paper")
-    p.add_argument("--phase", type=int, help="which phase, from 0 (default: the first with gradient steps)")
-    p.add_argument("--write", action="store_true", help="put the row into the table of docs/dryrun.md")
-    p.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
-    _shared(p)
-    command = _cli.parse(p)
-    o, mesh = command.options, parse_mesh(command.options.mesh)
-    if not o.here:
-        given = [a for a in sys.argv[1:] if a != "--write"]
-        row = {"slug": command.slug, "size": command.size, "mesh": mesh}
-        row |= guarded([*given, "--here"], mesh, o.timeout, o.memory)
-        if o.write:
-            PAGE.write_text(with_row(PAGE.read_text(encoding="utf-8"), row), encoding="utf-8")
-        return _cli.dump(row)
-    _cli.dump({"slug": command.slug, "size": command.size, "mesh": mesh, **measure(command.experiment, mesh, o.phase)})
+    command = _cli.parse(Options, SUMMARY, size="paper")
+    o, name = command.options, {"size": command.size, "variant": command.variant}
+    mesh = parse_mesh(o.limits.mesh)
+    if o.here:
+        from mmrep.config import fingerprint
 
-
-def _shared(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--mesh", default="data=8", help="devices an axis: data=8,model=2")
-    p.add_argument("--timeout", type=float, default=120.0, help="seconds after which a compilation is given up")
-    p.add_argument("--memory", type=float, default=8.0, help="GiB of this host's memory at which it is given up")
+        row = {**name, "mesh": mesh, "fingerprint": fingerprint(command.experiment)}
+        return _cli.dump(row | measure(command.experiment, mesh, o.phase))
+    if o.limits.write and (command.overrides or o.phase is not None):
+        raise ConfigError("--write stores the step of a config as it stands: leave out --phase and the overrides")
+    given = [a for a in sys.argv[1:] if a != "--write"]
+    row = {**name, "mesh": mesh} | guarded([*given, "--here"], mesh, o.limits.timeout, o.limits.memory)
+    finish(command.slug, row, o.limits.write)
 
 
 def run_all() -> None:
-    p = argparse.ArgumentParser(prog="python -m experiments.dryrun --all", description=__doc__.splitlines()[0])
-    p.add_argument("--all", action="store_true", help="every system")
-    p.add_argument("--size", default="paper")
-    p.add_argument("--write", action="store_true", help="rewrite the table of docs/dryrun.md")
-    _shared(p)
-    o = p.parse_args()
-    mesh, rows = parse_mesh(o.mesh), []
-    for e in _cli.entries():
+    o = _cli.parse_options(Every, SUMMARY)
+    mesh = parse_mesh(o.limits.mesh)
+    for e in catalogue.entries():
         if o.size in e.sizes:
-            row = {"slug": e.slug, "size": o.size, "mesh": mesh}
-            row |= guarded([e.slug, "--size", o.size, "--mesh", o.mesh, "--here"], mesh, o.timeout, o.memory)
-            _cli.dump(row)
-            rows.append(row)
-    if o.write:
-        text = PAGE.read_text(encoding="utf-8")
-        longer = f" --timeout {o.timeout:g}" if o.timeout != p.get_default("timeout") else ""
-        command = f"python -m experiments.dryrun --all --size {o.size} --mesh {o.mesh}{longer} --write"
-        PAGE.write_text(MARK.sub(lambda m: m[1] + table(rows, command) + m[2], text), encoding="utf-8")
+            args = [e.slug, "--size", o.size, "--mesh", o.limits.mesh, "--here"]
+            row = {"size": o.size, "variant": "", "mesh": mesh}
+            finish(e.slug, row | guarded(args, mesh, o.limits.timeout, o.limits.memory), o.limits.write)
+
+
+def finish(slug: str, row: dict[str, Any], write: bool) -> None:
+    """Prints the row, and stores it without its wall times."""
+    _cli.dump({"slug": slug} | row)
+    if write:
+        stored = {k: v for k, v in row.items() if k not in SECONDS}
+        _results.write_dryrun(slug, stored | {"commit": _results.commit()})
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -76,22 +96,20 @@ def parse_mesh(text: str) -> dict[str, int]:
     for part in text.split(","):
         axis, _, number = part.strip().partition("=")
         if axis not in sizes or not number.isdigit() or int(number) < 1:
-            raise _cli.ConfigError(
-                f"--mesh {text!r}: write data=N,model=N (and fsdp=N) with whole numbers of at least 1"
-            )
+            raise ConfigError(f"--mesh {text!r}: write data=N,model=N (and fsdp=N) with whole numbers of at least 1")
         sizes[axis] = int(number)
     return {axis: n for axis, n in sizes.items() if n > 1 or axis != "fsdp"}
 
 
 def guarded(args: Sequence[str], mesh: Mapping[str, int], timeout: float, memory: float) -> dict[str, Any]:
-    """The row that another process printed, or {"failed": why} where it ran over time or memory.
+    """The row that another process printed, or {"failed": why} where it exceeded the time or the memory.
 
-    The devices are simulated, which must be said before JAX starts. Raises ConfigError where the config cannot work.
+    The devices are simulated, and their number has to be set before JAX starts. Raises ConfigError where the config cannot work.
     """
     devices = math.prod(mesh.values())
-    env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(_cli.ROOT)}
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(catalogue.ROOT)}
     env.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", None)
-    command = [sys.executable, "-m", "experiments.dryrun", *args]
+    command = [sys.executable, "-P", "-m", "experiments.dryrun", *args]
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         end, why = time.monotonic() + timeout, ""
         while True:
@@ -108,10 +126,10 @@ def guarded(args: Sequence[str], mesh: Mapping[str, int], timeout: float, memory
     if why:
         return {"failed": why}
     if process.returncode == 2:
-        raise _cli.ConfigError(err.strip().splitlines()[-1].removeprefix("error: "))
+        raise ConfigError(err.strip().splitlines()[-1].removeprefix("error: "))
     if process.returncode:
-        said = re.findall(r"^\w*(?:Error|Exception): .*", err, re.MULTILINE) or [f"exit code {process.returncode}"]
-        return {"failed": said[-1][:200]}
+        errors = re.findall(r"^\w*(?:Error|Exception): .*", err, re.MULTILINE) or [f"exit code {process.returncode}"]
+        return {"failed": errors[-1][:200]}
     return json.loads(out.splitlines()[-1])
 
 
@@ -143,39 +161,6 @@ def measure(config: Any, sizes: Mapping[str, int], phase: int | None = None) -> 
         "bytes_sent": {k: round(v) for k, v in sent.items()}, "trace_seconds": round(tracing, 1),
         "compile_seconds": round(compiling, 1),
     }  # fmt: skip
-
-
-def with_row(page: str, row: Mapping[str, Any]) -> str:
-    """The page with this row in place of the one of the same system and size, or behind the last."""
-    (line,) = table([row], "").splitlines()[4:]
-    key = line.split("|")[1]
-    text = MARK.search(page)
-    if text is None:
-        raise _cli.ConfigError(f"{PAGE.name} has no table between <!-- dryrun --> and <!-- /dryrun -->")
-    body = text[0].removeprefix(text[1]).removesuffix(text[2])
-    lines = [x for x in body.splitlines() if not x.startswith(f"|{key}|")]
-    at = next((i for i, x in enumerate(body.splitlines()) if x.startswith(f"|{key}|")), len(lines))
-    lines.insert(at, line)
-    return page[: text.start()] + text[1] + "\n".join(lines) + "\n" + text[2] + page[text.end() :]
-
-
-def table(rows: Sequence[Mapping[str, Any]], command: str) -> str:
-    """The Markdown table of docs/dryrun.md."""
-    head = "| system | mesh | batch | parameters (M) | parameters (MB) | optimiser (MB) | extras (MB) | activations (GB) | TFLOPs a step | sent a step (MB) | compile (s) |"
-    lines = [f"`{command}`", "", head, "|---|---|" + "---:|" * 7 + "---|---:|"]
-    for r in rows:
-        mesh = " x ".join(f"{k} {v}" for k, v in r["mesh"].items() if v > 1)
-        name = f"`{r['slug']}`" + (f" {r['size']}" if r.get("size", "paper") != "paper" else "")
-        if "failed" in r:
-            lines.append(f"| {name} | {mesh} | {r['failed']} |||||||||")
-            continue
-        sent = ", ".join(f"{k} {v / 1e6:,.0f}" for k, v in r["bytes_sent"].items() if v >= 5e5) or "under 1"
-        lines.append(
-            f"| {name} | {mesh} | {r['batch_size']:,} | {r['parameters'] / 1e6:,.1f} | {r['bytes_parameters'] / 1e6:,.1f} | "
-            f"{r['bytes_optimizer'] / 1e6:,.1f} | {r['bytes_extras'] / 1e6:,.1f} | {r['bytes_activations'] / 1e9:,.1f} | "
-            f"{r['flops_per_step'] / 1e12:,.1f} | {sent} | {r['compile_seconds']:.0f} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -3,34 +3,40 @@
 python -m experiments.embed align --workdir runs/align-small --modality image --split test --out corpora/align
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from experiments import _cli
+from mmrep.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Options:
+    out: Annotated[Path, _cli.FOLDER]
+    """the corpus folder"""
+    workdir: Annotated[Path | None, _cli.FOLDER] = None
+    """the run's folder (default: runs/SLUG-SIZE)"""
+    modality: str = "image"
+    """an infer function that gives one vector a record"""
+    split: str = "test"
+    """train, val or test"""
+    shard_size: int = 65_536
+    """records a shard"""
+    part: str = "0/1"
+    """I/N: this host's share of the shards, for N hosts on one shared folder"""
 
 
 def run() -> None:
-    p = _cli.parser("embed", __doc__.splitlines()[0])
-    p.add_argument("--workdir", type=Path, help="the run's folder (default: runs/SLUG-SIZE)")
-    p.add_argument("--modality", default="image", help="an infer function that gives one vector a record")
-    p.add_argument("--split", default="test")
-    p.add_argument("--out", type=Path, required=True, help="the corpus folder")
-    p.add_argument("--shard-size", type=int, default=65_536, help="records a shard")
-    p.add_argument(
-        "--part", default="0/1", help="I/N: this host's share of the shards, for N hosts on one shared folder"
-    )
-    o = (command := _cli.parse(p)).options
+    o = (command := _cli.parse(Options, __doc__)).options
     if command.overrides:
-        raise _cli.ConfigError(f"{command.overrides[0]}: the run's own config is used, overrides are not taken")
-    workdir = o.workdir or Path("runs") / f"{command.slug}-{command.size}"
+        raise ConfigError(f"{command.overrides[0]}: the run's own config is used, overrides are not taken")
     index, _, count = o.part.partition("/")
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise _cli.ConfigError(f"--part {o.part!r}: write I/N with 0 <= I < N, e.g. 0/4")
+        raise ConfigError(f"--part {o.part!r}: write I/N with 0 <= I < N, e.g. 0/4")
     if o.shard_size < 1:
-        raise _cli.ConfigError(f"--shard-size is {o.shard_size}: it must be at least 1")
-    if not (workdir / "config.json").exists():
-        raise _cli.ConfigError(f"{workdir} holds no run: train first, or give --workdir")
+        raise ConfigError(f"--shard-size is {o.shard_size}: it must be at least 1")
+    workdir = command.run_folder(o.workdir)
     _cli.enable_compile_cache()
     written = embed(workdir, o.modality, o.split, o.out, o.shard_size, (int(index), int(count)))
     print(f"{o.out}: {written} shards written" if written else f"nothing left to do: {o.out} is complete")
@@ -42,7 +48,6 @@ def embed(workdir: Path, modality: str, split: str, out: Path, shard_size: int, 
     import numpy as np
 
     from mmrep.data import pipeline
-    from mmrep.errors import DataError
     from mmrep.evals import index
     from mmrep.interop import load
     from mmrep.train.checkpoint import Checkpoints
@@ -70,7 +75,7 @@ def embed(workdir: Path, modality: str, split: str, out: Path, shard_size: int, 
                 batch = pipeline.collate(entries + [entries[-1]] * (size - len(entries)))
                 values = jax.device_get(model.view.infer(modality, batch))
                 if not isinstance(values, np.ndarray) or values.ndim != 2:
-                    raise _cli.ConfigError(
+                    raise ConfigError(
                         f"infer {modality!r} does not give one vector a record: choose another --modality"
                     )
                 found.append(values[: len(good)])

@@ -1,20 +1,26 @@
 """Evaluates the newest checkpoint of a run on its held-out data and rewrites its report."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from experiments import _cli
 
 
+@dataclass(frozen=True)
+class Options:
+    workdir: Annotated[Path | None, _cli.FOLDER] = None
+    """the run's folder (default: runs/SLUG-SIZE)"""
+    split: str = ""
+    """another split than the evaluators name, e.g. val"""
+    json: bool = False
+    """print the metrics as one JSON line"""
+
+
 def run() -> None:
-    p = _cli.parser("evaluate", __doc__)
-    p.add_argument("--workdir", type=Path, help="the run's folder (default: runs/SLUG-SIZE)")
-    p.add_argument("--split", default="", help="another split than the evaluators name, e.g. val")
-    p.add_argument("--json", action="store_true", help="print the metrics as one JSON line")
-    command = _cli.parse(p)
-    workdir = command.options.workdir or Path("runs") / f"{command.slug}-{command.size}"
-    if not (workdir / "config.json").exists():
-        raise _cli.ConfigError(f"{workdir} holds no run: train first, or give --workdir")
+    command = _cli.parse(Options, __doc__)
+    workdir = command.run_folder(command.options.workdir)
     _cli.enable_compile_cache()
     from experiments._report import print_metrics, write_report
     from mmrep.evals import suite

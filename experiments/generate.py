@@ -1,41 +1,60 @@
 """Generates modalities from others with a trained any-to-any system, and writes pictures and texts."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from experiments import _cli
+from mmrep.errors import ConfigError, near
+
+Pairs = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Options:
+    targets: str
+    """e.g. depth,semseg,rgb, in the order in which they are generated"""
+    given: Annotated[Pairs, tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """caption="a red cube" (with ... at its end where more may follow), rgb=FILE, or rgb=test:3 for a held-out record"""
+    workdir: Annotated[Path | None, _cli.FOLDER] = None
+    """the run's folder (default: runs/SLUG-SIZE)"""
+    out: Annotated[Path | None, _cli.FOLDER] = None
+    """folder of the results (default: WORKDIR/generated)"""
+    samples: int = 1
+    """samples of each target"""
+    scheme: Literal["roar", "maskgit"] = "roar"
+    """order in which an image's tokens are decoded; texts are autoregressive"""
+    steps: int = 12
+    """decoding steps of each image"""
+    temperature: float = 0.7
+    """sampling temperature"""
+    cooling: str = "constant"
+    """temperature schedule: constant, linear or onex:END:POWER"""
+    top_k: float = 0.0
+    """number of likeliest tokens to sample from, or a share of them below 1 (0: all)"""
+    top_p: float = 0.0
+    """probability mass to sample from (0: all)"""
+    guidance: float = 1.0
+    """weight of all conditions together (1: one forward pass, no guidance)"""
+    guide: Annotated[Pairs, tyro.conf.arg(metavar="NAME=WEIGHT")] = ()
+    """a separate weight for one given modality, negative to move away from it"""
+    grow: bool = False
+    """finished targets become conditions of the next"""
+    decoder: Annotated[Pairs, tyro.conf.arg(metavar="NAME=FOLDER")] = ()
+    """the run of the tokeniser that decodes a target (experiments.tokenize)"""
+    seed: int = 0
 
 
 def run() -> None:
-    p = _cli.parser("generate", __doc__)
-    p.add_argument("--workdir", type=Path, help="the run's folder (default: runs/SLUG-SIZE)")
-    p.add_argument("--given", action="append", default=[], metavar="NAME=VALUE",
-                   help='caption="a red cube" (with ... at its end where more may follow), rgb=FILE, or rgb=test:3 for a '
-                   "held-out record; again for more")  # fmt: skip
-    p.add_argument("--targets", required=True, help="e.g. depth,semseg,rgb, in the order in which they are made")
-    p.add_argument("--out", type=Path, help="folder of what is made (default: WORKDIR/generated)")
-    p.add_argument("--samples", type=int, default=1, help="of each target")
-    p.add_argument("--scheme", default="roar", choices=("roar", "maskgit"), help="of images; texts are autoregressive")
-    p.add_argument("--steps", type=int, default=12, help="of each image")
-    p.add_argument("--temperature", type=float, default=0.7)
-    p.add_argument("--cooling", default="constant", help="constant, linear or onex:END:POWER")
-    p.add_argument("--top-k", type=float, default=0.0, help="likeliest tokens, or a share of them below 1; 0: all")
-    p.add_argument("--top-p", type=float, default=0.0, help="0: all")
-    p.add_argument("--guidance", type=float, default=1.0, help="weight of all that is given (1: one pass)")
-    p.add_argument("--guide", action="append", default=[], metavar="NAME=WEIGHT",
-                   help="a weight of its own for one given stream, negative to go away from it; again for more")  # fmt: skip
-    p.add_argument("--grow", action="store_true", help="what is finished is guided by as well")
-    p.add_argument("--decoder", action="append", default=[], metavar="NAME=WORKDIR",
-                   help="the run of the tokeniser whose ids a target is made of (experiments.tokenize)")  # fmt: skip
-    p.add_argument("--seed", type=int, default=0)
-    command = _cli.parse(p)
-    made = generate(command)
-    for path in made:
+    for path in generate(_cli.parse(Options, __doc__)):
         print(path)
 
 
-def generate(command: _cli.Command) -> list[Path]:
+def generate(command: _cli.Command[Options]) -> list[Path]:
     """The files that were written."""
     import jax
 
@@ -46,11 +65,9 @@ def generate(command: _cli.Command) -> list[Path]:
     from mmrep.systems.masked.fourm.schedules import chain
 
     options = command.options
-    workdir = options.workdir or Path("runs") / f"{command.slug}-{command.size}"
-    if not (workdir / "config.json").exists():
-        raise _cli.ConfigError(f"{workdir} holds no run: train first, or give --workdir")
+    workdir = command.run_folder(options.workdir)
     if options.samples < 1:
-        raise _cli.ConfigError(f"--samples is {options.samples}: it must be at least 1")
+        raise ConfigError(f"--samples is {options.samples}: it must be at least 1")
     _cli.enable_compile_cache()
     view = view_of(*read_run(workdir))
     ask = view.tokens()
@@ -60,9 +77,9 @@ def generate(command: _cli.Command) -> list[Path]:
     guides = weights(options.guide, given)
     for name in targets:
         if name not in by_name:
-            raise _cli.ConfigError(f"--targets has {name!r}, which is no stream{_cli.near(name, by_name)}")
+            raise ConfigError(f"--targets has {name!r}, which is no stream{near(name, by_name)}")
         if name in given:
-            raise _cli.ConfigError(f"{name!r} is given and a target: leave one out")
+            raise ConfigError(f"{name!r} is given and a target: leave one out")
     schedule = schedule_of(options, ask, targets, tuple(given), guides, chain)
     ids, patches = ask.tokenise({k: v[None].repeat(options.samples, 0) for k, v in given.items()})
     empty = blank(ask.streams, (*given, *targets), options.samples)
@@ -72,7 +89,7 @@ def generate(command: _cli.Command) -> list[Path]:
     return write(view, canvas, targets, options.out or workdir / "generated", made)
 
 
-def decoded(ask: Any, canvas: Any, targets: list[str], pairs: list[str], seed: int) -> dict[str, Any]:
+def decoded(ask: Any, canvas: Any, targets: list[str], pairs: Sequence[str], seed: int) -> dict[str, Any]:
     """Maps of the targets that are images: by their --decoder, else as the system itself knows them."""
     import numpy as np
 
@@ -83,30 +100,26 @@ def decoded(ask: Any, canvas: Any, targets: list[str], pairs: list[str], seed: i
     for pair in pairs:
         name, _, folder = pair.partition("=")
         if name not in grids:
-            raise _cli.ConfigError(
-                f"--decoder {pair!r} is not NAME=WORKDIR of a target that is an image{_cli.near(name, grids)}"
-            )
+            raise ConfigError(f"--decoder {pair!r} is not NAME=WORKDIR of a target that is an image{near(name, grids)}")
         view = load.load(folder).view
         if "detokenise" not in view.names:
-            raise _cli.ConfigError(
-                f"--decoder {pair!r}: {folder} is no tokeniser, it has no infer function 'detokenise'"
-            )
+            raise ConfigError(f"--decoder {pair!r}: {folder} is no tokeniser, it has no infer function 'detokenise'")
         ids = np.asarray(canvas.ids[name]).reshape(-1, *grids[name])
         maps[name] = view.infer("detokenise", {"ids": ids, "seed": np.arange(seed, seed + len(ids), dtype=np.uint32)})
     return maps
 
 
-def weights(pairs: list[str], given: Any) -> dict[str, float]:
+def weights(pairs: Sequence[str], given: Any) -> dict[str, float]:
     """NAME=WEIGHT as {name: weight}. Raises ConfigError for what is no number, or is not given."""
     found = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
         if name not in given:
-            raise _cli.ConfigError(f"--guide {name!r} is not given{_cli.near(name, given)}")
+            raise ConfigError(f"--guide {name!r} is not given{near(name, given)}")
         try:
             found[name] = float(value)
         except ValueError:
-            raise _cli.ConfigError(f"--guide {pair!r} is not NAME=WEIGHT, like caption=3") from None
+            raise ConfigError(f"--guide {pair!r} is not NAME=WEIGHT, like caption=3") from None
     return found
 
 
@@ -132,7 +145,7 @@ def schedule_of(
     return found
 
 
-def read_given(view: Any, pairs: list[str]) -> dict[str, Any]:
+def read_given(view: Any, pairs: Sequence[str]) -> dict[str, Any]:
     """{modality: one encoded value}. A value is text ("..." at its end: more may follow), a picture's file, or SPLIT:NUMBER of the run's data."""
     import numpy as np
 
@@ -145,15 +158,13 @@ def read_given(view: Any, pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if name not in known or not equals:
-            raise _cli.ConfigError(
-                f"--given {pair!r} is not NAME=VALUE with a modality of this run{_cli.near(name, known)}"
-            )
+            raise ConfigError(f"--given {pair!r} is not NAME=VALUE with a modality of this run{near(name, known)}")
         m = known[name]
         record = re.fullmatch(r"(train|val|test):(\d+)", value)
         if record:
             split = view.split(record[1])
             if int(record[2]) >= len(split):
-                raise _cli.ConfigError(f"--given {pair!r}: the split has {len(split)} records")
+                raise ConfigError(f"--given {pair!r}: the split has {len(split)} records")
             found[name] = split.entry(int(record[2]))[name]
             continue
         raw: Any = value
@@ -164,7 +175,7 @@ def read_given(view: Any, pairs: list[str]) -> dict[str, Any]:
                 with Image.open(value) as picture:
                     raw = np.asarray(picture.convert("RGB" if m.kind == "image" and m.shape[-1] == 3 else "L"))
             except (OSError, UnidentifiedImageError) as error:
-                raise _cli.ConfigError(f"--given {pair!r}: {value} is no picture that can be read ({error})") from None
+                raise ConfigError(f"--given {pair!r}: {value} is no picture that can be read ({error})") from None
         more = name in sentinels and value.endswith("...")
         found[name] = modality.encode(m, raw.removesuffix("...") if more else raw, view.tokenize)[name]
         found[name] = left_open(found[name], sentinels[name]) if more else found[name]

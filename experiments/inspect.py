@@ -1,6 +1,4 @@
-"""Shows what a system is fed: samples as they enter a batch, and the records that cannot.
-
-    python -m experiments.inspect SLUG [--size small] [--split train] [--n 4] [--seed S] [--out DIR] [--all] [--a.b value ...]
+"""Shows the input of a system: samples as they enter a batch, and records that cannot be used.
 
 Prints one line a modality and the texts read back from their ids; --out also writes sheet.png and a .wav for each sound.
 A bad record ends it with one sentence and exit code 2; --all reads the whole split instead and counts the bad records by
@@ -11,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -247,14 +245,22 @@ def _tokenize(experiment: Experiment) -> Any:
     return pipeline.load_tokenizer(data, pipeline.fit_tokenizer(data, sources, paths.cache() / "tokenizers"))
 
 
+@dataclass(frozen=True)
+class Options:
+    split: str = "train"
+    """train, val or test"""
+    n: int = 4
+    """samples shown"""
+    seed: int | None = None
+    """show a training view (sampled captions, augmentation) of this seed"""
+    out: Annotated[Path | None, _cli.FOLDER] = None
+    """folder for sheet.png and the sounds"""
+    all: bool = False
+    """read the whole split and count bad records by reason"""
+
+
 def run(argv: Sequence[str] | None = None) -> None:
-    parser = _cli.parser("inspect", "Shows what a system is fed, and the records that cannot be used.")
-    parser.add_argument("--split", default="train", help="train, val or test")
-    parser.add_argument("--n", type=int, default=4, help="samples shown")
-    parser.add_argument("--seed", type=int, help="show a training view (drawn captions, augmentation) of this seed")
-    parser.add_argument("--out", type=Path, help="folder for sheet.png and the sounds")
-    parser.add_argument("--all", action="store_true", help="read the whole split and count bad records by reason")
-    command = _cli.parse(parser, argv)
+    command = _cli.parse(Options, __doc__, argv)
     options, experiment = command.options, command.experiment
     tokenize = _tokenize(experiment)
     if options.all:

@@ -1,40 +1,60 @@
-"""Runs a system's proof: every arm on every seed, a table, and results/SLUG.json with the verdict the stated rule gives."""
+"""Runs a system's proof: every arm on every seed, a table, and results/SLUG.json with the verdict by the stated rule."""
 
 import dataclasses
 import json
-import subprocess
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from experiments import _cli
+import tyro
+
+from experiments import _cli, _results
+from mmrep import catalogue
+from mmrep.errors import ConfigError, near
+
+Numbers = Mapping[str, Mapping[int, Mapping[str, float]]]  # {arm: {seed: {metric: value}}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    slug: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SLUG")]
+    """a system; the command `list` shows all"""
+    seeds: str = ""
+    """e.g. 0,1,2 (default: the proof's)"""
+    arms: str = ""
+    """e.g. method,baseline: only these, printed and not written"""
+    judge: bool = False
+    """run nothing: judge the stored numbers again, after a sentence of the proof has changed"""
+    out: Annotated[Path, _cli.FOLDER] = _results.FOLDER
+    """folder of SLUG.json and full/SLUG.json"""
+    cache: Annotated[Path, _cli.FOLDER] = Path("runs") / "proofs"
+    """finished arms, so that an interrupted proof goes on"""
 
 
 def run() -> None:
-    p = _cli.parser("prove", __doc__, size=False)
-    p.add_argument("--seeds", help="e.g. 0,1,2 (default: the proof's)")
-    p.add_argument("--arms", help="e.g. method,baseline: only these, printed and not written")
-    p.add_argument("--out", type=Path, default=_cli.ROOT / "results", help="folder of SLUG.json")
-    p.add_argument(
-        "--cache", type=Path, default=Path("runs") / "proofs", help="finished arms, so that a cut proof goes on"
-    )
-    options = p.parse_args()
-    module = _cli.module(options.slug)
+    options = _cli.parse_options(Options, __doc__)
+    module = catalogue.module(options.slug)
     if not hasattr(module, "get_proof"):
-        raise _cli.ConfigError(f"{options.slug} states no proof (its config has no get_proof)")
+        raise ConfigError(f"{options.slug} states no proof: its config has no get_proof")
     proof = module.get_proof()
+    if options.judge:
+        print(f"written: {judge_again(options.slug, proof, options.out)}")
+        return
     seeds = proof.seeds
     if options.seeds:
         try:
             seeds = tuple(int(s) for s in options.seeds.split(","))
         except ValueError:
-            raise _cli.ConfigError(f"--seeds {options.seeds!r} is not a list of whole numbers like 0,1,2") from None
+            raise ConfigError(f"--seeds {options.seeds!r} is not a list of whole numbers like 0,1,2") from None
     arms = list(proof.arms)
     if options.arms:
         known = {a.name: a for a in proof.arms}
         arms = [known[name] for name in names_of(options.arms, known)]
     _cli.enable_compile_cache()
+    from mmrep.config import fingerprint
+    from mmrep.train.loop import versions
+
     results: dict[str, dict[int, dict[str, float]]] = {a.name: {} for a in arms}
     seconds = 0.0
     for seed in seeds:
@@ -49,16 +69,18 @@ def run() -> None:
             )
     table(proof, results)
     if not options.arms:
-        print(f"written: {write(options.slug, proof, results, seconds, options.out)}")
+        made = {"seconds": round(seconds), "versions": versions(), "commit": _results.commit()}
+        made = {"arms": {a.name: fingerprint(a.experiment) if a.experiment else "" for a in arms}} | made
+        print(f"written: {write(options.slug, proof, results, made, options.out)}")
 
 
-def names_of(said: str, known: Collection[str]) -> list[str]:
-    """The names that `said` lists, commas between them; a name may hold commas itself. Raises ConfigError for an unknown one."""
-    parts, found = said.split(","), []
+def names_of(text: str, known: Collection[str]) -> list[str]:
+    """The arms listed in `text`, separated by commas; a name may hold commas itself. Raises ConfigError for an unknown one."""
+    parts, found = text.split(","), []
     while parts:
         size = next((n for n in range(len(parts), 0, -1) if ",".join(parts[:n]).strip() in known), 0)
         if not size:
-            raise _cli.ConfigError(f"no arm {parts[0].strip()!r}{_cli.near(parts[0].strip(), known)}")
+            raise ConfigError(f"no arm {parts[0].strip()!r}{near(parts[0].strip(), known)}")
         found.append(",".join(parts[:size]).strip())
         parts = parts[size:]
     return found
@@ -89,7 +111,7 @@ def run_arm(slug: str, arm: Any, seed: int, cache: Path) -> tuple[dict[str, floa
 
 
 def seeded(experiment: Any, seed: int) -> Any:
-    """The experiment with this seed, and so what it starts from, where that is to follow."""
+    """The experiment with this seed, in its pretrained parts as well where they follow it."""
     phases = tuple(
         dataclasses.replace(
             phase,
@@ -103,8 +125,8 @@ def seeded(experiment: Any, seed: int) -> Any:
     return dataclasses.replace(experiment, phases=phases, train=dataclasses.replace(experiment.train, seed=seed))
 
 
-def table(proof: Any, results: Mapping[str, Mapping[int, Mapping[str, float]]]) -> None:
-    """Prints mean and seeds of the proof's metric, then what was expected and what came."""
+def table(proof: Any, results: Numbers) -> None:
+    """Prints the proof's metric for each arm (mean and seeds), then each expectation with its verdict."""
     from mmrep.evals import verdict
 
     print(f"\n{proof.claim}\n\n{proof.metric}")
@@ -114,47 +136,42 @@ def table(proof: Any, results: Mapping[str, Mapping[int, Mapping[str, float]]]) 
             print(f"  {name:24} {sum(values) / len(values):.4f}   [{', '.join(f'{v:.4f}' for v in values)}]")
     try:
         overall, rows = verdict.judge(proof, results)
-    except _cli.ConfigError as error:
+    except ConfigError as error:
         print(f"  no verdict: {error}")
         return
     for row in rows:
-        print(f"  {row['verdict']:14} {row['says']} (mean difference {row['mean']:+.4f}, margin {row['margin']:g})")
-    print(f"verdict: {overall}")
+        print(f"  {row['verdict']:8} {row['says']} (mean difference {row['mean']:+.4f}, margin {row['margin']:g})")
+    print(f"reproduced at this scale: {overall}")
 
 
-def write(
-    slug: str, proof: Any, results: Mapping[str, Mapping[int, Mapping[str, float]]], seconds: float, out: Path
-) -> Path:
-    """results/SLUG.json."""
+def write(slug: str, proof: Any, results: Numbers, made: Mapping[str, Any], out: Path) -> Path:
+    """results/SLUG.json and results/full/SLUG.json. `made`: fingerprints of the arms, seconds, versions, commit."""
     from mmrep.evals import verdict
-    from mmrep.train.loop import versions
 
     overall, rows = verdict.judge(proof, results)
-    stored = {
-        "slug": slug, "claim": proof.claim, "metric": proof.metric, "data": proof.data, "verdict": overall, "rule": verdict.RULE,
-        "arms": {a: {str(s): m.get(proof.metric) for s, m in by.items()} for a, by in results.items()},
-        "expectations": rows, "notes": proof.notes, "seconds": round(seconds),
-        "metrics": {a: {str(s): {k: round(v, 6) for k, v in m.items()} for s, m in by.items()} for a, by in results.items()},
-        "versions": versions(), "commit": commit(),
+    short = {
+        "slug": slug, "claim": proof.claim, "reproduced": overall, "data": proof.data, "metric": proof.metric,
+        "expectations": _results.summary(rows), **made,
     }  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{slug}.json"
-    path.write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return path
+    metrics = {a: {str(s): {k: round(v, 6) for k, v in m.items()} for s, m in by.items()} for a, by in results.items()}
+    full = {"slug": slug, "rule": verdict.RULE, "notes": proof.notes, "metrics": metrics}
+    return _results.write_proof(short, full, out)
 
 
-def commit() -> str:
-    """The commit of the working tree, "+" added where it has changes; empty outside a checkout."""
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, cwd=_cli.ROOT, check=True
-        )
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, cwd=_cli.ROOT, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+def judge_again(slug: str, proof: Any, out: Path) -> Path:
+    """Rewrites results/SLUG.json from the stored numbers with the proof's present sentences.
+
+    Raises ConfigError where no numbers are stored, or where an expectation compares other arms or has another margin than before.
+    """
+    short, full = _results.read(slug, folder=out), _results.read(slug, "full", out)
+    if not full:
+        raise ConfigError(f"{out / 'full' / slug}.json does not exist: run the proof first")
+    terms = lambda e: (e["better"], e["worse"], e["margin"], e.get("slack", 0.0), e["headline"])  # noqa: E731
+    before = [terms(e) for e in short["expectations"]]
+    if before != [terms(dataclasses.asdict(e)) for e in proof.expects]:
+        raise ConfigError(f"the expectations of {slug} have changed in more than their sentences: run the proof")
+    results = {a: {int(s): m for s, m in by.items()} for a, by in full["metrics"].items()}
+    return write(slug, proof, results, {k: short[k] for k in ("arms", "seconds", "versions", "commit")}, out)
 
 
 if __name__ == "__main__":

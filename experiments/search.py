@@ -3,29 +3,41 @@
 python -m experiments.search corpora/align --query "text=a small red circle" --query image=cat.png --query image=#17
 """
 
-import argparse
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from experiments import _cli
+from mmrep.errors import ConfigError, near
+
+
+@dataclass(frozen=True)
+class Options:
+    folder: Annotated[tyro.conf.Positional[Path], _cli.FOLDER]
+    """the corpus"""
+    query: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="MODALITY=VALUE")] = ()
+    """a text, an image or sound file, or #N: record N of the corpus's split"""
+    k: int = 10
+    """results a query"""
+    index: str = "exact"
+    """exact, ivf (clusters) or ivfpq (clusters and compressed vectors)"""
+    probe: int = 0
+    """clusters searched (0: an eighth of them)"""
+    workdir: Annotated[Path | None, _cli.FOLDER] = None
+    """the run that embedded the corpus, where it has moved"""
+    json: bool = False
+    """one JSON line a query"""
 
 
 def run() -> None:
-    p = argparse.ArgumentParser(
-        prog="python -m experiments.search", description=__doc__.splitlines()[0], allow_abbrev=False
-    )
-    p.add_argument("folder", type=Path, help="the corpus")
-    p.add_argument("--query", action="append", required=True, metavar="MODALITY=VALUE",
-                   help="a text, a picture or sound file, or #N: record N of the corpus's split; may be repeated")  # fmt: skip
-    p.add_argument("--k", type=int, default=10, help="answers a query")
-    p.add_argument("--index", default="exact", help="exact, ivf (clusters) or ivfpq (clusters and compressed vectors)")
-    p.add_argument("--probe", type=int, default=0, help="clusters looked at (default: an eighth of them)")
-    p.add_argument("--workdir", type=Path, help="the run that embedded the corpus, where it has moved")
-    p.add_argument("--json", action="store_true", help="one JSON line a query")
-    o = p.parse_args()
+    o = _cli.parse_options(Options, __doc__)
+    if not o.query:
+        raise ConfigError('--query is missing: give for example --query "text=a red circle"')
     if o.k < 1:
-        raise _cli.ConfigError(f"--k is {o.k}: ask for at least 1 answer")
+        raise ConfigError(f"--k is {o.k}: ask for at least 1 answer")
     from mmrep.evals import index
 
     corpus = index.Corpus(o.folder)
@@ -55,11 +67,11 @@ def vector(model: Any, split: Any, query: str) -> Any:
     name, equals, value = query.partition("=")
     known = {m.name: m for m in model.experiment.data.modalities}
     if not equals or name not in known:
-        raise _cli.ConfigError(f"--query {query!r}: write MODALITY=VALUE{_cli.near(name, known)}")
+        raise ConfigError(f"--query {query!r}: write MODALITY=VALUE{near(name, known)}")
     m = known[name]
     if number := re.fullmatch(r"#(\d+)", value):
         if int(number[1]) >= len(split):
-            raise _cli.ConfigError(f"--query {query!r}: the split {split.name!r} has {len(split)} records")
+            raise ConfigError(f"--query {query!r}: the split {split.name!r} has {len(split)} records")
         raw = split.record(int(number[1]))[m.source]
     elif m.kind == "text":
         raw = value
@@ -69,7 +81,7 @@ def vector(model: Any, split: Any, query: str) -> Any:
         data = decode.read(value)
         raw = decode.image(data, value) if m.kind == "image" else decode.audio(data, value, m.rate)
     else:
-        raise _cli.ConfigError(f"--query {query!r}: a {m.kind} is asked for by its record, {name}=#N")
+        raise ConfigError(f"--query {query!r}: a {m.kind} is asked for by its record, {name}=#N")
     return model.infer[name]([raw])
 
 

@@ -6,24 +6,35 @@ python -m experiments.train fourm --size tokens
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from experiments import _cli
+from mmrep.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Options:
+    data: Annotated[str, tyro.conf.arg(metavar="SLUG")]
+    """the system whose data.source reads the ids"""
+    data_size: str = "small"
+    """its size"""
+    data_variant: str = ""
+    """its variant"""
+    field: str | None = None
+    """which of its token fields, where it has several"""
+    workdir: Annotated[Path | None, _cli.FOLDER] = None
+    """the tokeniser's run (default: runs/SLUG-SIZE)"""
 
 
 def run() -> None:
-    p = _cli.parser("tokenize", __doc__.splitlines()[0])
-    p.add_argument("--workdir", type=Path, help="the tokeniser's run (default: runs/SLUG-SIZE)")
-    p.add_argument("--data", required=True, metavar="SLUG", help="the system whose data.source reads the ids")
-    p.add_argument("--data-size", default="small", help="its size")
-    p.add_argument("--field", help="which of its token fields, where it has several")
-    command = _cli.parse(p)
+    command = _cli.parse(Options, __doc__)
     o = command.options
-    workdir = o.workdir or Path("runs") / f"{command.slug}-{command.size}"
-    if not (workdir / "config.json").exists():
-        raise _cli.ConfigError(f"{workdir} holds no run: train first, or give --workdir")
-    config = _cli.experiment(o.data, o.data_size)
+    workdir = command.run_folder(o.workdir)
+    config = _cli.experiment(o.data, o.data_size, variant=o.data_variant)
     for path in write(workdir, chosen(config.data.source, o.field)):
         print(path)
 
@@ -37,7 +48,7 @@ def chosen(source: Any, field: str | None) -> Any:
         return next(iter(found.values()))
     if field not in found:
         reads = f"reads {', '.join(found)}: choose one with --field" if found else "reads no tokens"
-        raise _cli.ConfigError(f"data.source {reads}")
+        raise ConfigError(f"data.source {reads}")
     return found[field]
 
 
@@ -55,7 +66,7 @@ def write(workdir: Path, target: Any) -> list[Path]:
     _cli.enable_compile_cache()
     model = load.load(workdir)
     if "tokenise" not in model.view.names:
-        raise _cli.ConfigError(f"{workdir} is no tokeniser: it has no infer function 'tokenise'")
+        raise ConfigError(f"{workdir} is no tokeniser: it has no infer function 'tokenise'")
     data = dataclasses.replace(model.experiment.data, source=target.source)
     folder, written = Path(target.folder), []
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,10 +9,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from experiments import _cli
+from mmrep import catalogue
+from mmrep.errors import ConfigError
 
 KINDS = ("save", "step", "start")
 
@@ -24,7 +27,7 @@ class Run:
         self.folder, self.log = workdir / "checkpoints", workdir.with_suffix(".log")
         self.process = subprocess.Popen(
             [*command, "--workdir", str(workdir)],
-            stdout=self.log.open("ab"), stderr=subprocess.STDOUT, cwd=_cli.ROOT, start_new_session=True,
+            stdout=self.log.open("ab"), stderr=subprocess.STDOUT, cwd=catalogue.ROOT, start_new_session=True,
         )  # fmt: skip
 
     def names(self) -> list[str]:
@@ -49,9 +52,7 @@ class Run:
         """Waits for the end. Raises ConfigError with the run's last words where it failed."""
         if self.process.wait():
             words = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
-            raise _cli.ConfigError(
-                f"a run ended with code {self.process.returncode} ({' | '.join(words)}); see {self.log}"
-            )
+            raise ConfigError(f"a run ended with code {self.process.returncode} ({' | '.join(words)}); see {self.log}")
 
     def kill(self) -> None:
         self.process.kill()
@@ -134,21 +135,27 @@ def torture(
     }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Options:
+    kills: int = 30
+    """how often the run is killed"""
+    seed: int = 0
+    """seed of the moments"""
+    workdir: Annotated[Path | None, _cli.FOLDER] = None
+    """keep both runs and their logs in this new folder"""
+    quiet: bool = False
+    """only the JSON line"""
+
+
 def run() -> None:
     from tqdm import tqdm
 
-    p = _cli.parser("torture", __doc__)
-    p.set_defaults(size="tiny")
-    p.add_argument("--kills", type=int, default=30, help="how often (default: 30)")
-    p.add_argument("--seed", type=int, default=0, help="of the moments")
-    p.add_argument("--workdir", type=Path, help="keep both runs and their logs in this new folder")
-    p.add_argument("--quiet", action="store_true", help="only the JSON line")
-    command = _cli.parse(p)
+    command = _cli.parse(Options, __doc__, size="tiny")
     options = command.options
     if options.kills < 1:
-        raise _cli.ConfigError(f"--kills is {options.kills}: give at least 1")
+        raise ConfigError(f"--kills is {options.kills}: give at least 1")
     if options.workdir and options.workdir.exists():
-        raise _cli.ConfigError(f"{options.workdir} exists: give a new folder")
+        raise ConfigError(f"{options.workdir} exists: give a new folder")
     every, phases = 25, command.experiment.phases
     last = max(i for i, phase in enumerate(phases) if phase.run is None)
     # About three saves a kill: a run that is over cannot be killed.
@@ -156,9 +163,19 @@ def run() -> None:
     changes = [f"--phases.{last}.steps", str(steps)]
     changes += ["--train.checkpoint-every", str(every), "--train.log-every", str(every // 5)]
     changes += command.overrides
-    experiment = _cli.experiment(command.slug, command.size, changes)
-    line = [sys.executable, "-m", "experiments.train", command.slug, "--size", command.size, "--quiet", "--no-report"]
-    home = options.workdir or Path(tempfile.mkdtemp(prefix="torture-"))
+    experiment = _cli.experiment(command.slug, command.size, changes, command.variant)
+    line = [
+        sys.executable,
+        "-m",
+        "experiments.train",
+        command.slug,
+        "--size",
+        command.size,
+        "--variant",
+        command.variant,
+    ]
+    line += ["--quiet", "--no-report"]
+    home = (options.workdir or Path(tempfile.mkdtemp(prefix="torture-"))).resolve()
     home.mkdir(parents=True, exist_ok=True)
     with tqdm(total=options.kills, unit="kill", disable=options.quiet, dynamic_ncols=True) as bar:
 
@@ -168,7 +185,7 @@ def run() -> None:
                 bar.write(text, file=sys.stderr)
 
         row = torture([*line, *changes], experiment, home, options.kills, options.seed, say)
-    _cli.dump({"slug": command.slug, "size": command.size} | row)
+    _cli.dump({"slug": command.slug, "size": command.size, "variant": command.variant} | row)
     if not row["identical"]:
         raise SystemExit(1)
     if not options.workdir:

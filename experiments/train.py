@@ -1,40 +1,48 @@
 """Trains a system, evaluates it on held-out data and writes its report; resumes where the run's folder has a checkpoint."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from experiments import _cli
 from mmrep.train import distributed
 
 
+@dataclass(frozen=True)
+class Options:
+    workdir: Annotated[Path | None, _cli.FOLDER] = None
+    """the run's folder (default: runs/SLUG-SIZE)"""
+    report: bool = True
+    """leave out report.html"""
+    quiet: bool = False
+    """no progress bar"""
+    watchdog: float = 0.0
+    """seconds after which a step counts as hung: dump all stacks and exit with code 1 (0: off)"""
+    processes: Annotated[distributed.Processes, _cli.FLAT] = distributed.Processes()
+
+
 def run() -> None:
-    p = _cli.parser("train", __doc__)
-    p.add_argument("--workdir", type=Path, help="the run's folder (default: runs/SLUG-SIZE)")
-    p.add_argument("--no-report", action="store_true", help="leave out report.html")
-    p.add_argument("--quiet", action="store_true", help="no progress bar")
-    p.add_argument("--watchdog", type=float, default=0.0, metavar="SECONDS",
-                   help="a step that takes longer is taken for hung: dump all stacks and exit with code 1 (default: off)")  # fmt: skip
-    distributed.add_arguments(p)
-    command = _cli.parse(p)
-    with distributed.joined(command.options):
+    command = _cli.parse(Options, __doc__)
+    with distributed.joined(command.options.processes):
         run_on(command)
 
 
-def run_on(command: _cli.Command) -> None:
+def run_on(command: _cli.Command[Options]) -> None:
     """The command in one of the run's processes: all train, the first one writes and prints."""
     _cli.enable_compile_cache()
     from experiments._report import print_metrics, write_report
     from mmrep.train.faults import guarded
     from mmrep.train.loop import train
 
-    workdir = command.options.workdir or Path("runs") / f"{command.slug}-{command.size}"
-    meta = {"slug": command.slug, "size": command.size}
+    workdir = command.workdir(command.options.workdir)
+    meta = {"slug": command.slug, "size": command.size, "variant": command.variant}
     quiet = command.options.quiet or not distributed.leads()
     with guarded(command.options.watchdog) as guard:
         trained = train(command.experiment, workdir, meta=meta, progress=not quiet, guard=guard)
     if guard.signal or not distributed.leads():
         return
     print_metrics(trained.metrics)
-    if not command.options.no_report:
+    if command.options.report:
         print(f"report: {write_report(command.slug, trained, workdir)}")
 
 

@@ -242,7 +242,7 @@ class Proof:
     arms: tuple[Arm, ...]
     expects: tuple[Expect, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
-    data: str = "made world"
+    data: str = "synthetic scenes"
     notes: str = ""
 
 

@@ -6,7 +6,7 @@ import toy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import _cli
+from experiments import _overrides
 from mmrep.config import Experiment, Phase, Train, differences, fingerprint, flatten, from_json, to_json, unflatten
 from mmrep.errors import ConfigError
 
@@ -26,7 +26,7 @@ def test_flatten_and_unflatten_are_inverse(tree):
 @given(st.floats(1e-6, 1.0), st.integers(1, 512), st.sampled_from(["adamw", "lion", "sgd"]))
 def test_overrides_are_typed_and_change_nothing_else(lr, batch, name):
     base = toy.experiment()
-    changed = _cli.override(base, ["--optim.lr", repr(lr), "--data.batch-size", str(batch), "--optim.name", name])
+    changed = _overrides.override(base, ["--optim.lr", repr(lr), "--data.batch-size", str(batch), "--optim.name", name])
     assert (changed.optim.lr, changed.data.batch_size, changed.optim.name) == (lr, batch, name)
     back = dataclasses.replace(
         changed, optim=dataclasses.replace(changed.optim, lr=base.optim.lr, name=base.optim.name),
@@ -36,7 +36,7 @@ def test_overrides_are_typed_and_change_nothing_else(lr, batch, name):
 
 
 def test_phases_are_reached_by_number():
-    changed = _cli.override(toy.experiment(), ["--phases.0.steps", "7", "--train.ema", "0.5"])
+    changed = _overrides.override(toy.experiment(), ["--phases.0.steps", "7", "--train.ema", "0.5"])
     assert changed.phases[0].steps == 7 and changed.train.ema == 0.5
 
 
@@ -53,7 +53,7 @@ def test_phases_are_reached_by_number():
 )
 def test_override_mistakes_are_one_sentence(args, sentence):
     with pytest.raises(ConfigError, match=sentence) as error:
-        _cli.override(toy.experiment(), args)
+        _overrides.override(toy.experiment(), args)
     assert "\n" not in str(error.value)
 
 
@@ -89,7 +89,7 @@ def test_a_field_added_later_leaves_fingerprints_and_stored_configs_alone():
     changed = toy.experiment(train=Train(log_every=5, spike=6.0))
     assert from_json(json.loads(json.dumps(to_json(changed)))) == changed
     assert differences(stored, to_json(changed)) == ["train.spike: null -> 6.0"]
-    assert _cli.override(toy.experiment(), ["--train.spike", "6"]) == changed
+    assert _overrides.override(toy.experiment(), ["--train.spike", "6"]) == changed
 
 
 def test_steps_and_phases():

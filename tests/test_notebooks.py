@@ -4,9 +4,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from experiments import _cli
+from mmrep import catalogue
 
-NOTEBOOKS = sorted((_cli.ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((catalogue.ROOT / "notebooks").glob("*.ipynb"))
 
 
 def pictures(notebook):
@@ -24,11 +24,11 @@ def test_notebook_is_kept_with_small_pictures_and_no_progress_bars(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs(path, monkeypatch):
     monkeypatch.setenv("MMREP_STEPS", "60")
-    monkeypatch.setenv("PYTHONPATH", str(_cli.ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(catalogue.ROOT))
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(_cli.ROOT)}}
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(catalogue.ROOT)}}
     ).execute()
     assert pictures(notebook) >= 3

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from experiments import _cli
+from experiments import _overrides
 from mmrep.config import Data, Experiment, Mesh, Optim, Phase, Rule, Train, fingerprint, from_json, to_json
 from mmrep.errors import ConfigError
 from mmrep.losses import contrastive, masked
@@ -239,7 +239,7 @@ def test_every_value_can_be_given_on_the_command_line(train, optim, steps):
     args = ["--phases.0.steps", str(steps)]
     for group, value in (("train", train), ("optim", optim)):
         args += [f"--{group}.{f.name.replace('_', '-')}={getattr(value, f.name)!s}" for f in dataclasses.fields(value)]
-    found = _cli.override(toy.experiment(), args)
+    found = _overrides.override(toy.experiment(), args)
     assert (found.train, found.optim, found.phases[0].steps) == (train, optim, steps)
 
 

@@ -5,11 +5,11 @@ import re
 import numpy as np
 from PIL import Image
 
-from experiments import _cli
+from mmrep import catalogue
 
 
 def test_your_own_data_in_ten_lines(tmp_path, monkeypatch):
-    text = (_cli.ROOT / "README.md").read_text(encoding="utf-8")
+    text = (catalogue.ROOT / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"<!-- own data -->\n```python\n(.*?)```", text, re.DOTALL)
     assert len([line for line in code.splitlines() if line and not line.startswith(("from", "import"))]) <= 10
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import _cli
-from mmrep import modality
+from mmrep import catalogue, modality
 from mmrep.config import Experiment, Mesh, Rule, flatten, from_json, to_json
 from mmrep.data import pipeline
 from mmrep.nn.towers import inputs
@@ -21,7 +21,7 @@ from mmrep.train import loop, sharding
 from mmrep.train.state import split
 
 GOLDEN = Path(__file__).parent / "golden" / "specs"
-SLUGS = [e.slug for e in _cli.entries()]
+SLUGS = [e.slug for e in catalogue.entries()]
 # A system's tests run side by side (conftest): the state they share is made once.
 everywhere = pytest.mark.parametrize("slug", SLUGS)
 
@@ -75,7 +75,7 @@ def made(slug: str) -> SimpleNamespace:
 
 @everywhere
 def test_config_round_trips_through_json(slug):
-    for size in _cli.find(slug).sizes:
+    for size in catalogue.find(slug).sizes:
         config = _cli.experiment(slug, size)
         assert from_json(json.loads(json.dumps(to_json(config)))) == config
 
@@ -98,7 +98,7 @@ def test_parameter_tree_is_the_golden_one(slug):
 
 @everywhere
 def test_every_size_builds_and_fits_its_modalities(slug):
-    for size in _cli.find(slug).sizes:
+    for size in catalogue.find(slug).sizes:
         config = _cli.experiment(slug, size)
         system = config.system.build()
         batch = jax.eval_shape(

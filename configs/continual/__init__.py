@@ -1,0 +1,1 @@
+"""Training on one data set after another without losing what the earlier ones taught."""

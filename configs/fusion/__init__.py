@@ -1,0 +1,1 @@
+"""A fusion encoder on top of two unimodal encoders, trained to match pairs and to predict masked words."""

@@ -1,0 +1,1 @@
+"""Methods that change the embeddings of a trained model to improve retrieval, without training."""

@@ -1,0 +1,1 @@
+"""Discrete tokenisers: encoder, codebook and decoder of one modality, whose ids other systems learn from."""

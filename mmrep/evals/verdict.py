@@ -7,13 +7,13 @@ from mmrep.config import Expect, Proof
 from mmrep.errors import ConfigError, near
 
 RULE = (
-    "An expectation compares two arms seed by seed: it holds where the mean difference reaches the margin and every seed's difference is "
-    "above 0 (a slack, where one is stated, is added to each); it does not hold where no seed reaches the margin, or the mean difference is not above 0; otherwise it is inconclusive. "
-    "The proof's verdict is the worst of its headline expectations."
+    "An expectation compares two arms seed by seed. It is met (yes) if the mean difference reaches the margin and every seed's difference "
+    "is above 0; a slack, where one is stated, is added to each difference first. It is not met (no) if no seed reaches the margin or the "
+    "mean difference is not above 0. Otherwise it is unclear. The proof's verdict is the worst of its headline expectations."
 )
 
 Results = Mapping[str, Mapping[int, Mapping[str, float]]]
-_ORDER = ("holds", "inconclusive", "does not hold")
+_ORDER = ("yes", "unclear", "no")
 
 
 def judge(proof: Proof, results: Results) -> tuple[str, list[dict[str, Any]]]:
@@ -61,7 +61,7 @@ def verdict(differences: Sequence[float], margin: float) -> str:
     """The rule for one expectation, from its differences by seed."""
     mean = sum(differences) / len(differences)
     if mean >= margin and min(differences) > 0:
-        return "holds"
+        return "yes"
     if mean <= 0 or max(differences) < margin:
-        return "does not hold"
-    return "inconclusive"
+        return "no"
+    return "unclear"

@@ -1,12 +1,12 @@
 """One run on many hosts: JAX's own runtime, one process a host (or a GPU), and the few places where processes must agree."""
 
-import argparse
 import contextlib
 import importlib.util
 import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,21 @@ from mmrep.errors import ConfigError, DataError
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of a run on many hosts; none is needed on a TPU pod or under srun."""
-    group = parser.add_argument_group(
-        "several processes (found out on TPU pods and under srun; else one command a process)"
-    )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, reachable from all")
-    group.add_argument(
-        "--processes", type=int, metavar="N", help="how many processes there are; 1 switches detection off"
-    )
-    group.add_argument("--process-id", type=int, metavar="I", help="which one this is, from 0")
-    group.add_argument(
-        "--heartbeat", type=int, default=60, metavar="SECONDS", help="silence after which a process counts as dead and the others end"
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run on several hosts. Nothing need be given on a TPU pod or under srun, where JAX finds them itself."""
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0, reachable from all processes"""
+    processes: int | None = None
+    """how many processes there are; 1 switches detection off"""
+    process_id: int | None = None
+    """the number of this process, from 0"""
+    heartbeat: int = 60
+    """seconds of silence after which a process counts as dead and the others end"""
 
 
-def initialize(options: argparse.Namespace) -> bool:
+def initialize(options: Processes) -> bool:
     """Joins the run's other processes, before JAX looks at its devices. False where this is the only process.
 
     Where one process dies, the others end with a non-zero code within `heartbeat` seconds and a little.
@@ -64,7 +63,7 @@ def initialize(options: argparse.Namespace) -> bool:
 
 
 @contextlib.contextmanager
-def joined(options: argparse.Namespace) -> Iterator[None]:
+def joined(options: Processes) -> Iterator[None]:
     """The body as one of the run's processes. One that fails ends at once: an orderly exit would wait for the others, who wait for it."""
     several = initialize(options)
     try:

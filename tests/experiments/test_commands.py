@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -8,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from experiments import _cli, prove
-from experiments import list as systems
-from mmrep.config import Data, Experiment, Phase, Pretrained
+from mmrep import catalogue
+from mmrep.config import Arm, Data, Expect, Experiment, Phase, Pretrained, Proof
+from mmrep.errors import ConfigError
 
 
 def fails(run_command, *args):
@@ -41,17 +43,21 @@ def test_train_evaluate_and_resume_as_a_user_would(run_command, tmp_path):
     [
         (["aling"], "no system 'aling' (did you mean 'align'?)"),
         (["align", "--size", "smal"], "align has no size 'smal' (did you mean 'small'?)"),
+        (["align", "--variant", "probe"], "align has no variants: leave out 'probe'"),
+        (["align", "--workdri", "x"], "--workdri is no field of this config (did you mean 'workdir'?)"),
+        (["align", "--watchdog", "soon"], "--watchdog is 'soon': it takes a number"),
+        (["align", "--optim.lr"], "--optim.lr has no value: it takes a number"),
         (["align", "--optim.lrr", "1"], "--optim.lrr is no field of this config (did you mean 'optim.lr'?)"),
         (["align", "--zzz", "1"], "--zzz is no field of this config; --fields lists them"),
-        (["align", "--optim.lr", "fast"], "error: Error parsing --optim.lr: could not convert string to float: 'fast'"),
+        (["align", "--optim.lr", "fast"], "error: --optim.lr is 'fast': it takes a number"),
         (["align", "--system.image.heads", "5"], "heads"),
         (["align", "--system.image.patch", "7"], "patch"),
         (["align", "--data.source.n-val", "0", "--data.source.n-test", "0"], "empty"),
         (["align", "--system.smoothing", "2"], "system.smoothing is 2.0: it must lie in [0, 1)"),
         (["align", "--data.batch-size", "0"], "data.batch_size is 0"),
         (["align", "--mesh.data", "64"], "asks for 64 devices"),
-        (["align", "--optim.name", "adam"], "error: invalid choice 'adam' for argument '--optim.name'"),
-        (["multimae", "--system.balance", "even"], "Expected one of ('weights', 'uncertainty')."),
+        (["align", "--optim.name", "adam"], "--optim.name is 'adam' (did you mean 'adamw'?)"),
+        (["multimae", "--system.balance", "even"], "--system.balance is 'even'; choose from uncertainty, weights"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_nothing_is_written(run_command, tmp_path, monkeypatch, args, sentence):
@@ -62,11 +68,11 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(run_command, tmp_path,
     assert not list(tmp_path.glob("**/checkpoints/*"))
 
 
-def test_a_stray_argument_is_told(run_command):
+def test_a_stray_argument_is_an_error(run_command):
     assert "unexpected argument 'small'" in fails(run_command, "train", "align", "small")
 
 
-def test_evaluate_without_a_run_is_told(run_command, tmp_path):
+def test_evaluate_without_a_run_is_an_error(run_command, tmp_path):
     assert "holds no run" in fails(run_command, "evaluate", "align", "--workdir", str(tmp_path / "none"))
 
 
@@ -106,30 +112,103 @@ def test_fields_lists_every_override(run_command):
 def test_help_and_list_answer_at_once(args):
     clock = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", *args], capture_output=True, text=True, cwd=_cli.ROOT, check=True
+        [sys.executable, "-X", "importtime", *args], capture_output=True, text=True, cwd=catalogue.ROOT, check=True
     )
     # The imports decide the time; the clock itself is at the mercy of the machine.
     assert not any(f" {name}\n" in done.stderr for name in ("jax", "flax", "numpy", "tensorflow_datasets"))
     assert time.perf_counter() - clock < 10 and done.stdout.strip()
 
 
-def test_list_tells_every_system_with_its_verdict(run_command):
+def test_list_shows_every_system_with_its_verdict(run_command):
     code, out, _ = run_command("list", "--json")
     rows = {r["slug"]: r for r in json.loads(out)}
-    assert code == 0 and set(rows) == {e.slug for e in _cli.entries()}
+    assert code == 0 and set(rows) == {e.slug for e in catalogue.entries()}
     assert rows["align"]["family"] == "contrastive" and rows["align"]["sizes"] == ["tiny", "small", "paper"]
-    assert all(
-        r["verdict"] in ("holds", "does not hold", "inconclusive", "not run") and r["title"] for r in rows.values()
+    assert (rows["align"]["kind"], rows["emoji"]["kind"], rows["vqvae"]["kind"]) == ("paper", "recipe", "tokenizer")
+    assert all(r["reproduced"] in ("yes", "no", "unclear", "not run") and r["title"] for r in rows.values())
+
+
+def test_the_list_fits_a_terminal_and_groups_by_family(run_command):
+    lines = run_command("list")[1].splitlines()
+    assert max(map(len, lines)) <= 100
+    assert (
+        lines.index("papers: contrastive")
+        < lines.index("papers: fusion")
+        < lines.index("recipes")
+        < lines.index("tokenizers")
     )
 
 
-def test_the_readme_table_is_fresh():
-    text = (_cli.ROOT / "README.md").read_text(encoding="utf-8")
-    assert systems.with_table(text) == text, "run python -m experiments.list --readme"
+def test_a_reader_that_leaves_early_ends_the_command_quietly():
+    command = [sys.executable, "-m", "experiments.list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=catalogue.ROOT) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait(60) == 141
+
+
+def test_missing_and_wrong_options_are_one_sentence(run_command, tmp_path):
+    assert "SLUG is missing: python -m experiments.train --help" in fails(run_command, "train")
+    assert "--targets is missing" in fails(run_command, "generate", "fourm")
+    assert "--scheme is 'raor' (did you mean 'roar'?)" in fails(
+        run_command, "generate", "fourm", "--targets", "rgb", "--scheme", "raor"
+    )
+    assert "--query is missing" in fails(run_command, "search", str(tmp_path))
+    assert "--jsno is no option of this command (did you mean 'json'?)" in fails(run_command, "list", "--jsno")
+
+
+def test_the_console_command_runs_the_same_code_from_any_folder(tmp_path):
+    def mmrep(*args):
+        environment = os.environ | {"PYTHONPATH": str(catalogue.ROOT)}
+        command = [sys.executable, "-m", "mmrep", *args]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+
+    assert "train" in mmrep("--help").stdout
+    assert json.loads(mmrep("list", "--json").stdout)[0]["slug"]
+    assert mmrep("trian").stderr == "error: no command 'trian' (did you mean 'train'?)\n"
+    done = mmrep("train", "aling")
+    assert done.returncode == 2 and done.stderr == "error: no system 'aling' (did you mean 'align'?)\n"
+    for name in ("configs", "experiments"):  # a user's own packages of these names
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+        done = mmrep("train", "align", "--size", "tiny")
+        assert done.returncode == 2 and done.stderr.startswith(
+            f"error: {tmp_path / name} hides mmrep's own package {name!r}"
+        )
+        (tmp_path / name / "__init__.py").unlink()
+        (tmp_path / name).rmdir()
+
+
+def test_configs_may_be_packages(tmp_path):
+    folder = tmp_path / "masked" / "big"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text('"""Big: a package (A, B 2020)."""\nVARIANTS = ("probe",)\n')
+    (folder / "sizes.py").write_text('SIZES = ("tiny", "huge")\n')
+    (tmp_path / "masked" / "_helper.py").touch()
+    (tmp_path / "masked" / "one.py").write_text('"""One: a file (A, B 2020)"""\n')
+    big, one = catalogue.entries(tmp_path)
+    assert (big.slug, big.family, big.sizes, big.variants) == ("big", "masked", ("tiny", "huge"), ("probe",))
+    assert (one.slug, one.sizes, one.variants) == ("one", catalogue.SIZES, ())
+
+
+def test_stored_numbers_are_judged_again_with_new_sentences(tmp_path):
+    arms = (Arm("a", run=lambda seed: {"x": 1.0}), Arm("b", run=lambda seed: {"x": 0.5 + seed / 10}))
+    proof = Proof("A beats B.", "x", arms, (Expect("a", "b", 0.2, "before"),), notes="tried nothing else")
+    results = {arm.name: {seed: arm.run(seed) for seed in (0, 1, 2)} for arm in arms}
+    made = {"arms": {"a": "", "b": ""}, "seconds": 1, "versions": {}, "commit": "c"}
+    path = prove.write("toy", proof, results, made, tmp_path)
+    before = json.loads(path.read_text())
+    (row,) = before["expectations"]
+    assert (row["mean"], row["sd"], row["n"], row["verdict"]) == (0.4, 0.1, 3, "yes") and before["reproduced"] == "yes"
+    prove.judge_again("toy", dataclasses.replace(proof, expects=(Expect("a", "b", 0.2, "after"),)), tmp_path)
+    after = json.loads(path.read_text())
+    assert after["expectations"] == [row | {"says": "after"}] and after["commit"] == "c"
+    with pytest.raises(ConfigError, match="run the proof"):
+        prove.judge_again("toy", dataclasses.replace(proof, expects=(Expect("a", "b", 0.1, "after"),)), tmp_path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone has the setting")
-def test_a_command_asks_for_huge_pages_once_and_leaves_what_is_set(monkeypatch):
+def test_a_command_uses_huge_pages_once_and_keeps_a_setting_of_the_user(monkeypatch):
     started = []
     monkeypatch.setattr(os, "execv", lambda path, args: started.append(args))
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "experiments.list", "--json"])
@@ -137,12 +216,12 @@ def test_a_command_asks_for_huge_pages_once_and_leaves_what_is_set(monkeypatch):
     main = lambda name: SimpleNamespace(__spec__=name and SimpleNamespace(name=name))  # noqa: E731
     for name in (None, "pytest.__main__"):  # a notebook, another program
         monkeypatch.setitem(sys.modules, "__main__", main(name))
-        _cli._ask_for_huge_pages()
+        _cli._use_huge_pages()
     assert not started
     monkeypatch.setitem(sys.modules, "__main__", main("experiments.list"))
-    _cli._ask_for_huge_pages()
+    _cli._use_huge_pages()
     assert started == [[sys.executable, "-m", "experiments.list", "--json"]]
-    _cli._ask_for_huge_pages()  # the process that it started
+    _cli._use_huge_pages()  # the process that it started
     monkeypatch.setenv("GLIBC_TUNABLES", "")
-    _cli._ask_for_huge_pages()
+    _cli._use_huge_pages()
     assert len(started) == 1

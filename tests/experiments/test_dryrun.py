@@ -1,9 +1,9 @@
 import json
-import re
 
 import pytest
 
-from experiments import dryrun
+from experiments import _results, dryrun
+from mmrep import catalogue
 
 
 def test_dryrun_prints_one_json_line_for_devices_that_are_not_here(run_command):
@@ -40,26 +40,26 @@ def test_a_compilation_that_takes_too_long_or_too_much_is_given_up(run_command):
         assert code == 0 and row["slug"] == "clip" and row["failed"].startswith(says)
 
 
-def test_the_page_holds_no_row_of_a_system_that_is_gone():
-    from experiments import _cli
-
-    text = dryrun.PAGE.read_text(encoding="utf-8")
-    (table,) = re.findall(r"<!-- dryrun -->\n(.*?)<!-- /dryrun -->", text, re.DOTALL)
-    found = re.findall(r"^\| `(\w+)`[ \w]* \|", table, re.MULTILINE)
-    assert len(found) > 5 and set(found) <= {e.slug for e in _cli.entries() if "paper" in e.sizes}
-    row = {"slug": "a", "mesh": {"data": 2, "model": 1}}
-    made = dryrun.table([row | {"failed": "more than 1 s to compile"}], "command")
-    assert made.startswith("`command`\n\n") and "| `a` | data 2 | more than 1 s to compile |" in made
-
-
-def test_one_row_is_put_in_or_changed_and_the_others_stay():
-    page = "a\n<!-- dryrun -->\n" + dryrun.table(
-        [{"slug": s, "size": "paper", "mesh": {"data": 8}, "failed": "x"} for s in "ab"], "c"
+def test_a_row_is_stored_once_a_size_and_without_wall_times(run_command, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        dryrun, "guarded", lambda *args: {"batch_size": len(made), "compile_seconds": 9.0, "fingerprint": "f"}
     )
-    page += "<!-- /dryrun -->\nend\n"
-    row = {"slug": "a", "size": "paper", "mesh": {"data": 8}, "failed": "y"}
-    changed = dryrun.with_row(page, row)
-    assert changed == page.replace("`a` | data 8 | x", "`a` | data 8 | y")
-    more = dryrun.with_row(changed, row | {"size": "large"})
-    assert [x for x in more.splitlines() if x not in changed.splitlines()] == ["| `a` large | data 8 | y |||||||||"]
-    assert more.splitlines().index("| `a` large | data 8 | y |||||||||") == len(more.splitlines()) - 3
+    stored = lambda: _results.read("clip", "dryrun", tmp_path)["rows"]  # noqa: E731
+    monkeypatch.setattr(_results, "FOLDER", tmp_path)
+    monkeypatch.setattr(_results.write_dryrun, "__defaults__", (tmp_path,))
+    made: list[str] = []
+    for size in ("tiny", "paper", "tiny"):
+        made.append(size)
+        code, out, err = run_command("dryrun", "clip", "--size", size, "--write")
+        assert code == 0 and json.loads(out)["compile_seconds"] == 9.0, err
+    assert [(r["size"], r["batch_size"]) for r in stored()] == [("tiny", 3), ("paper", 2)]
+    assert "compile_seconds" not in stored()[0] and stored()[0]["mesh"] == {"data": 8, "model": 1}
+    code, _, err = run_command("dryrun", "clip", "--write", "--optim.lr", "1")
+    assert code == 2 and "leave out --phase and the overrides" in err
+
+
+def test_stored_rows_are_those_of_configs_that_exist():
+    known = {e.slug: e for e in catalogue.entries()}
+    for path in (_results.FOLDER / "dryrun").glob("*.json"):
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        assert all(r["size"] in known[path.stem].sizes for r in rows), path

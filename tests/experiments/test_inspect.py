@@ -6,8 +6,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from experiments import _cli, inspect
-from mmrep import modality
+from experiments import inspect
+from mmrep import catalogue, modality
 from mmrep.config import Data, Experiment, Tokenizer
 from mmrep.data import pipeline
 from mmrep.data.sources import Folder
@@ -123,9 +123,9 @@ def test_reasons(a, b, same):
 def command(experiment, monkeypatch, run_command, tmp_path):
     """The command over a config module that is not on disk."""
     monkeypatch.setenv("MMREP_CACHE", str(tmp_path / "cache"))
-    entry = _cli.Entry("mine", "own", "Mine", ("tiny", "small"), tmp_path)
-    monkeypatch.setattr(_cli, "find", lambda slug: entry)
-    monkeypatch.setattr(_cli, "module", lambda slug: types.SimpleNamespace(get_config=lambda size: experiment))
+    entry = catalogue.Entry("mine", "own", "Mine", ("tiny", "small"), (), tmp_path)
+    monkeypatch.setattr(catalogue, "find", lambda slug: entry)
+    monkeypatch.setattr(catalogue, "module", lambda slug: types.SimpleNamespace(get_config=lambda size: experiment))
     return lambda *args: run_command("inspect", "mine", *args)
 
 

@@ -1,6 +1,5 @@
 """Two real processes on loopback: the same losses as one, each reading its share; and what happens when one of them dies."""
 
-import argparse
 import json
 import os
 import signal
@@ -12,9 +11,10 @@ import time
 import numpy as np
 import pytest
 
-from experiments import _cli
+from mmrep import catalogue
 from mmrep.errors import ConfigError
 from mmrep.train import distributed
+from mmrep.train.distributed import Processes
 from mmrep.train.metrics import read
 
 # Trains as experiments.train does, and tells how many records it read for training and for evaluation.
@@ -61,7 +61,7 @@ HEARTBEAT = 10
 
 def start(args, **more):
     env = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
-    here = os.pathsep.join([str(_cli.ROOT), str(_cli.ROOT / "tests")])
+    here = os.pathsep.join([str(catalogue.ROOT), str(catalogue.ROOT / "tests")])
     env |= {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "1",
@@ -137,17 +137,15 @@ def test_one_of_two_dies_the_other_ends_and_a_restart_resumes(tmp_path):
 
 
 def test_incomplete_flags_are_told():
-    parser = argparse.ArgumentParser()
-    distributed.add_arguments(parser)
-    for args, sentence in [
-        (["--coordinator", "a:1"], "--processes, --process-id is missing"),
-        (["--coordinator", "a:1", "--processes", "2", "--process-id", "2"], r"it must lie in \[0, 2\)"),
-        (["--coordinator", "here", "--processes", "2", "--process-id", "1"], "write HOST:PORT"),
-        (["--heartbeat", "0"], "--heartbeat is 0"),
+    for options, sentence in [
+        (Processes("a:1"), "--processes, --process-id is missing"),
+        (Processes("a:1", 2, 2), r"it must lie in \[0, 2\)"),
+        (Processes("here", 2, 1), "write HOST:PORT"),
+        (Processes(heartbeat=0), "--heartbeat is 0"),
     ]:
         with pytest.raises(ConfigError, match=sentence):
-            distributed.initialize(parser.parse_args(args))
-    assert distributed.initialize(parser.parse_args(["--processes", "1"])) is False
+            distributed.initialize(options)
+    assert distributed.initialize(Processes(processes=1)) is False
 
 
 def test_detection_needs_an_environment_of_several_tasks():

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from experiments import _cli
-from mmrep import modality
+from mmrep import catalogue, modality
 from mmrep.config import Mesh, Phase, Rule, Train, flatten
 from mmrep.errors import ConfigError
 from mmrep.nn.placement import by_rows
@@ -148,7 +148,7 @@ def test_the_same_on_eight_devices():
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "8"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:xdist", "-o", "addopts=--import-mode=importlib"]
     done = subprocess.run(
-        [*command, __file__, "-k", "twenty"], env=env, capture_output=True, text=True, cwd=_cli.ROOT, timeout=300
+        [*command, __file__, "-k", "twenty"], env=env, capture_output=True, text=True, cwd=catalogue.ROOT, timeout=300
     )
     assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout[-3000:]
 

@@ -1,0 +1,48 @@
+"""Generated pages are those that the stored results give today, and results are short."""
+
+import json
+
+import pytest
+
+from experiments import _results, pages
+from mmrep import catalogue
+from mmrep.errors import ConfigError
+
+
+def test_the_generated_pages_are_fresh():
+    stale = [str(p) for p, text in pages.pages().items() if not p.exists() or p.read_text(encoding="utf-8") != text]
+    assert not stale, "run python -m experiments.pages"
+
+
+def test_results_are_short_and_belong_to_a_system():
+    known = {e.slug for e in catalogue.entries()}
+    files = list(_results.FOLDER.glob("**/*.json"))
+    assert len(files) > 10 and {p.stem for p in files} <= known
+    for path in _results.FOLDER.glob("*.json"):
+        short, full = _results.read(path.stem), _results.read(path.stem, "full")
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 40
+        assert (
+            short["reproduced"] in ("yes", "no", "unclear")
+            and short["commit"]
+            and set(short["arms"]) == set(full["metrics"])
+        )
+
+
+def test_json_has_one_item_a_line_where_wanted():
+    value = {"a": 1, "b": [{"c": [1, 2]}, {"c": []}], "d": {}, "e": {"f": {"g": "é"}}}
+    text = _results.lines(value, {"b": {}, "d": {}, "e": {"f": {}}})
+    assert json.loads(text) == value and len(text.splitlines()) == 13
+
+
+def test_a_title_has_a_name_a_purpose_and_a_paper():
+    entry = catalogue.Entry("x", "masked", "4M: any to any (Mizrahi et al., NeurIPS 2023)", (), (), _results.FOLDER)
+    assert pages.title(entry) == ("4M", "any to any", "Mizrahi et al., NeurIPS 2023", "2023")
+    with pytest.raises(ConfigError, match="write the title as"):
+        pages.title(entry._replace(title="4M: any to any"))
+    assert pages.title(entry._replace(family="recipes", title="Emoji: a job")).paper == ""
+
+
+def test_what_stands_around_the_marks_stays():
+    assert pages.between("a\n<!-- t -->\nold\n<!-- /t -->\nb", "t", "new") == "a\n<!-- t -->\nnew\n<!-- /t -->\nb"
+    with pytest.raises(ConfigError, match="has no <!-- t -->"):
+        pages.between("a", "t", "new")
