@@ -16,7 +16,7 @@ from mmrep.data.emoji import CATEGORIES, Emoji
 from mmrep.evals.suite import Retrieval, ZeroShot
 from mmrep.nn.towers import AudioTower, ImageTower, NgramTower, SketchTower, TextTower
 from mmrep.systems.contrastive.symile import Config
-from mmrep.systems.recipes.emoji import Ridge
+from mmrep.systems.recipes.emoji import RidgeBaseline
 
 SIDES = ("image", "text", "speech")
 LENGTH, VOCAB, SECONDS = 48, 4096, 1.5  # characters of a text, different ones, the longest speech
@@ -35,7 +35,7 @@ PAIRS = tuple(
     )
 )  # fmt: skip
 EVALS = (
-    PAIRS[0], Ridge(), Ridge(features="gradients"), *PAIRS[1:],
+    PAIRS[0], RidgeBaseline(), RidgeBaseline(features="gradients"), *PAIRS[1:],
     Retrieval("text", "text", query_fields=text_in("en"), target_fields=text_in("de"), name="English->German text"),
     Retrieval("text", "text", query_fields=text_in("de"), target_fields=text_in("en"), name="German->English text"),
     Retrieval("text", "text", query_fields=text_in("en"), target_fields=text_in("id"), name="English->Indonesian text (not in training)"),
