@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from mmrep import raw
 from mmrep.errors import ConfigError, DataError
 
 PAD, BOS, EOS, MASK, UNK = range(5)
@@ -163,74 +164,20 @@ def encode(
     return entries
 
 
-def _numbers(m: Modality, value: Any) -> np.ndarray:
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        raise DataError(f"{m.name}: expected numbers, found lists of unequal lengths") from None
-    if array.dtype.kind in "OSUMmc":
-        raise DataError(f"{m.name}: expected numbers, found {type(value).__name__} of {array.dtype}")
-    return array
-
-
 def _image(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
-    pixels = _numbers(m, value)
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    height, width, channels = m.shape
-    if pixels.ndim != 3 or not pixels.size:
-        raise DataError(f"{m.name}: expected an image of 2 or 3 axes, found shape {pixels.shape}")
-    if pixels.shape[2] == 1 and channels == 3:
-        pixels = np.repeat(pixels, 3, axis=2)
-    if pixels.shape[2] != channels:
-        raise DataError(f"{m.name}: expected {channels} channels, found {pixels.shape[2]}")
-    if pixels.shape[:2] != (height, width):
-        pixels = _resize(pixels, height, width)
-    if pixels.dtype == np.uint8:
-        return {m.name: pixels.astype(np.float32) / 255.0}
-    if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
-        raise DataError(f"{m.name}: float pixels must be finite and within [0, 1]; give uint8 or scale them")
-    return {m.name: pixels.astype(np.float32)}
-
-
-def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    from PIL import Image
-
-    if pixels.dtype != np.uint8:
-        bands = [
-            Image.fromarray(pixels[..., c].astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
-            for c in range(pixels.shape[2])
-        ]
-        return np.clip(np.stack([np.asarray(b) for b in bands], axis=-1), 0.0, 1.0)
-    squeezed = pixels[..., 0] if pixels.shape[2] == 1 else pixels
-    resized = np.asarray(Image.fromarray(squeezed).resize((width, height), Image.Resampling.BICUBIC))
-    return resized[..., None] if resized.ndim == 2 else resized
+    return {m.name: raw.pixels(value, m.size, m.channels, m.name)}
 
 
 def _text(m: Modality, value: Any, tokenize: Tokenize | None) -> dict[str, np.ndarray]:
-    if isinstance(value, bytes):
-        try:
-            value = value.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{m.name}: byte {error.start} is not UTF-8") from None
-    if not isinstance(value, str):
-        raise DataError(f"{m.name}: expected text, found {type(value).__name__}")
-    if not value.strip():
-        raise DataError(f"{m.name}: the text is empty")
+    words = raw.text(value, m.name)
     if tokenize is None:
         raise ConfigError(f"modality {m.name!r} is text: data.tokenizer must be set")
-    return {m.name: tokenize(value, m.shape[0])}
+    return {m.name: tokenize(words, m.shape[0])}
 
 
 def _audio(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
-    wave = _numbers(m, value)
-    if wave.ndim != 1 or not len(wave):
-        raise DataError(f"{m.name}: expected mono samples [T], found shape {wave.shape}")
-    wave = wave.astype(np.float32) / 32768.0 if wave.dtype == np.int16 else wave.astype(np.float32)
-    if not np.isfinite(wave).all():
-        raise DataError(f"{m.name}: the waveform has NaN or infinite samples")
     samples = m.shape[0]
-    kept = np.clip(wave[:samples], -1.0, 1.0)
+    kept = raw.waveform(value, m.name)[:samples]
     return {m.name: np.pad(kept, (0, samples - len(kept))), f"{m.name}_length": np.array(len(kept), np.int32)}
 
 
@@ -241,7 +188,9 @@ def coarser(ids: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _plain(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
-    array = coarser(_numbers(m, value), m.shape) if m.kind == "map" else _numbers(m, value)
+    array = raw.numbers(value, m.name)
+    if m.kind == "map":
+        array = coarser(array, m.shape)
     if array.shape != m.shape:
         raise DataError(f"{m.name}: expected shape {m.shape}, found {array.shape}")
     if m.kind in ("label", "map"):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mmrep import raw
 from mmrep.data import decode, splits
 from mmrep.data.decode import Limits
 from mmrep.errors import ConfigError, DataError
@@ -76,7 +77,7 @@ class Folder:
 
     def view(self, record: dict[str, Any], rng: np.random.Generator | None) -> dict[str, Any]:
         """One caption of several: a random one, or the first without `rng`."""
-        return splits.pick(record, rng)
+        return splits.select(record, rng)
 
     def _key(self, item: "_Item") -> str:
         if not self.group:
@@ -168,7 +169,7 @@ class FolderRecords(Sequence):
         whole = decode.text(
             decode.read(item.text, limits, most=min(limits.bytes, 4 * limits.characters + 3)), item.text, limits
         )
-        return tuple(line.strip() for line in whole.splitlines() if line.strip()) if self.source.lines else (whole,)
+        return raw.lines(whole) if self.source.lines else (whole,)
 
 
 def _scan(path: str) -> _Tree:

@@ -6,16 +6,17 @@ number of processes reads the same data in the same order.
 
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int
 
 from mmrep import modality
 from mmrep.config import Data
-from mmrep.errors import ConfigError, DataError
+from mmrep.errors import ConfigError, DataError, near
 from mmrep.modality import Tokenize
 
 Record = Mapping[str, Any]
@@ -33,7 +34,7 @@ class Records(Protocol):
 
 @dataclass
 class Split:
-    """One split of a source, read through the modalities of `data`; bad records are counted and replaced by the next good one."""
+    """One split of a source as batch entries of `data.modalities`; bad records are counted, and left out of evaluation."""
 
     data: Data
     source: Any
@@ -41,6 +42,7 @@ class Split:
     tokenize: Tokenize | None
     name: str
     bad: dict[int, str] = field(default_factory=dict)
+    _usable: Any = field(default=None, repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def __len__(self) -> int:
@@ -73,17 +75,53 @@ class Split:
         except DataError as error:
             raise DataError(f"{self.name} record {i}: {file}{error}") from None
 
-    def good_entry(self, i: int, rng: np.random.Generator | None, fields: Mapping[str, str] | None = None) -> HostBatch:
-        """`entry(i)`, or the next good record's in its place; more than `data.max_bad_records` bad ones stop the run."""
-        for step in range(len(self)):
-            at = (i + step) % len(self)
-            if at in self.bad:
-                continue
-            try:
-                return self.entry(at, rng, fields)
-            except DataError as error:
-                self.skip(at, str(error))
-        raise DataError(f"every record of split {self.name!r} is bad; the last: {next(reversed(self.bad.values()))}")
+    def entry_or_none(self, i: int, rng: np.random.Generator | None = None) -> HostBatch | None:
+        """`entry(i)`, or None for a bad record, which is counted: more than `data.max_bad_records` of them stop the run."""
+        if i in self.bad:
+            return None
+        try:
+            return self.entry(i, rng)
+        except DataError as error:
+            self.skip(i, str(error))
+            return None
+
+    def usable(self) -> Int[np.ndarray, " U"]:
+        """The records that evaluation uses: all but the bad ones, the same for embeddings, labels, groups and candidates.
+
+        Where bad records are allowed, every record is decoded once to find them; elsewhere the first bad one stops the run when it is
+        read. Raises DataError for more than `data.max_bad_records` bad records, or where none is usable.
+        """
+        if not self.data.max_bad_records:
+            return np.arange(len(self))
+        if self._usable is None:
+            self._usable = np.asarray([i for i in range(len(self)) if self.entry_or_none(i) is not None], np.int64)
+            if not len(self._usable):
+                raise DataError(
+                    f"every record of split {self.name!r} is bad; the last: {next(reversed(self.bad.values()))}"
+                )
+        return self._usable
+
+    def captions(self, field: str) -> tuple[list[str], Int[np.ndarray, " C"]]:
+        """All captions of the usable records, and for each the position of its record among `usable()`.
+
+        field: a record field with a text or several; an evaluation view shows the first alone.
+        Raises DataError where a record has no such field.
+        """
+        texts: list[str] = []
+        owner: list[int] = []
+        for position, i in enumerate(self.usable().tolist()):
+            record = self.records[i]
+            if field not in record:
+                raise DataError(f"{self.name} record {i}: no field {field!r}{near(field, record)}")
+            value = record[field]
+            several = list(value) if isinstance(value, (tuple, list)) else [value]
+            texts += several
+            owner += [position] * len(several)
+        return texts, np.asarray(owner, np.int64)
+
+    def class_names(self, field: str) -> tuple[str, ...]:
+        """The names of the ids of a label field in their order, as the source knows them; empty where it does not."""
+        return _inner(self.records, "class_names", lambda names: names(field), ())
 
     def skip(self, i: int, why: str) -> None:
         """Counts record `i` as bad. Raises DataError where there are more than `data.max_bad_records`."""
@@ -99,9 +137,30 @@ class Split:
             print(f"skipped {why} ({count} of {self.data.max_bad_records} allowed)", file=sys.stderr)
 
 
+def _inner(value: Any, name: str, call: Callable[[Any], Any], default: Any) -> Any:
+    """call(value.name) of the first of value, value.records, value.records.records, ... that has it: sources may wrap others."""
+    while value is not None:
+        if hasattr(value, name):
+            return call(getattr(value, name))
+        inner = getattr(value, "records", None)
+        value = getattr(value, "source", None) if inner is None else inner
+    return default
+
+
 def open_split(data: Data, tokenize: Tokenize | None, name: str, source: Any = None) -> Split:
-    """Opens a split of `source` (default `data.source`). Raises DataError for an unknown or empty split."""
+    """Opens a split of `source` (default `data.source`).
+
+    Raises DataError for an unknown or empty split, ConfigError where a sound of the source has another rate than its modality.
+    """
     source = data.source if source is None else source
+    for m in data.modalities:
+        if m.kind == "audio":
+            _inner(source, "check_sound", lambda check, m=m: check(m.source), None)
+            rate = _inner(source, "rate", lambda rate: rate, m.rate)
+            if rate != m.rate:
+                raise ConfigError(
+                    f"modality {m.name!r} has rate {m.rate}, the data source gives rate {rate}: make them equal"
+                )
     records = source.open(name)
     if not len(records):
         raise DataError(f"split {name!r} of {type(source).__name__} is empty")
@@ -109,12 +168,24 @@ def open_split(data: Data, tokenize: Tokenize | None, name: str, source: Any = N
 
 
 def fit_tokenizer(data: Data, sources: Sequence[Any], cache: Path | None) -> bytes | None:
-    """The sentencepiece model trained on the training text of all `sources` (a stream of tasks shares one vocabulary)."""
+    """The sentencepiece model trained on the training text of all `sources` (a stream of tasks shares one vocabulary).
+
+    Raises DataError where no record has a text, with what the source says of it.
+    """
     if data.tokenizer is None:
         return None
     from mmrep.data import text
 
-    return text.fit((t for s in sources for t in s.texts("train")), data.tokenizer, cache)
+    texts = [t for s in sources for t in s.texts("train")]
+    if not texts:
+        raise DataError(without_text(sources[0]))
+    return text.fit(texts, data.tokenizer, cache)
+
+
+def without_text(source: Any) -> str:
+    """Why no training record of `source` has a text, as far as the source knows."""
+    default = f"no training record of {type(source).__name__} has a text: give it captions, or leave data.tokenizer out"
+    return _inner(source.open("train"), "without_text", lambda sentence: sentence(), default)
 
 
 def load_tokenizer(data: Data, model: bytes | None) -> Any:
@@ -131,29 +202,50 @@ def train_batches(
 ) -> Iterator[HostBatch]:
     """Endless training batches from step `start`: this process's rows [batch_size / processes, ...] of every global batch.
 
-    Row r of step s is record `permutation(seed, epoch)[p % n]` with p = s * batch_size + r, seen with the key (seed, p).
-    Raises ConfigError where the batch does not divide over the processes.
+    An epoch is a permutation of the n records, a function of (seed, epoch), cut into n // batch_size batches; the n % batch_size records
+    behind them are left out of that epoch, so that no batch holds a record twice. Row r of step s is seen with the random key
+    (seed, s * batch_size + r). The row of a bad record is taken by the next good record of the epoch that no row of the batch uses.
+
+    Raises ConfigError where the batch does not divide over the processes, or has more rows than the split has records.
     """
     import grain
 
     index, count = process
     if batch_size % count:
         raise ConfigError(f"data.batch_size {batch_size} does not divide over {count} processes")
+    if batch_size > len(split):
+        raise ConfigError(
+            f"data.batch_size is {batch_size}, but split {split.name!r} has {len(split)} records: "
+            f"set data.batch_size to {len(split)} or less"
+        )
     share = batch_size // count
-    lo = index * share
+    low, high = index * share, (index + 1) * share
+    per_epoch = len(split) // batch_size
+    shuffled = grain.MapDataset.range(len(split)).seed(seed % 2**31).shuffle()
+
+    def entry(i: int, step: int, row: int) -> HostBatch | None:
+        return split.entry_or_none(i, np.random.default_rng((seed, step * batch_size + row)))
 
     def load(step: int, rows: np.ndarray) -> HostBatch:
-        positions = step * batch_size + lo + np.arange(share)
-        return collate(
-            [
-                split.good_entry(int(i), np.random.default_rng((seed, int(p))))
-                for i, p in zip(rows[lo : lo + share], positions)
-            ]
-        )
+        entries = {row: entry(int(rows[row]), step, row) for row in range(low, high)}
+        if any(e is None for e in entries.values()):
+            # Rows of other processes come first in turn: each process finds the same records for them.
+            bad = [r for r in range(high) if (entries[r] if r >= low else entry(int(rows[r]), step, r)) is None]
+            epoch, part = divmod(step, per_epoch)
+            others = [*range((part + 1) * batch_size, len(split)), *range(part * batch_size)]
+            spare = (int(shuffled[epoch * len(split) + p]) for p in others)
+            for row in bad:
+                found = next((e for i in spare if (e := entry(i, step, row)) is not None), None)
+                if found is None:
+                    raise DataError(
+                        f"data.batch_size is {batch_size}, but only {len(split) - len(split.bad)} records of split "
+                        f"{split.name!r} are usable: lower it or mend the records"
+                    )
+                if row >= low:
+                    entries[row] = found
+        return collate([entries[row] for row in range(low, high)])
 
-    order = (
-        grain.MapDataset.range(len(split)).seed(seed % 2**31).shuffle().repeat().batch(batch_size).map_with_index(load)
-    )
+    order = shuffled.batch(batch_size, drop_remainder=True).repeat().map_with_index(load)
     options = grain.ReadOptions(num_threads=split.data.workers, prefetch_buffer_size=split.data.prefetch)
     batches = iter(order.to_iter_dataset(options))
     batches.set_state(batches.get_state() | {"next_index": start})  # random access: no replay of the steps before
@@ -163,21 +255,27 @@ def train_batches(
 def eval_batches(
     split: Split, batch_size: int, fields: Mapping[str, str] | None = None, process: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[HostBatch, int]]:
-    """The split once, in order: (batch, number of real rows); the last batch repeats its last record to keep the shape.
+    """The usable records once, in order: (batch, number of real rows); the last batch repeats its last record to keep the shape.
 
     Of several processes each reads its contiguous rows of a batch; the number of real rows is that of the whole batch.
-    Raises ConfigError where the batch does not divide over the processes.
+    Raises ConfigError where the batch does not divide over the processes, DataError for a record that is bad in `fields` alone.
     """
     index, count = process
     if batch_size % count:
         raise ConfigError(f"data.eval_batch_size {batch_size} does not divide over {count} processes")
     share = batch_size // count
-    for start in range(0, len(split), batch_size):
-        end = min(start + batch_size, len(split))
+    rows = split.usable().tolist()
+    for start in range(0, len(rows), batch_size):
+        end = min(start + batch_size, len(rows))
         low = min(start + index * share, end - 1)  # a process whose rows lie behind the end repeats the last record
-        entries = [
-            split.good_entry(i, None, fields) for i in range(low, min(max(start + (index + 1) * share, low + 1), end))
-        ]
+        mine = rows[low : min(max(start + (index + 1) * share, low + 1), end)]
+        entries = []
+        for i in mine:
+            try:
+                entries.append(split.entry(i, None, fields))
+            except DataError as error:
+                split.skip(i, str(error))
+                raise
         yield collate(entries + [entries[-1]] * (share - len(entries))), end - start
 
 

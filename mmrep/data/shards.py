@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mmrep import paths
+from mmrep import paths, raw
 from mmrep.data import decode, splits
 from mmrep.data.decode import Limits
 from mmrep.errors import ConfigError, DataError, near
@@ -109,7 +109,7 @@ class Shards:
 
     def view(self, record: dict[str, Any], rng: np.random.Generator | None) -> dict[str, Any]:
         """One caption of several: a random one, or the first without `rng`."""
-        return splits.pick(record, rng)
+        return splits.select(record, rng)
 
     @staticmethod
     def _has(wanted: Sequence[str], known: set[str]) -> bool:
@@ -243,7 +243,7 @@ class ShardRecords(Sequence):
                         "characters can take: shorten it or raise limits.characters"
                     )
                 whole = decode.text(self._read(shard, where, members, member), place, source.limits)
-                found += [s.strip() for s in whole.splitlines() if s.strip()] if source.lines else [whole]
+                found += raw.lines(whole) if source.lines else [whole]
         if not found:
             raise DataError(f"{where} has no caption ({', '.join(source.text)}): add one, or set text=()")
         return tuple(dict.fromkeys(found))

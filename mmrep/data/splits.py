@@ -54,7 +54,7 @@ def choose(
     return chosen
 
 
-def pick(record: Mapping[str, Any], rng: np.random.Generator | None) -> dict[str, Any]:
+def select(record: Mapping[str, Any], rng: np.random.Generator | None) -> dict[str, Any]:
     """Every field that holds several captions (a tuple of texts) becomes one of them: a random one, or the first without `rng`."""
     return {
         name: value[0 if rng is None else int(rng.integers(len(value)))] if isinstance(value, tuple) else value

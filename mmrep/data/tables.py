@@ -82,7 +82,7 @@ class Table:
 
     def view(self, record: dict[str, Any], rng: np.random.Generator | None) -> dict[str, Any]:
         """One caption of several: a random one, or the first without `rng`."""
-        return splits.pick(record, rng)
+        return splits.select(record, rng)
 
     def _check_columns(self, columns: Sequence[str]) -> None:
         named = {"image": self.image, "audio": self.audio, "label": self.label, "group": self.group}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mmrep import raw
 from mmrep.data import decode, splits
 from mmrep.data.decode import Limits
 from mmrep.errors import ConfigError, DataError, near
@@ -25,7 +26,7 @@ class TFDS:
               several texts are captions, of which training draws one and evaluation takes the first.
     splits:   "train", "val", "test" -> TFDS split, slices too ("train[:90%]"). Empty: those that the set has.
     data_dir: where TFDS keeps its sets; empty: its default.
-    audio:    record fields that hold sound (int16 or float in [-1, 1], [T] or [T, channels]), mixed to mono and brought from `stored_rate` to `rate`.
+    audio:    record fields that hold sound (integers, or floats in [-1, 1]; [T] or [T, channels]), mixed to mono and brought from `stored_rate` to `rate`.
     """
 
     name: str | Path
@@ -74,7 +75,14 @@ class TFDS:
 
     def view(self, record: dict[str, Any], rng: np.random.Generator | None) -> dict[str, Any]:
         """One caption of several: a random one, or the first without `rng`."""
-        return splits.pick(record, rng)
+        return splits.select(record, rng)
+
+    def check_sound(self, name: str) -> None:
+        """Raises ConfigError where the record field `name` is read as sound but `audio` does not name it: its rate would be unknown."""
+        if name not in self.audio:
+            raise ConfigError(
+                f"{self.name}: the field {name!r} is read as sound: name it in audio=({name!r},) and give its stored_rate"
+            )
 
     def _builder(self) -> Any:
         try:
@@ -142,6 +150,15 @@ class TFDSRecords(Sequence):
         }
         return {"file": where} | record
 
+    def class_names(self, field: str) -> tuple[str, ...]:
+        """The names of the labels of a record field, in the order of their ids."""
+        found = [f for name, _, f, named in self.places if name == field and not named and hasattr(f, "int2str")]
+        return tuple(found[0].names) if found else ()
+
+    def without_text(self) -> str:
+        names = ", ".join(p[0] for p in self.places)
+        return f"{self.source.name} {self.split}: no field of its {len(self)} records is a text ({names}): name one in fields"
+
     def captions(self) -> Iterator[str]:
         texts = [p for p in self.places if _is_text(p[2]) or p[3]]
         for i in range(len(self) if texts else 0):
@@ -194,7 +211,7 @@ class TFDSRecords(Sequence):
     def _wave(self, value: np.ndarray, place: str) -> np.ndarray:
         if value.ndim not in (1, 2) or not len(value):
             raise DataError(f"{place}: expected samples [T] or [T, channels], found shape {value.shape}")
-        wave = value.astype(np.float32) / (32768.0 if value.dtype.kind in "iu" else 1.0)
+        wave = raw.scaled(value, place)
         mono = wave if wave.ndim == 1 else wave.mean(axis=1)
         return decode.resample(mono, self.source.stored_rate, self.source.rate, place)
 

@@ -139,7 +139,7 @@ class SceneData:
             record = {k: v for k, v in record.items() if k != "caption_objects"}
         if rng is not None and "metadata" in record:
             record = {**record, "metadata": serialise.shuffle_pairs(record["metadata"], rng)}
-        return splits.pick(record, rng)
+        return splits.select(record, rng)
 
 
 class SceneRecords(Sequence[Record]):
