@@ -14,16 +14,11 @@ def print_metrics(metrics: Mapping[str, float]) -> None:
         print(f"{name:{width}}  {value:.4g}")
 
 
-def write_report(slug: str, trained: Any, workdir: Path) -> Path:
+def write_report(slug: str, model: Any, workdir: Path) -> Path:
     """Writes workdir/report.html and returns its path."""
-    from mmrep.evals.view import view_of
     from mmrep.report import experiment
     from mmrep.train.loop import versions
 
     entry = catalogue.find(slug)
-    view = view_of(trained.experiment, trained.params, trained.extras, trained.tokenizer)
-    lead = f"System {slug}, {trained.experiment.steps:,} steps of {trained.experiment.data.batch_size} examples. All numbers come from this run."
-    path = workdir / "report.html"
-    return experiment.write(
-        path, entry.title, lead, trained.experiment, view, trained.metrics, trained.rows, versions()
-    )
+    lead = f"System {slug}, {model.experiment.steps:,} steps of {model.experiment.data.batch_size} examples. All numbers come from this run."
+    return experiment.write(workdir / "report.html", entry.title, lead, model, versions())

@@ -49,14 +49,14 @@ def embed(workdir: Path, modality: str, split: str, out: Path, shard_size: int, 
 
     from mmrep.data import pipeline
     from mmrep.evals import index
-    from mmrep.interop import load
     from mmrep.train.checkpoint import Checkpoints
+    from mmrep.train.restore import restore
 
-    model = load.load(workdir)
+    model = restore(workdir)
     data = model.experiment.data
     if modality in (m.name for m in data.modalities):  # what it does not read need not be decoded
         data = replace(data, modalities=tuple(m for m in data.modalities if m.name == modality))
-    rows = pipeline.open_split(data, model.view.tokenize, split)
+    rows = pipeline.open_split(data, model.tokenize, split)
     size = data.eval_batch_size
     with Checkpoints(workdir / "checkpoints", write=False) as saves:
         step = saves.latest
@@ -73,7 +73,7 @@ def embed(workdir: Path, modality: str, split: str, out: Path, shard_size: int, 
                     rows.skip(i, str(error))
             if good:
                 batch = pipeline.collate(entries + [entries[-1]] * (size - len(entries)))
-                values = jax.device_get(model.view.infer(modality, batch))
+                values = jax.device_get(model.infer(modality, batch))
                 if not isinstance(values, np.ndarray) or values.ndim != 2:
                     raise ConfigError(
                         f"infer {modality!r} does not give one vector a record: choose another --modality"

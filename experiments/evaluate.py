@@ -24,24 +24,20 @@ def run() -> None:
     _cli.enable_compile_cache()
     from experiments._report import print_metrics, write_report
     from mmrep.evals import suite
-    from mmrep.evals.view import view_of
-    from mmrep.interop.load import read_run
-    from mmrep.train.loop import Trained
-    from mmrep.train.metrics import read
+    from mmrep.train.restore import restore
 
-    weights = read_run(workdir)
-    # The command line's evaluators, so that a run can be asked new questions.
+    model = restore(workdir)
+    # The command line's evaluators, so that a run can be given others than it was trained with.
     evals = command.experiment.evals
-    view = view_of(*weights)
-    metrics = suite.run_all(suite.on_split(evals, command.options.split) if command.options.split else evals, view)
+    metrics = suite.run_all(suite.on_split(evals, command.options.split) if command.options.split else evals, model)
     if command.options.json:
         _cli.dump(metrics)
     else:
         print_metrics(metrics)
     if not command.options.split:
         (workdir / "evaluation.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False), encoding="utf-8")
-        trained = Trained(*weights, metrics, read(workdir / "metrics.jsonl"))
-        write_report(command.slug, trained, workdir)
+        model.metrics = metrics
+        write_report(command.slug, model, workdir)
 
 
 if __name__ == "__main__":

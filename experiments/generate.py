@@ -58,22 +58,21 @@ def generate(command: _cli.Command[Options]) -> list[Path]:
     """The files that were written."""
     import jax
 
-    from mmrep.evals.view import view_of
-    from mmrep.interop.load import read_run
     from mmrep.systems.masked.fourm.canvas import blank, fill
     from mmrep.systems.masked.fourm.decode import generate as decide
     from mmrep.systems.masked.fourm.schedules import chain
+    from mmrep.train.restore import restore
 
     options = command.options
     workdir = command.run_folder(options.workdir)
     if options.samples < 1:
         raise ConfigError(f"--samples is {options.samples}: it must be at least 1")
     _cli.enable_compile_cache()
-    view = view_of(*read_run(workdir))
-    ask = view.tokens()
+    model = restore(workdir)
+    ask = model.tokens()
     by_name = {s.name: s for s in ask.streams}
     targets = [t.strip() for t in options.targets.split(",") if t.strip()]
-    given = read_given(view, options.given)
+    given = read_given(model, options.given)
     guides = weights(options.guide, given)
     for name in targets:
         if name not in by_name:
@@ -86,14 +85,14 @@ def generate(command: _cli.Command[Options]) -> list[Path]:
     canvas = fill(empty, ask.streams, ids, patches=patches)
     canvas = decide(ask, canvas, targets, schedule, jax.random.key(options.seed))
     made = decoded(ask, canvas, targets, options.decoder, options.seed)
-    return write(view, canvas, targets, options.out or workdir / "generated", made)
+    return write(model, canvas, targets, options.out or workdir / "generated", made)
 
 
 def decoded(ask: Any, canvas: Any, targets: list[str], pairs: Sequence[str], seed: int) -> dict[str, Any]:
     """Maps of the targets that are images: by their --decoder, else as the system itself knows them."""
     import numpy as np
 
-    from mmrep.interop import load
+    import mmrep
 
     maps = ask.detokenise({k: v for k, v in canvas.ids.items() if k in targets})
     grids = {s.name: s.grid for s in ask.streams if s.name in maps}
@@ -101,11 +100,13 @@ def decoded(ask: Any, canvas: Any, targets: list[str], pairs: Sequence[str], see
         name, _, folder = pair.partition("=")
         if name not in grids:
             raise ConfigError(f"--decoder {pair!r} is not NAME=WORKDIR of a target that is an image{near(name, grids)}")
-        view = load.load(folder).view
-        if "detokenise" not in view.names:
+        tokeniser = mmrep.load(folder)
+        if "detokenise" not in tokeniser.names:
             raise ConfigError(f"--decoder {pair!r}: {folder} is no tokeniser, it has no infer function 'detokenise'")
         ids = np.asarray(canvas.ids[name]).reshape(-1, *grids[name])
-        maps[name] = view.infer("detokenise", {"ids": ids, "seed": np.arange(seed, seed + len(ids), dtype=np.uint32)})
+        maps[name] = tokeniser.infer(
+            "detokenise", {"ids": ids, "seed": np.arange(seed, seed + len(ids), dtype=np.uint32)}
+        )
     return maps
 
 
@@ -145,15 +146,15 @@ def schedule_of(
     return found
 
 
-def read_given(view: Any, pairs: Sequence[str]) -> dict[str, Any]:
+def read_given(model: Any, pairs: Sequence[str]) -> dict[str, Any]:
     """{modality: one encoded value}. A value is text ("..." at its end: more may follow), a picture's file, or SPLIT:NUMBER of the run's data."""
     import numpy as np
 
     from mmrep import modality
     from mmrep.systems.masked.fourm.canvas import left_open
 
-    known = {m.name: m for m in view.data.modalities}
-    sentinels = {s.name: s.vocab for s in view.tokens().streams if s.length}
+    known = {m.name: m for m in model.data.modalities}
+    sentinels = {s.name: s.vocab for s in model.tokens().streams if s.length}
     found: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -162,7 +163,7 @@ def read_given(view: Any, pairs: Sequence[str]) -> dict[str, Any]:
         m = known[name]
         record = re.fullmatch(r"(train|val|test):(\d+)", value)
         if record:
-            split = view.split(record[1])
+            split = model.split(record[1])
             if int(record[2]) >= len(split):
                 raise ConfigError(f"--given {pair!r}: the split has {len(split)} records")
             found[name] = split.entry(int(record[2]))[name]
@@ -177,12 +178,12 @@ def read_given(view: Any, pairs: Sequence[str]) -> dict[str, Any]:
             except (OSError, UnidentifiedImageError) as error:
                 raise ConfigError(f"--given {pair!r}: {value} is no picture that can be read ({error})") from None
         more = name in sentinels and value.endswith("...")
-        found[name] = modality.encode(m, raw.removesuffix("...") if more else raw, view.tokenize)[name]
+        found[name] = modality.encode(m, raw.removesuffix("...") if more else raw, model.tokenize)[name]
         found[name] = left_open(found[name], sentinels[name]) if more else found[name]
     return found
 
 
-def write(view: Any, canvas: Any, targets: list[str], folder: Path, maps: Any, side: int = 256) -> list[Path]:
+def write(model: Any, canvas: Any, targets: list[str], folder: Path, maps: Any, side: int = 256) -> list[Path]:
     """NAME-SAMPLE.png of images (`maps`), NAME-SAMPLE.txt of texts."""
     from PIL import Image
 
@@ -199,8 +200,8 @@ def write(view: Any, canvas: Any, targets: list[str], folder: Path, maps: Any, s
                 size = pixels.shape[1] * scale, pixels.shape[0] * scale
                 Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(path)
             else:
-                path.write_text(text(view, ids) + "\n", encoding="utf-8")
-                print(f"{name}: {text(view, ids)}")
+                path.write_text(text(model, ids) + "\n", encoding="utf-8")
+                print(f"{name}: {text(model, ids)}")
             written.append(path)
     return written
 

@@ -89,6 +89,7 @@ def names_of(text: str, known: Collection[str]) -> list[str]:
 def run_arm(slug: str, arm: Any, seed: int, cache: Path) -> tuple[dict[str, float], float]:
     """({metric: value}, seconds) of one arm and seed; an experiment that ran before with this very config is read back."""
     from mmrep.config import fingerprint
+    from mmrep.evals.suite import evaluate
     from mmrep.train.loop import train
 
     if arm.experiment is None:
@@ -100,7 +101,7 @@ def run_arm(slug: str, arm: Any, seed: int, cache: Path) -> tuple[dict[str, floa
         stored = json.loads(path.read_text(encoding="utf-8"))
         return stored["metrics"], stored["seconds"]
     clock = time.perf_counter()
-    metrics = train(config, progress=False).metrics
+    metrics = train(config, progress=False, evaluate=evaluate).metrics
     took = time.perf_counter() - clock
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(

@@ -43,10 +43,10 @@ def run() -> None:
     corpus = index.Corpus(o.folder)
     corpus.whole()
     _cli.enable_compile_cache()
-    from mmrep.interop import load
+    import mmrep
 
-    model = load.load(o.workdir or Path(corpus.about["workdir"]))
-    split = model.view.split(corpus.about["split"])
+    model = mmrep.load(o.workdir or Path(corpus.about["workdir"]))
+    split = model.split(corpus.about["split"])
     built = index.build(corpus, o.index, probe=o.probe)
     for text in o.query:
         hits = built.search(vector(model, split, text), o.k)
@@ -82,7 +82,7 @@ def vector(model: Any, split: Any, query: str) -> Any:
         raw = decode.image(data, value) if m.kind == "image" else decode.audio(data, value, m.rate)
     else:
         raise ConfigError(f"--query {query!r}: a {m.kind} is asked for by its record, {name}=#N")
-    return model.infer[name]([raw])
+    return model.call(name, **{name: [raw]})
 
 
 if __name__ == "__main__":

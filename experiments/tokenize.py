@@ -61,23 +61,23 @@ def write(workdir: Path, target: Any) -> list[Path]:
 
     from mmrep.data import pipeline
     from mmrep.data.tokenised import ABOUT, as_json
-    from mmrep.interop import load
+    from mmrep.train.restore import restore
 
     _cli.enable_compile_cache()
-    model = load.load(workdir)
-    if "tokenise" not in model.view.names:
+    model = restore(workdir)
+    if "tokenise" not in model.names:
         raise ConfigError(f"{workdir} is no tokeniser: it has no infer function 'tokenise'")
     data = dataclasses.replace(model.experiment.data, source=target.source)
     folder, written = Path(target.folder), []
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ABOUT).unlink(missing_ok=True)  # until all splits are of this tokeniser
     for split in ("train", "val", "test"):
-        rows, parts = pipeline.open_split(data, model.view.tokenize, split), []
+        rows, parts = pipeline.open_split(data, model.tokenize, split), []
         size = min(data.eval_batch_size, len(rows))
         for start in range(0, len(rows), size):
             entries = [rows.entry(i) for i in range(start, min(start + size, len(rows)))]
             batch = pipeline.collate(entries + [entries[-1]] * (size - len(entries)))
-            parts.append(jax.device_get(model.view.infer("tokenise", batch))[: len(entries)])
+            parts.append(jax.device_get(model.infer("tokenise", batch))[: len(entries)])
         ids = np.concatenate(parts)
         written.append(folder / f"{split}.npy")
         np.save(written[-1], ids.astype(np.uint16 if ids.max() < 2**16 else np.int32))

@@ -31,6 +31,7 @@ def run_on(command: _cli.Command[Options]) -> None:
     """The command in one of the run's processes: all train, the first one writes and prints."""
     _cli.enable_compile_cache()
     from experiments._report import print_metrics, write_report
+    from mmrep.evals.suite import evaluate
     from mmrep.train.faults import guarded
     from mmrep.train.loop import train
 
@@ -38,12 +39,12 @@ def run_on(command: _cli.Command[Options]) -> None:
     meta = {"slug": command.slug, "size": command.size, "variant": command.variant}
     quiet = command.options.quiet or not distributed.leads()
     with guarded(command.options.watchdog) as guard:
-        trained = train(command.experiment, workdir, meta=meta, progress=not quiet, guard=guard)
+        model = train(command.experiment, workdir, evaluate=evaluate, meta=meta, progress=not quiet, guard=guard)
     if guard.signal or not distributed.leads():
         return
-    print_metrics(trained.metrics)
+    print_metrics(model.metrics)
     if command.options.report:
-        print(f"report: {write_report(command.slug, trained, workdir)}")
+        print(f"report: {write_report(command.slug, model, workdir)}")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["export", "load"]
+__all__ = ["load"]
 
 
 def __getattr__(name: str) -> Any:
     # JAX is imported on first use, so that `--help` and `list` answer at once.
     if name in __all__:
-        from mmrep.interop import load as module
+        from mmrep import api
 
-        return getattr(module, name)
+        return getattr(api, name)
     raise AttributeError(f"module 'mmrep' has no attribute {name!r}")

@@ -72,7 +72,7 @@ def test_stored_configs_cannot_reach_outside_code():
     with pytest.raises(ConfigError, match=r"optim.momentum|Optim.momentum"):
         from_json(stored | {"optim": stored["optim"] | {"momentum": 1}})
     with pytest.raises(ConfigError, match="a config cannot hold"):
-        to_json(dataclasses.replace(toy.experiment(), evals=(lambda view: {},)))
+        to_json(dataclasses.replace(toy.experiment(), evals=(lambda model: {},)))
 
 
 def test_fingerprints_tell_configs_apart():

@@ -75,8 +75,8 @@ class Line:
 class MeanPrediction:
     split: str = "test"
 
-    def run(self, view):
-        return {"mean": float(np.mean(view.embed("x", self.split)))}
+    def run(self, model):
+        return {"mean": float(np.mean(model.embed_split("x", self.split)))}
 
 
 def experiment(steps=20, **changes):

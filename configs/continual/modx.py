@@ -13,7 +13,7 @@ from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Pretrained, Proof, Rule, Tokenizer, Train
 from mmrep.data.scenes import CaptionSpec, Joint, SceneData, domain
 from mmrep.data.scenes.world import COLOURS, SHAPES
-from mmrep.evals.view import view_of
+from mmrep.evals.suite import evaluate
 from mmrep.nn.towers import ImageTower, TextTower
 from mmrep.systems.continual.modx import Config, snapshot
 from mmrep.systems.continual.modx.data import Domain
@@ -78,9 +78,8 @@ def run(changes: dict[str, float | str | bool], base_steps: int, seed: int, spli
     first = replace(whole.phases[1], start=(Pretrained(base),))
     later = replace(whole, phases=(first, *whole.phases[2:]), evals=(Domains(NAMES, split),))
     later = replace(later, train=replace(later.train, eval_every=LATER))
-    new, old = loop.train(later, progress=False), loop.pretrained(base)
-    before, after = (view_of(t.experiment, t.params, t.extras, t.tokenizer) for t in (old, new))
-    return measures(NAMES, before, after, new.rows, split)
+    after, before = loop.train(later, progress=False, evaluate=evaluate), loop.pretrained(base)
+    return measures(NAMES, before, after, after.rows, split)
 
 
 def get_proof() -> Proof:

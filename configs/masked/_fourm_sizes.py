@@ -9,6 +9,7 @@ from mmrep.data.tokenised import Tokenised
 from mmrep.systems.masked.fourm import Config
 from mmrep.systems.masked.fourm.evals import SuperResolution, TokenAccuracy
 from mmrep.systems.masked.fourm.masking import Mixture, Stream
+from mmrep.systems.masked.fourm.panels import Panels
 from mmrep.systems.masked.fourm.schedules import Target
 from mmrep.systems.masked.fourm.tokens import Levels
 
@@ -34,7 +35,9 @@ def superres(steps: int = 3000, start: Experiment | None = None) -> Experiment:
     levels = *LEVELS, Levels("rgb_fine", (6, 6, 6))
     system = replace(SMALL, streams=every, mixtures=(up,), levels=levels, n_input=128, n_target=128)
     stage = (Target("rgb_fine", "maskgit", 8, temperature=0.0),)
-    base = made(system, evals=(TokenAccuracy(("rgb",), ("rgb_fine",)), SuperResolution("rgb", "rgb_fine", stage)))
+    base = made(
+        system, evals=(TokenAccuracy(("rgb",), ("rgb_fine",)), SuperResolution("rgb", "rgb_fine", stage), Panels())
+    )
     parts = *base.data.modalities, modality.image("rgb_fine", 32, field="rgb")
     phase = Phase("superres", steps, start=(Pretrained(start or made(evals=()), follow_seed=True),))
     optim = replace(base.optim, warmup=steps // 20)
@@ -52,7 +55,7 @@ CAPTIONED = (
 
 def captions(steps: int = 1000, start: Experiment | None = None) -> Experiment:
     """`small` trained on to draw captions, and that alone (the paper's variants fine-tuned for text to image)."""
-    evals = (*(replace(e, limit=200) for e in MADE), ACCURACY)
+    evals = (*(replace(e, limit=200) for e in MADE), ACCURACY, Panels())
     base = made(replace(SMALL, mixtures=CAPTIONED), evals=evals)
     phase = Phase("captions", steps, start=(Pretrained(start or made(evals=()), follow_seed=True),))
     return replace(base, phases=(phase,), optim=replace(base.optim, lr=1e-3, warmup=steps // 20))

@@ -20,6 +20,7 @@ from mmrep.nn.maps import Map
 from mmrep.systems.masked.fourm import Config
 from mmrep.systems.masked.fourm.evals import Agreement, TextLeak, TokenAccuracy
 from mmrep.systems.masked.fourm.masking import Mixture, Stream
+from mmrep.systems.masked.fourm.panels import Panels
 from mmrep.systems.masked.fourm.schedules import Guide, Target
 from mmrep.systems.masked.fourm.tokens import Levels
 
@@ -89,12 +90,13 @@ def get_config(size: str = "small") -> Experiment:
     from configs.masked import _fourm_sizes as stages  # which start from `small`
 
     if size == "small":
-        return made(evals=(ACCURACY, CROSS, TextLeak(), *MADE, PROBE))
+        return made(evals=(ACCURACY, CROSS, TextLeak(), *MADE, PROBE, Panels()))
     if size == "tiny":
         system = replace(SMALL, streams=streams(4, 4, 64, 12), n_input=12, n_target=12, width=32)
         evals = (
             TokenAccuracy(("pixels",), ("depth", "caption"), 8),
             Agreement(("caption",), guided(2.0, True, 2), "made", 4, 16),
+            Panels(),
         )
         small = replace(data(16, 64, 24, 8, 64, 12), eval_batch_size=8)
         return Experiment(system, small, (Phase(steps=4),), Optim(lr=1e-3), evals, Train(log_every=2))

@@ -21,6 +21,7 @@ from mmrep.data.scenes.world import SHAPES
 from mmrep.systems.masked.fourm import Config
 from mmrep.systems.masked.fourm.evals import TokenAccuracy
 from mmrep.systems.masked.fourm.masking import Mixture, Stream
+from mmrep.systems.masked.fourm.panels import Panels
 from mmrep.systems.masked.fourm.steering import PaletteSteering, PredictedRetrieval, Steering, WellFormed
 from mmrep.systems.masked.fourm.tokens import Levels
 
@@ -102,11 +103,15 @@ def made(model: Config, steps: int, evals: tuple = (SHARED,), start: Experiment 
 
 def get_config(size: str = "small") -> Experiment:
     if size == "small":
-        return made(system(), 3000, (SHARED, *USES))
+        return made(system(), 3000, (SHARED, *USES, Panels()))
     if size == "tiny":
         model = replace(system(width=32), streams=streams(4, 4, caption=12), n_input=24, n_target=24)
         small = replace(data(16, 64, 24, 8, 12), eval_batch_size=8)
-        evals = replace(SHARED, targets=("depth", "detections"), limit=8), PredictedRetrieval(("depth",), limit=16)
+        evals = (
+            replace(SHARED, targets=("depth", "detections"), limit=8),
+            PredictedRetrieval(("depth",), limit=16),
+            Panels(),
+        )
         return Experiment(model, small, (Phase(steps=4),), Optim(lr=1e-3), evals, Train(log_every=2))
     from configs.masked import _fourm21_sizes as stages  # which start from `small`
 

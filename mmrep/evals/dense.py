@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from mmrep import modality
 from mmrep.errors import ConfigError
 from mmrep.evals.probe import ridge_fit
-from mmrep.evals.view import View
 from mmrep.modality import coarser
+from mmrep.model import Model
 from mmrep.nn.maps import Map
 
 
@@ -40,8 +40,8 @@ class Segmentation:
     penalties: tuple[float, ...] = (1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
     name: str = ""
 
-    def run(self, view: View) -> dict[str, float]:
-        sets = {s: self._read(view, s, self.labelled if s != self.split else 0) for s in ("train", "val", self.split)}
+    def run(self, model: Model) -> dict[str, float]:
+        sets = {s: self._read(model, s, self.labelled if s != self.split else 0) for s in ("train", "val", self.split)}
         # One regression per pixel of a patch and class; rows are tokens.
         eye = np.eye(self.map.classes, dtype=np.float32)
         rows = {
@@ -62,11 +62,13 @@ class Segmentation:
             f"{label} pixel accuracy": float((found == truth).mean()),
         }
 
-    def _read(self, view: View, split: str, limit: int) -> tuple[Float[np.ndarray, "B N D"], Int[np.ndarray, "B N P"]]:
-        records = _records(view, split, limit)
-        field = {m.name: m.source for m in view.data.modalities}
+    def _read(
+        self, model: Model, split: str, limit: int
+    ) -> tuple[Float[np.ndarray, "B N D"], Int[np.ndarray, "B N P"]]:
+        records = _records(model, split, limit)
+        field = {m.name: m.source for m in model.data.modalities}
         given = {g: [r[field.get(g, g)] for r in records] for g in self.given}
-        tokens = np.asarray(view.embed_raw(self.features, given), np.float32)
+        tokens = np.asarray(model.call(self.features, **given), np.float32)
         (rows, columns), p = self.map.grid, self.map.patch
         ids = np.stack([coarser(np.asarray(r[self.map.name]), self.map.size) for r in records]).astype(np.int64)
         ids = (
@@ -89,12 +91,12 @@ class CrossPrediction:
     features: str = "reconstruct"
     name: str = ""
 
-    def run(self, view: View) -> dict[str, float]:
-        records = _records(view, self.split, self.limit)
+    def run(self, model: Model) -> dict[str, float]:
+        records = _records(model, self.split, self.limit)
         truth = self._truth(records)
-        own = self._predict(view, records)
-        other = self._predict(view, records[1:] + records[:1])
-        mean = self._truth(_records(view, "train", 2000)).mean(0)
+        own = self._predict(model, records)
+        other = self._predict(model, records[1:] + records[:1])
+        mean = self._truth(_records(model, "train", 2000)).mean(0)
         errors = {"L1": np.abs(own - truth).mean(), "L1 of another": np.abs(other - truth).mean()}
         errors |= {"ratio": errors["L1"] / errors["L1 of another"], "L1 of the mean": np.abs(mean - truth).mean()}
         label = self.name or f"{self.map.name}|{'+'.join(self.given)}"
@@ -103,14 +105,12 @@ class CrossPrediction:
     def _truth(self, records: Sequence[Any]) -> np.ndarray:
         return np.asarray(self.map.standard(np.stack([np.asarray(r[self.map.name], np.float32) for r in records])))
 
-    def _predict(self, view: View, records: Sequence[Any]) -> np.ndarray:
-        return np.asarray(
-            view.embed_raw(self.features, {g: [r[g] for r in records] for g in self.given})[self.map.name]
-        )
+    def _predict(self, model: Model, records: Sequence[Any]) -> np.ndarray:
+        return np.asarray(model.call(self.features, **{g: [r[g] for r in records] for g in self.given})[self.map.name])
 
 
-def _records(view: View, split: str, limit: int = 0) -> list[Any]:
-    opened = view.split(split)
+def _records(model: Model, split: str, limit: int = 0) -> list[Any]:
+    opened = model.split(split)
     return [opened.record(i) for i in range(min(limit, len(opened)) if limit else len(opened))]
 
 
@@ -129,16 +129,16 @@ class EverySubset:
     limit: int = 300
     features: str = "reconstruct"
 
-    def run(self, view: View) -> dict[str, float]:
-        records, learnt = _records(view, self.split, self.limit), _records(view, "train", self.limit)
+    def run(self, model: Model) -> dict[str, float]:
+        records, learnt = _records(model, self.split, self.limit), _records(model, "train", self.limit)
         names, found = [m.name for m in self.maps], {}
         subsets = list(chain.from_iterable(combinations(names, n) for n in range(1, len(names) + 1)))
-        truth = {m.name: np.asarray(m.standard(encoded(view, m.name, records))) for m in self.maps}
-        predicted = {s: view.embed_raw(self.features, {k: [r[k] for r in records] for k in s}) for s in subsets}
+        truth = {m.name: np.asarray(m.standard(encoded(model, m.name, records))) for m in self.maps}
+        predicted = {s: model.call(self.features, **{k: [r[k] for r in records] for k in s}) for s in subsets}
         for m in self.maps:
             if self.targets and m.name not in self.targets:
                 continue
-            before = np.asarray(m.standard(encoded(view, m.name, learnt)))
+            before = np.asarray(m.standard(encoded(model, m.name, learnt)))
             nothing = np.eye(m.classes)[np.bincount(before.reshape(-1)).argmax()] if m.classes else before.mean(0)
             guesses = {
                 "nothing": np.broadcast_to(
@@ -169,11 +169,11 @@ class Predicted:
     features: str = "predict"
     name: str = ""
 
-    def run(self, view: View) -> dict[str, float]:
-        records = _records(view, self.split)
-        found = np.asarray(view.embed_raw(self.features, {g: [r[g] for r in records] for g in self.given}))
+    def run(self, model: Model) -> dict[str, float]:
+        records = _records(model, self.split)
+        found = np.asarray(model.call(self.features, **{g: [r[g] for r in records] for g in self.given}))
         target = self.truth if isinstance(self.truth, str) else self.truth.name
-        truth = encoded(view, target, records)
+        truth = encoded(model, target, records)
         label = self.name or f"{target}|{'+'.join(self.given)}"
         if isinstance(self.truth, str):
             return {f"{label} accuracy": float((found.argmax(-1) == truth).mean())}
@@ -198,9 +198,9 @@ def _pixel_scores(predicted: np.ndarray, truth: np.ndarray, ignore: int = 255) -
     return {"mIoU": mean_iou(p, t), "pixel accuracy": float((p == t).mean())}
 
 
-def encoded(view: View, name: str, records: Sequence[Any]) -> np.ndarray:
+def encoded(model: Model, name: str, records: Sequence[Any]) -> np.ndarray:
     """A modality of these records as the batch holds it. Raises ConfigError for a name that the data has not."""
-    known = {m.name: m for m in view.data.modalities}
+    known = {m.name: m for m in model.data.modalities}
     if name not in known:
         raise ConfigError(f"the data has no modality {name!r}; it has {', '.join(sorted(known))}")
     m = known[name]

@@ -1,4 +1,4 @@
-"""Evaluators as config: each is a frozen dataclass whose run(view) -> {metric: value} composes the functions of this package."""
+"""Evaluators as config: each is a frozen dataclass whose run(model) -> {metric: value} composes the functions of this package."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -6,11 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mmrep.config import Experiment
-from mmrep.data import pipeline
 from mmrep.evals import knn, probe, retrieval, zero_shot
-from mmrep.evals.view import Fields, View
-from mmrep.system import Extras, Params, System
+from mmrep.model import Fields, Model
 
 
 @dataclass(frozen=True)
@@ -33,15 +30,15 @@ class Retrieval:
     def label(self) -> str:
         return self.name or f"{self.query}->{self.target}"
 
-    def embeddings(self, view: View) -> tuple[np.ndarray, np.ndarray]:
-        return view.embed(self.query, self.split, self.query_fields), view.embed(
+    def embeddings(self, model: Model) -> tuple[np.ndarray, np.ndarray]:
+        return model.embed_split(self.query, self.split, self.query_fields), model.embed_split(
             self.target, self.split, self.target_fields
         )
 
-    def run(self, view: View) -> dict[str, float]:
-        queries, targets = self.embeddings(view)
+    def run(self, model: Model) -> dict[str, float]:
+        queries, targets = self.embeddings(model)
         if self.group:
-            keys = np.asarray([str(v) for v in view.column(self.group, self.split)])
+            keys = np.asarray([str(v) for v in model.column(self.group, self.split)])
             positives: Any = keys[:, None] == keys[None, :]
             right = positives.sum(1)
         else:
@@ -66,13 +63,13 @@ class ZeroShot:
     query_fields: Fields = ()
     name: str = "zero-shot"
 
-    def run(self, view: View) -> dict[str, float]:
-        labels = np.asarray(view.column(self.label, self.split))
+    def run(self, model: Model) -> dict[str, float]:
+        labels = np.asarray(model.column(self.label, self.split))
         prompts = [t.format(c) for c in self.classes for t in self.templates]
-        embedded = view.embed_raw(self.text, {self.text: prompts})
+        embedded = model.call(self.text, **{self.text: prompts})
         embedded = embedded.reshape(len(self.classes), len(self.templates), -1)
         found = zero_shot.zero_shot_metrics(
-            view.embed(self.query, self.split, self.query_fields), zero_shot.class_embeddings(embedded), labels
+            model.embed_split(self.query, self.split, self.query_fields), zero_shot.class_embeddings(embedded), labels
         )
         return {f"{self.name} {k}": float(v) for k, v in found.items()} | {f"{self.name} chance": 1 / len(self.classes)}
 
@@ -85,9 +82,9 @@ class Probe:
     label: str
     name: str = "probe"
 
-    def run(self, view: View) -> dict[str, float]:
-        sets = {s: view.embed(self.features, s) for s in ("train", "val", "test")}
-        labels = {s: np.asarray(view.column(self.label, s)) for s in sets}
+    def run(self, model: Model) -> dict[str, float]:
+        sets = {s: model.embed_split(self.features, s) for s in ("train", "val", "test")}
+        labels = {s: np.asarray(model.column(self.label, s)) for s in sets}
         layers = sets["train"] if isinstance(sets["train"], Mapping) else {"": sets["train"]}
         scores = {}
         for layer in layers:
@@ -106,30 +103,21 @@ class Knn:
     k: int = 20
     name: str = "kNN"
 
-    def run(self, view: View) -> dict[str, float]:
-        train, test = (view.embed(self.features, s) for s in ("train", "test"))
-        known, truth = (np.asarray(view.column(self.label, s)) for s in ("train", "test"))
+    def run(self, model: Model) -> dict[str, float]:
+        train, test = (model.embed_split(self.features, s) for s in ("train", "test"))
+        known, truth = (np.asarray(model.column(self.label, s)) for s in ("train", "test"))
         found = knn.knn_predict(train, known, test, k=self.k)
         return {f"{self.name} accuracy": float(np.mean(found == truth))}
 
 
-def evaluate(
-    experiment: Experiment, system: System, params: Params, extras: Extras, tokenize: Any = None, mesh: Any = None
-) -> dict[str, float]:
-    """All of `experiment.evals` over one shared view: {metric: value}."""
-    view = View(system, params, extras, experiment.data, tokenize, mesh)
-    return run_all(experiment.evals, view)
+def evaluate(model: Model) -> dict[str, float]:
+    """All evaluators of the model's experiment: {metric: value}."""
+    return run_all(model.experiment.evals, model)
 
 
-def check_splits(experiment: Experiment, tokenize: Any) -> None:
-    """Opens what the evaluators will read. Raises DataError for an absent or empty split before any training, not after it."""
-    for name in dict.fromkeys(e.split for e in experiment.evals if hasattr(e, "split")):
-        pipeline.open_split(experiment.data, tokenize, name)
-
-
-def run_all(evals: tuple[Any, ...], view: View) -> dict[str, float]:
+def run_all(evals: tuple[Any, ...], model: Model) -> dict[str, float]:
     """Each evaluator's metrics, in order."""
-    return {name: value for e in evals for name, value in e.run(view).items()}
+    return {name: value for e in evals for name, value in e.run(model).items()}
 
 
 def on_split(evals: tuple[Any, ...], split: str) -> tuple[Any, ...]:

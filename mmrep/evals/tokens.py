@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mmrep.evals.dense import mean_iou
-from mmrep.evals.view import View
+from mmrep.model import Model
 
 
 def code_use(ids: Int[np.ndarray, "N *place"], codes: int, heads: int = 1) -> dict[str, float]:
@@ -66,9 +66,9 @@ class Reconstruction:
     reconstruct: str = "reconstruct"
     name: str = ""
 
-    def run(self, view: View) -> dict[str, float]:
-        found, ids = (np.asarray(view.embed(f, self.split)) for f in (self.reconstruct, self.tokenise))
-        truth = held_out(view, self.modality, self.split)
+    def run(self, model: Model) -> dict[str, float]:
+        found, ids = (np.asarray(model.embed_split(f, self.split)) for f in (self.reconstruct, self.tokenise))
+        truth = held_out(model, self.modality, self.split)
         label = self.name or self.modality
         scores = code_use(ids, self.codes, self.heads) | self._scores(found, truth)
         return {f"{label} {k}": v for k, v in scores.items()}
@@ -82,7 +82,7 @@ class Reconstruction:
         }
 
 
-def held_out(view: View, modality: str, split: str) -> Any:
+def held_out(model: Model, modality: str, split: str) -> Any:
     """A modality of every example of the split, as batches have it."""
-    opened = view.split(split)
+    opened = model.split(split)
     return np.stack([opened.entry(i)[modality] for i in range(len(opened))])

@@ -4,7 +4,7 @@ import base64
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,32 +16,23 @@ from mmrep.system import Extras, Params
 FORMAT = "mmrep-1"
 
 
-class Weights(NamedTuple):
-    """What a file holds."""
-
-    experiment: Experiment
-    params: Params
-    extras: Extras
-    tokenizer: bytes | None
-
-
-def write(path: Path, weights: Weights) -> None:
-    """Writes `weights` to `path`, atomically. bfloat16 and the other dtypes of safetensors keep their bits."""
+def write(path: Path, experiment: Experiment, params: Params, extras: Extras, tokenizer: bytes | None) -> None:
+    """Writes one file, atomically. bfloat16 and the other dtypes of safetensors keep their bits."""
     from safetensors.numpy import save_file
 
-    tree = {"params": weights.params, "extras": weights.extras}
+    tree = {"params": params, "extras": extras}
     arrays = {k: np.ascontiguousarray(jax.device_get(v)) for k, v in flatten(tree).items()}
-    about = {"format": FORMAT, "experiment": json.dumps(to_json(weights.experiment), ensure_ascii=False)}
-    if weights.tokenizer is not None:
-        about["tokenizer"] = base64.b64encode(weights.tokenizer).decode()
+    about = {"format": FORMAT, "experiment": json.dumps(to_json(experiment), ensure_ascii=False)}
+    if tokenizer is not None:
+        about["tokenizer"] = base64.b64encode(tokenizer).decode()
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(arrays, part, about)
     part.replace(path)
 
 
-def read(path: Path) -> Weights:
-    """Reads what `write` wrote. Raises DataError for a missing, foreign or damaged file. Nothing in it is ever unpickled."""
+def read(path: Path) -> tuple[Experiment, Params, Extras, bytes | None]:
+    """(experiment, params, extras, tokenizer) as `write` wrote them. Raises DataError for a missing, foreign or damaged file. Nothing in it is ever unpickled."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -50,13 +41,11 @@ def read(path: Path) -> Weights:
         with safe_open(path, "np") as file:
             about: dict[str, Any] = file.metadata() or {}
             if about.get("format") != FORMAT:
-                raise DataError(f"{path} was not written by mmrep.export: its header has no format {FORMAT!r}")
+                raise DataError(f"{path} was not written by Model.save: its header has no format {FORMAT!r}")
             flat = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (a handle, not a dict)
     except SafetensorError as error:
         raise DataError(f"{path} is not a whole safetensors file: {error}") from None
     tree = unflatten(flat)
     model = about.get("tokenizer")
     experiment = from_json(json.loads(about["experiment"]))
-    return Weights(
-        experiment, tree.get("params", {}), tree.get("extras", {}), base64.b64decode(model) if model else None
-    )
+    return experiment, tree.get("params", {}), tree.get("extras", {}), base64.b64decode(model) if model else None

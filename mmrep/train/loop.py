@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from mmrep import modality, paths
 from mmrep.config import Experiment, Phase, fingerprint, flatten, to_json, unflatten
 from mmrep.data import pipeline
 from mmrep.errors import ConfigError
-from mmrep.evals import suite
+from mmrep.model import Model
 from mmrep.system import Extras, Params, System
 from mmrep.train import distributed, faults, sharding, state
 from mmrep.train import metrics as metric_log
@@ -33,21 +33,6 @@ class Context(NamedTuple):
     split: pipeline.Split
     system: System
     rng: jax.Array
-
-
-class Trained(NamedTuple):
-    """A trained experiment: `params` are those that evaluation uses (the average where one is kept).
-
-    rows: what metrics.jsonl holds.   compilations: of the training step, over all phases (one a phase is right).
-    """
-
-    experiment: Experiment
-    params: Params
-    extras: Extras
-    tokenizer: bytes | None
-    metrics: dict[str, float]
-    rows: list[dict[str, float]]
-    compilations: int = 0
 
 
 class Stage(NamedTuple):
@@ -72,14 +57,17 @@ def train(
     experiment: Experiment,
     workdir: Path | None = None,
     *,
+    evaluate: Callable[[Model], Mapping[str, float]] | None = None,
     meta: Mapping[str, Any] | None = None,
     progress: bool = True,
     stop: int | None = None,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
     guard: faults.Guard | None = None,
-) -> Trained:
-    """Trains `experiment` to its last step and evaluates it; with a `workdir` it checkpoints, logs, and resumes what is there.
+) -> Model:
+    """Trains `experiment` to its last step; with a `workdir` it checkpoints, logs, and resumes what is there.
 
+    evaluate: called with the model after the last step, and every `train.eval_every` steps; its metrics are logged and returned
+    (`mmrep.evals.suite.evaluate` runs the experiment's own evaluators).
     stop: leave after this many steps in all (as if killed there, but saved). meta: put beside the config (slug, size).
     guard: asked after each step whether to save and leave; told of each step, so that a hung one is noticed.
     Raises ConfigError where `workdir` holds a run of another config, or a field cannot work on this machine; DataError where a
@@ -96,8 +84,13 @@ def train(
     with faults.full_disk(workdir), distributed.leader_first():
         tokenizer = open_workdir(experiment, workdir, meta)
         tokenize = pipeline.load_tokenizer(experiment.data, tokenizer)
-        suite.check_splits(experiment, tokenize)
+        if evaluate is not None:  # an absent split is an error before training, not after it
+            for name in dict.fromkeys(e.split for e in experiment.evals if hasattr(e, "split")):
+                pipeline.open_split(experiment.data, tokenize, name)
     key = sharding.key(config.seed, mesh)
+    place = partial(sharding.put_batch, sharding=sharding.batch_sharding(mesh))
+    whole = {"results": sharding.replicated(mesh)} if jax.process_count() > 1 else {}
+    model = partial(Model, experiment, sentencepiece=tokenizer, tokenize=tokenize)
     stages = lru_cache(1)(lambda index: make_stage(experiment, index, mesh))
     with ExitStack() as stack:
         stack.enter_context(faults.full_disk(workdir))
@@ -113,10 +106,10 @@ def train(
         def measure(step: int, current: state.State, system: System) -> bool:
             """Evaluates in the middle of training, where that is due."""
             due = bool(config.eval_every) and step % config.eval_every == 0 and step < experiment.steps
-            if due:
+            if due and evaluate is not None:
                 guard.beat(faults.PATIENCE)
                 params, extras = state.evaluated(current), current["extras"]
-                found = suite.evaluate(experiment, system, params, extras, tokenize, mesh)
+                found = evaluate(model(params=params, extras=extras, system=system, place=place, **whole))
                 log.write(step, {f"eval/{k}": v for k, v in found.items()})
             return due
 
@@ -167,16 +160,15 @@ def train(
         if int(current["skipped"]):
             say(f"{int(current['skipped'])} of {done} steps were skipped: loss or gradient not finite, or a spike")
         params, extras = state.evaluated(current), current["extras"]
-        final = {}
-        if done >= experiment.steps and not guard.signal:
-            system = stage.system
-            final = suite.evaluate(experiment, system, params, extras, tokenize, mesh) if experiment.evals else {}
+        final: Mapping[str, float] = {}
+        if evaluate is not None and done >= experiment.steps and not guard.signal:
+            final = evaluate(model(params=params, extras=extras, system=stage.system, place=place, **whole))
             if final:
                 log.write(done, {f"eval/{k}": v for k, v in final.items()})
             if workdir and jax.process_index() == 0:
                 paths.replace(workdir / "evaluation.json", json.dumps(final, indent=1, ensure_ascii=False))
         params, extras = distributed.to_host((params, extras))
-        return Trained(experiment, params, extras, tokenizer, final, log.rows, compiled)
+        return model(params=params, extras=extras, metrics=final, rows=log.rows, compilations=compiled)
 
 
 def _steps(
@@ -322,7 +314,7 @@ def transplant(params: Params, donor: Params, parts: tuple[tuple[str, str], ...]
     return unflatten(flat)
 
 
-def pretrained(experiment: Experiment, progress: bool = True) -> Trained:
+def pretrained(experiment: Experiment, progress: bool = True) -> Model:
     """`experiment`, trained: read from the cache under its fingerprint, or trained now and kept there."""
     folder = paths.cache() / "pretrained" / fingerprint(experiment)
     return train(experiment, folder, progress=progress, say=lambda _: None)
@@ -330,7 +322,6 @@ def pretrained(experiment: Experiment, progress: bool = True) -> Trained:
 
 __all__ = [
     "Context",
-    "Trained",
     "abstract_state",
     "initial",
     "make_stage",

@@ -7,7 +7,7 @@ from mmrep import modality
 from mmrep.config import Data
 from mmrep.errors import ConfigError
 from mmrep.evals.dense import CrossPrediction, EverySubset, Predicted, Segmentation, depth_scores
-from mmrep.evals.view import View
+from mmrep.model import Model
 from mmrep.nn.maps import Map
 
 RGB, DEPTH = Map("rgb", (8, 8), 2, 3), Map("depth", (8, 8), 2, mean=(0.5,), std=(0.25,))
@@ -37,7 +37,7 @@ class Split(list):
         return self[i]
 
 
-class FakeView(View):
+class FakeModel(Model):
     """Knows the classes where colour is given; from depth alone it takes class 0 for 1; each map follows from the classes."""
 
     data = Data(None, PARTS)
@@ -48,7 +48,7 @@ class FakeView(View):
     def split(self, name):
         return self.sets[name]
 
-    def embed_raw(self, name, values):
+    def call(self, name, /, **values):
         given = {
             k: np.stack([modality.encode(m, x, None)[k] for x in values[k]])
             for k, m in zip(("rgb", "depth", "semseg"), PARTS)
@@ -70,7 +70,7 @@ class FakeView(View):
 
 
 def test_every_subset_of_maps_is_asked_about_every_other():
-    found = EverySubset((RGB, DEPTH, SEMSEG), limit=20).run(FakeView())
+    found = EverySubset((RGB, DEPTH, SEMSEG), limit=20).run(FakeModel())
     given = {"rgb": ("nothing", "depth", "semseg", "depth+semseg"), "depth": ("nothing", "rgb", "semseg", "rgb+semseg")}
     names = {f"{t} from {g} L1" for t, gs in given.items() for g in gs}
     assert {*found} == names | {f"semseg from {g} mIoU" for g in ("nothing", "rgb", "depth", "rgb+depth")}
@@ -88,22 +88,22 @@ def test_every_subset_of_maps_is_asked_about_every_other():
     np.testing.assert_allclose(found["depth from nothing L1"], np.abs(mean - ((fine == 2) * 2 - 1)).mean(), rtol=1e-5)
     assert not [
         k
-        for k in EverySubset((RGB, DEPTH, SEMSEG), targets=("depth",), limit=4).run(FakeView())
+        for k in EverySubset((RGB, DEPTH, SEMSEG), targets=("depth",), limit=4).run(FakeModel())
         if "depth from" not in k
     ]
 
 
 def test_heads_are_scored_in_the_units_of_the_batch():
-    view = FakeView()
-    assert Predicted(SEMSEG).run(view) == {"semseg|rgb mIoU": 1.0, "semseg|rgb pixel accuracy": 1.0}
-    assert Predicted("kind", features="kind").run(view) == {"kind|rgb accuracy": 1.0}
-    found = Predicted(DEPTH, ("rgb",), features="depth").run(view)
+    model = FakeModel()
+    assert Predicted(SEMSEG).run(model) == {"semseg|rgb mIoU": 1.0, "semseg|rgb pixel accuracy": 1.0}
+    assert Predicted("kind", features="kind").run(model) == {"kind|rgb accuracy": 1.0}
+    found = Predicted(DEPTH, ("rgb",), features="depth").run(model)
     np.testing.assert_allclose(found["depth|rgb L1"], 0.05, rtol=1e-5)
     assert found["depth|rgb delta1"] == 1.0  # 0.30 / 0.25 = 1.2
-    alone = Predicted(SEMSEG, ("depth",), name="alone").run(view)
+    alone = Predicted(SEMSEG, ("depth",), name="alone").run(model)
     assert 0.3 < alone["alone mIoU"] < 0.6 < alone["alone pixel accuracy"] < 0.8
     with pytest.raises(ConfigError, match="kinds"):
-        Predicted("kinds").run(view)
+        Predicted("kinds").run(model)
 
 
 def test_depth_scores_are_the_published_ones():
@@ -115,10 +115,10 @@ def test_depth_scores_are_the_published_ones():
 
 
 def test_a_linear_head_reads_classes_of_a_coarser_map():
-    found = Segmentation(SEMSEG, labelled=20).run(FakeView())
+    found = Segmentation(SEMSEG, labelled=20).run(FakeModel())
     assert found["semseg|rgb mIoU"] == found["semseg|rgb pixel accuracy"] == 1.0
 
 
 def test_cross_prediction_tells_whose_picture_it_was():
-    found = CrossPrediction(DEPTH, limit=20).run(FakeView())
+    found = CrossPrediction(DEPTH, limit=20).run(FakeModel())
     assert found["depth|rgb L1"] < 1e-6 and found["depth|rgb L1 of another"] > 0.5

@@ -7,7 +7,7 @@ import pytest
 from configs.tokenizers import vqvae
 from mmrep.evals.suite import on_split
 from mmrep.evals.tokens import Reconstruction, code_use, detail, errors, held_out
-from mmrep.evals.view import View
+from mmrep.model import Model
 
 
 def test_code_use_by_hand():
@@ -42,14 +42,14 @@ def test_reconstruction_reads_the_split_it_is_given():
     config = vqvae.get_config("tiny")
     system = config.system.build()
     params, extras = system.init(jax.random.key(0), {})
-    view = View(system, params, extras, config.data)
+    model = Model(config, params, extras, system=system)
     (evaluator,) = on_split(config.evals, "val")
-    found = evaluator.run(view)
-    truth = held_out(view, "rgb", "val")
+    found = evaluator.run(model)
+    truth = held_out(model, "rgb", "val")
     assert truth.shape == (24, 16, 16, 3)
-    back = np.asarray(view.embed("reconstruct", "val"))
+    back = np.asarray(model.embed_split("reconstruct", "val"))
     assert found["rgb MSE"] == pytest.approx(((back - truth) ** 2).mean(), rel=1e-4)
-    assert found["rgb codes used"] == len(np.unique(view.embed("tokenise", "val"))) / 16
+    assert found["rgb codes used"] == len(np.unique(model.embed_split("tokenise", "val"))) / 16
     classes = Reconstruction("rgb", 4, classes=2)._scores(np.array([[0, 1]]), np.array([[0, 0]]))
     assert classes == {"mIoU": 0.25, "pixel accuracy": 0.5}
 

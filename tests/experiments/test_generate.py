@@ -8,11 +8,10 @@ from PIL import Image
 
 from experiments import _cli, generate
 from mmrep.errors import ConfigError
-from mmrep.evals.view import view_of
-from mmrep.interop.load import read_run
 from mmrep.modality import EOS
 from mmrep.systems.masked.fourm import panels as any_to_any
 from mmrep.train.loop import train
+from mmrep.train.restore import restore
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +44,9 @@ def test_a_file_becomes_words(run, run_command, tmp_path):
 
 
 def test_a_text_may_be_left_open(run):
-    view = view_of(*read_run(run))
-    sentinel = next(s.vocab for s in view.tokens().streams if s.name == "caption")
-    whole, more = (generate.read_given(view, [f"caption=a big{end}"])["caption"] for end in ("", " ..."))
+    model = restore(run)
+    sentinel = next(s.vocab for s in model.tokens().streams if s.name == "caption")
+    whole, more = (generate.read_given(model, [f"caption=a big{end}"])["caption"] for end in ("", " ..."))
     end = int((whole == EOS).argmax())
     np.testing.assert_array_equal(more[: end + 2], [*whole[:end], sentinel, EOS])
 
@@ -78,7 +77,7 @@ def test_own_weights_make_conditions_of_their_own():
 
 
 def test_the_report_shows_every_modality_from_every_other(run):
-    found = any_to_any.panels(view_of(*read_run(run)), examples=1)
+    found = any_to_any.panels(restore(run), examples=1)
     matrix, chains = found
     assert matrix.columns == ["given", "rgb", "depth", "normals", "semseg", "caption"] and len(matrix.cells) == 6
     assert matrix.rows[0] == "pixels"

@@ -22,22 +22,22 @@ def test_embed_and_search_as_a_user_would(run_command, tmp_path):
     import mmrep
 
     model = mmrep.load(run)
-    images = model.view.embed("image", "test")
+    images = model.embed_split("image", "test")
     corpus = index.Corpus(out)
     np.testing.assert_allclose(np.concatenate([x for _, x in corpus.read()]), images, atol=1e-6)
     photo = tmp_path / "photo.png"
-    Image.fromarray(np.asarray(model.view.split("test").record(3)["rgb"])).save(photo)
+    Image.fromarray(np.asarray(model.split("test").record(3)["rgb"])).save(photo)
     code, said, err = run_command(
         "search", str(out), "--k", "5", "--json", "--query", "text=a red circle", "--query", f"image={photo}", "--query", "image=#7"
     )  # fmt: skip
     assert code == 0, err
     rows = [json.loads(line) for line in said.splitlines()]
-    query = model.infer["text"](["a red circle"])[0]
+    query = model.call("text", text=["a red circle"])[0]
     best = np.argsort(-(images @ query))[:5]
     assert [h["id"] for h in rows[0]["hits"]] == best.tolist()
     assert [h["score"] for h in rows[0]["hits"]] == pytest.approx((images @ query)[best], abs=1e-5)
     assert rows[1]["hits"][0]["id"] == 3 and rows[2]["hits"][0]["id"] == 7  # a picture finds itself
-    assert model.view.split("test").record(7)["caption"][:20] in rows[2]["hits"][0]["is"]
+    assert model.split("test").record(7)["caption"][:20] in rows[2]["hits"][0]["is"]
     for query, sentence in [
         ("txt=a", "did you mean 'text'?"),
         ("image=#99", "has 16 records"),

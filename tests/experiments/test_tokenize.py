@@ -14,8 +14,8 @@ from mmrep import modality
 from mmrep.data import pipeline
 from mmrep.data.tokenised import ABOUT, Tokenised, within
 from mmrep.errors import DataError
-from mmrep.interop import load
 from mmrep.train.loop import train
+from mmrep.train.restore import restore
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +40,14 @@ def made(tmp_path_factory):
 
 def test_ids_are_the_tokenisers_of_the_same_record(made):
     root, source, consumer = made
-    view = load.load(root / "vqvae").view
+    model = restore(root / "vqvae")
     records = source.open("test")
-    expected = view.infer("tokenise", pipeline.collate([{"rgb": view.split("test").entry(i)["rgb"]} for i in range(8)]))
+    expected = model.infer(
+        "tokenise", pipeline.collate([{"rgb": model.split("test").entry(i)["rgb"]} for i in range(8)])
+    )
     np.testing.assert_array_equal(np.stack([records[i]["rgb_ids"] for i in range(8)]), expected)
     assert records[3]["rgb_ids"].dtype == np.int32 and records[3]["caption"] == source.source.open("test")[3]["caption"]
-    entry = pipeline.open_split(consumer.data, load.load(root / "fourm").view.tokenize, "test").entry(3)
+    entry = pipeline.open_split(consumer.data, restore(root / "fourm").tokenize, "test").entry(3)
     np.testing.assert_array_equal(entry["rgb"], expected[3])
     assert pickle.loads(pickle.dumps(records))[3]["rgb_ids"].tolist() == records[3]["rgb_ids"].tolist()
     assert list(source.texts("test")) == list(source.source.texts("test"))

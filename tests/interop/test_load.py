@@ -21,10 +21,10 @@ def run(tmp_path_factory):
 def test_a_run_loads_with_its_preprocessing(run):
     folder, trained = run
     model = mmrep.load(folder)
-    text = model.infer["text"](["a small red circle", "a big blue square", "a star"])
+    text = model.call("text", text=["a small red circle", "a big blue square", "a star"])
     assert text.shape == (3, 32) and np.allclose(np.linalg.norm(text, axis=1), 1, atol=1e-5)
     pictures = np.random.default_rng(0).integers(0, 256, (2, 50, 40, 3)).astype(np.uint8)
-    assert model.infer["image"](list(pictures)).shape == (2, 32)
+    assert model.call("image", image=list(pictures)).shape == (2, 32)
     np.testing.assert_array_equal(
         np.asarray(model.params["scale"]["log_scale"]), np.asarray(trained.params["scale"]["log_scale"])
     )
@@ -32,11 +32,11 @@ def test_a_run_loads_with_its_preprocessing(run):
 
 def test_export_is_one_file_that_gives_the_same_answers(run, tmp_path):
     folder, trained = run
-    path = mmrep.export(trained, tmp_path / "align.safetensors")
+    path = trained.save(tmp_path / "align.safetensors")
     back = mmrep.load(path)
     assert back.experiment == trained.experiment
     words = ["a small red circle", "a big blue square"]
-    np.testing.assert_array_equal(back.infer["text"](words), mmrep.load(folder).infer["text"](words))
+    np.testing.assert_array_equal(back.call("text", text=words), mmrep.load(folder).call("text", text=words))
     from safetensors import safe_open
 
     with safe_open(path, "np") as file:
@@ -50,12 +50,12 @@ def test_what_cannot_be_loaded_is_told(run, tmp_path, monkeypatch):
         mmrep.load("align")
     with pytest.raises(DataError, match=r"no file .*none\.safetensors"):
         mmrep.load(tmp_path / "none.safetensors")
-    path = mmrep.export(run[1], tmp_path / "cut.safetensors")
+    path = run[1].save(tmp_path / "cut.safetensors")
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(DataError, match=r"cut\.safetensors is not a whole safetensors file"):
         mmrep.load(path)
     with pytest.raises(ConfigError, match=r"no infer function 'txt' \(did you mean 'text'\?\)"):
-        mmrep.load(run[0]).view.embed_raw("txt", {"text": ["a"]})
+        mmrep.load(run[0]).call("txt", text=["a"])
 
 
 def test_a_checkpoint_of_another_tree_is_refused(tmp_path):

@@ -14,9 +14,10 @@ import toy
 
 from mmrep.config import Mesh, Rule, Train
 from mmrep.errors import DataError
-from mmrep.interop import load
+from mmrep.evals.suite import evaluate
 from mmrep.train import checkpoint, loop
 from mmrep.train.checkpoint import SEAL, Checkpoints
+from mmrep.train.restore import restore
 
 # A restore that fails leaves coroutines of orbax and tensorstore unawaited.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -25,7 +26,7 @@ CONFIG = toy.experiment(12, evals=(), train=Train(log_every=2, checkpoint_every=
 
 
 def quiet(experiment, workdir=None, **kw):
-    return loop.train(experiment, workdir, progress=False, **({"say": lambda _: None} | kw))
+    return loop.train(experiment, workdir, progress=False, evaluate=evaluate, **({"say": lambda _: None} | kw))
 
 
 def equal(a, b):
@@ -85,7 +86,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, trained
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     harm(run / "checkpoints" / "12")
-    read = load.read_run(run).params  # a reader passes it over and leaves it where it is
+    read = restore(run).params  # a reader passes it over and leaves it where it is
     assert equal(read, quiet(CONFIG, stop=8).params) and (run / "checkpoints" / "12").exists()
     said = []
     again = quiet(CONFIG, run, say=said.append)
@@ -209,7 +210,7 @@ def test_a_reader_leaves_a_running_save_alone(tmp_path, trained):
     shutil.copytree(trained, run)
     torn = run / "checkpoints" / "16.orbax-checkpoint-tmp"
     shutil.copytree(run / "checkpoints" / "12", torn)
-    load.read_run(run)
+    restore(run)
     assert torn.exists()
     quiet(CONFIG, run)
     assert not torn.exists()

@@ -14,6 +14,7 @@ import toy
 from mmrep.config import Phase, Train
 from mmrep.data import pipeline
 from mmrep.errors import ConfigError
+from mmrep.evals.suite import evaluate
 from mmrep.system import System
 from mmrep.train import faults, loop, state
 
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def quiet(experiment, workdir=None, **kw):
-    return loop.train(experiment, workdir, progress=False, **({"say": lambda _: None} | kw))
+    return loop.train(experiment, workdir, progress=False, evaluate=evaluate, **({"say": lambda _: None} | kw))
 
 
 def equal(a, b):

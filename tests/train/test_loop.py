@@ -8,12 +8,13 @@ import toy
 
 from mmrep.config import Phase, Pretrained, Train
 from mmrep.errors import ConfigError, DataError
+from mmrep.evals.suite import evaluate
 from mmrep.train import loop
 from mmrep.train.metrics import read
 
 
 def quiet(experiment, workdir=None, **kw):
-    return loop.train(experiment, workdir, progress=False, say=lambda _: None, **kw)
+    return loop.train(experiment, workdir, progress=False, evaluate=evaluate, say=lambda _: None, **kw)
 
 
 def equal(a, b):
@@ -130,7 +131,7 @@ def test_nothing_left_to_do_is_said(tmp_path):
     said = []
     quiet(toy.experiment(4), tmp_path / "run")
     rows = (tmp_path / "run" / "metrics.jsonl").read_text()
-    again = loop.train(toy.experiment(4), tmp_path / "run", progress=False, say=said.append)
+    again = loop.train(toy.experiment(4), tmp_path / "run", evaluate=evaluate, progress=False, say=said.append)
     assert said == [f"nothing left to do: {tmp_path / 'run'} is at step 4 of 4"]
     assert again.metrics and (tmp_path / "run" / "metrics.jsonl").read_text() == rows
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from mmrep.evals.probe import LAMBDAS, Linear, ridge_fit
-from mmrep.evals.view import View
+from mmrep.model import Model
 from mmrep.nn.maps import Map
 
 Record = Mapping[str, Any]
@@ -39,20 +39,20 @@ class MissingVariable:
     def label(self) -> str:
         return self.name or f"{self.map.name}|{'+'.join(g.name for g in self.given)}"
 
-    def run(self, view: View) -> dict[str, float]:
-        records = {s: spread(tiles(view, s), self.limit if s == "train" else 0) for s in ("train", "val", self.split)}
+    def run(self, model: Model) -> dict[str, float]:
+        records = {s: spread(tiles(model, s), self.limit if s == "train" else 0) for s in ("train", "val", self.split)}
         truth, seen = _truth(records[self.split], self.map.name)
-        usual = Usual(tiles(view, "train"), self.map.name)(records[self.split], truth.shape[2])
-        out = view.embed_raw(self.features, {g.name: [r[g.name] for r in records[self.split]] for g in self.given})
-        model = np.asarray(out[self.map.name], np.float32) * np.array(self.map.std) + np.array(self.map.mean)
+        usual = Usual(tiles(model, "train"), self.map.name)(records[self.split], truth.shape[2])
+        out = model.call(self.features, **{g.name: [r[g.name] for r in records[self.split]] for g in self.given})
+        predicted = np.asarray(out[self.map.name], np.float32) * np.array(self.map.std) + np.array(self.map.mean)
         fit, patch = self._ridge(records["train"], records["val"])
         ridge = unpatches(fit(patches(_inputs(records[self.split], self.given), patch)), patch, truth.shape)
-        mean = np.broadcast_to(_mean(tiles(view, "train"), self.map.name), truth.shape)
+        mean = np.broadcast_to(_mean(tiles(model, "train"), self.map.name), truth.shape)
         label = self.label
-        found = {"skill": skill(model, truth, usual, seen), "skill of ridge": skill(ridge, truth, usual, seen)}
+        found = {"skill": skill(predicted, truth, usual, seen), "skill of ridge": skill(ridge, truth, usual, seen)}
         found["skill over ridge"] = found["skill"] - found["skill of ridge"]
         found["skill of the mean"] = skill(mean, truth, usual, seen)
-        found |= {"RMSE": error(model, truth, seen) ** 0.5, "RMSE of the usual": error(usual, truth, seen) ** 0.5}
+        found |= {"RMSE": error(predicted, truth, seen) ** 0.5, "RMSE of the usual": error(usual, truth, seen) ** 0.5}
         return {f"{label} {k}": v for k, v in found.items()}
 
     def _ridge(self, train: Sequence[Record], val: Sequence[Record]) -> tuple[Linear, int]:
@@ -97,13 +97,13 @@ class ProbedVariable:
     def label(self) -> str:
         return self.name or f"{self.variable}|{'+'.join(g.name for g in self.given)} probe"
 
-    def run(self, view: View) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         first = self.given[0]
         records = {
-            s: spread(tiles(view, s), self.labelled if s == "train" else 0) for s in ("train", "val", self.split)
+            s: spread(tiles(model, s), self.labelled if s == "train" else 0) for s in ("train", "val", self.split)
         }
         y = {s: _truth(r, self.variable) for s, r in records.items()}
-        usual = Usual(tiles(view, "train"), self.variable)(records[self.split], first.size[1])
+        usual = Usual(tiles(model, "train"), self.variable)(records[self.split], first.size[1])
         mask = patches(np.broadcast_to(y["val"][1][..., None], y["val"][0].shape), first.patch)
 
         def score(predicted: np.ndarray, truth: np.ndarray) -> float:
@@ -118,7 +118,7 @@ class ProbedVariable:
         n = first.grid[0] * first.grid[1]
         tokens = {}
         for s, rows in records.items():
-            out = view.embed_raw(self.features, {g.name: [r[g.name] for r in rows] for g in self.given})
+            out = model.call(self.features, **{g.name: [r[g.name] for r in rows] for g in self.given})
             tokens[s] = np.asarray(out, np.float32)[:, :n].reshape(len(rows) * n, -1)
         raw = {s: patches(_inputs(rows, (first,)), first.patch) for s, rows in records.items()}
         return {f"{self.label} skill": held_out(tokens), f"{self.label} skill of raw patches": held_out(raw)}
@@ -176,9 +176,9 @@ def spread(records: Sequence[Record], limit: int) -> list[Record]:
     return [records[i] for i in np.linspace(0, len(records) - 1, limit).astype(int)]
 
 
-def tiles(view: View, split: str) -> list[Record]:
-    """All records of a split, in the evaluation view."""
-    opened = view.split(split)
+def tiles(model: Model, split: str) -> list[Record]:
+    """All records of a split, without augmentation."""
+    opened = model.split(split)
     return [opened.record(i) for i in range(len(opened))]
 
 

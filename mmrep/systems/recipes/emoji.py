@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from mmrep.errors import ConfigError, DataError
 from mmrep.evals import retrieval
-from mmrep.evals.view import View
+from mmrep.model import Model
 from mmrep.nn.image import oriented_gradients
 
 Images = Sequence[np.ndarray] | np.ndarray
@@ -34,12 +34,12 @@ class RidgeBaseline:
     ks: tuple[int, ...] = (1, 5, 10)
     name: str = ""
 
-    def run(self, view: View) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         known: dict[str, Features] = {"pixels": pixels, "gradients": gradients}
         if self.features not in known:
             raise ConfigError(f"RidgeBaseline.features is {self.features!r}: choose pixels or gradients")
-        fields = {m.name: m.source for m in view.data.modalities}
-        sets = [_pairs(view.split(s), fields[self.image], fields[self.text]) for s in ("train", "val", self.split)]
+        fields = {m.name: m.source for m in model.data.modalities}
+        sets = [_pairs(model.split(s), fields[self.image], fields[self.text]) for s in ("train", "val", self.split)]
         scores = ridge_scores(*sets, known[self.features])
         ranks = retrieval.ranks_of_scores(scores, np.arange(len(scores)))
         label = self.name or f"ridge {self.features} {self.image}->{self.text}"

@@ -12,8 +12,8 @@ from mmrep.config import Data, Experiment, Optim, Phase, Tokenizer, fingerprint
 from mmrep.data import pipeline
 from mmrep.data.scenes import CaptionSpec, Joint, SceneData, domain
 from mmrep.errors import ConfigError
-from mmrep.evals.view import View
 from mmrep.losses.contrastive import symmetric_info_nce
+from mmrep.model import Model
 from mmrep.nn.towers import ImageTower, TextTower
 from mmrep.systems.continual.modx import Config, snapshot
 from mmrep.systems.continual.modx.data import Domain
@@ -152,14 +152,14 @@ def test_forgetting_is_the_fall_from_the_best_phase():
     np.testing.assert_allclose(forgetting(recalls), ((0.8 - 0.2) + (0.7 - 0.7)) / 2)
 
 
-class Fake(View):
+class Fake(Model):
     """Two domains of two pairs, interleaved."""
 
     def __init__(self):
         eye = np.eye(4, dtype=np.float32)
         self.sets = {"image": eye[[0, 1, 2, 3]], "text": eye[[0, 3, 2, 1]]}
 
-    def embed(self, name, split="test", fields=()):
+    def embed_split(self, name, split="test", fields=()):
         return self.sets[name]
 
     def column(self, field, split="test"):

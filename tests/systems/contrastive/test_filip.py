@@ -7,8 +7,8 @@ import pytest
 
 from mmrep import modality
 from mmrep.errors import ConfigError
-from mmrep.evals.view import View
 from mmrep.losses.contrastive import symmetric_info_nce, symmetric_info_nce_of_logits
+from mmrep.model import Model
 from mmrep.nn.towers import ImageTower, TextTower
 from mmrep.systems.contrastive.filip import Config
 from mmrep.systems.contrastive.filip.evals import Localisation, alignment, shown
@@ -118,20 +118,20 @@ def test_shown_and_alignment():
     np.testing.assert_array_equal(best_word, [1, 0])
 
 
-class Fake(View):
+class Fake(Model):
     """One pair, its tokens and its record."""
 
     def __init__(self, tokens, columns):
         self.tokens, self.columns = tokens, columns
 
-    def embed(self, name, split="test", fields=()):
+    def embed_split(self, name, split="test", fields=()):
         return {"tokens": self.tokens[name][None].astype(np.float32)}
 
     def column(self, field, split="test"):
         return [self.columns[field]]
 
 
-def view_of(patches, words, caption="a red circle, and a dot"):
+def model_of(patches, words, caption="a red circle, and a dot"):
     instances = np.zeros((4, 4), np.uint8)
     instances[:2, :2], instances[2:, 2:] = 1, 2  # patches 0 and 3
     columns = {"caption": caption, "caption_objects": np.array([0, 0, 0, -1, 1, 1]), "instances": instances}
@@ -141,17 +141,17 @@ def view_of(patches, words, caption="a red circle, and a dot"):
 
 def test_localisation_counts_named_words_and_lone_patches():
     # BOS a red circle, and a dot EOS: "red" -> patch 0 (right), "circle" -> patch 1 (wrong), "dot" is not asked.
-    found = Localisation(("red", "circle"), 2).run(view_of([1, 2, 0, 3], [0, 0, 1, 2, 0, 0, 3, 4]))
+    found = Localisation(("red", "circle"), 2).run(model_of([1, 2, 0, 3], [0, 0, 1, 2, 0, 0, 3, 4]))
     assert found["localisation word->patch"] == 0.5
     assert found["localisation chance"] == 0.25
     assert found["localisation patch->word"] == 1.0  # patch 0 chooses "red", patch 3 "dot"
-    shifted = Localisation(("red", "circle"), 2).run(view_of([1, 2, 0, 3], [0, 1, 2, 0, 0, 3, 4, 4]))
+    shifted = Localisation(("red", "circle"), 2).run(model_of([1, 2, 0, 3], [0, 1, 2, 0, 0, 3, 4, 4]))
     assert shifted["localisation word->patch"] == 0.0, "a word read one place off would go unnoticed"
 
 
 def test_localisation_wants_a_token_for_each_word():
     with pytest.raises(ConfigError, match="data.tokenizer.kind"):
-        Localisation(("red",), 2).run(view_of([1, 2, 0, 3], [0, 1, 2, 3]))
+        Localisation(("red",), 2).run(model_of([1, 2, 0, 3], [0, 1, 2, 3]))
 
 
 @pytest.mark.parametrize(

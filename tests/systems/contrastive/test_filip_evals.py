@@ -2,20 +2,20 @@
 
 import numpy as np
 
-from mmrep.evals.view import View
+from mmrep.model import Model
 from mmrep.systems.contrastive.filip.evals import LateRetrieval, LateZeroShot, late_scores
 
 
-class Fake(View):
+class Fake(Model):
     """Made-up tokens under their infer names, prompts under their texts."""
 
     def __init__(self, tokens, column, prompts=None):
         self.tokens, self.values, self.prompts, self.asked = tokens, column, prompts, []
 
-    def embed(self, name, split="test", fields=()):
+    def embed_split(self, name, split="test", fields=()):
         return self.tokens[name]
 
-    def embed_raw(self, name, values):
+    def call(self, name, /, **values):
         self.asked += values["text"]
         found = np.stack([self.prompts[t] for t in values["text"]])
         return {"tokens": found, "valid": np.ones(found.shape[:2], bool)}
@@ -53,13 +53,13 @@ def test_retrieval_ranks_by_the_query_side():
     rng = np.random.default_rng(1)
     x, y = tokens(rng, 70, 3), tokens(rng, 70, 5)
     y["tokens"][:, 0], y["valid"][:, 0] = x["tokens"][:, 0], True
-    view = Fake({"image": x, "text": y}, ["same"] * 70)
+    model = Fake({"image": x, "text": y}, ["same"] * 70)
     for query, target, s in (("image", "text", naive(x, y)), ("text", "image", naive(y, x))):
         expected = np.mean((s > np.diagonal(s)[:, None]).sum(1) == 0)
-        found = LateRetrieval(query, target).run(view)
+        found = LateRetrieval(query, target).run(model)
         np.testing.assert_allclose(found[f"{query}->{target} R@1"], expected)
         assert 0.1 < expected < 0.9
-    assert LateRetrieval("image", "text", group="caption").run(view)["image->text R@1"] == 1.0
+    assert LateRetrieval("image", "text", group="caption").run(model)["image->text R@1"] == 1.0
 
 
 def test_zero_shot_averages_similarities_and_takes_any_object_in_view():
@@ -67,8 +67,8 @@ def test_zero_shot_averages_similarities_and_takes_any_object_in_view():
     images = {"tokens": unit[[[0, 1], [2, 3]]], "valid": np.ones((2, 2), bool)}
     prompts = {"a": unit[[0]], "b": unit[[2]], "an a": unit[[1]], "an b": unit[[2]]}
     labels = [np.array([0, -1]), np.array([0, 0])]
-    view = Fake({"image": images}, labels, prompts)
-    found = LateZeroShot(("a", "b"), "shape", ("{}", "an {}")).run(view)
-    assert view.asked == ["a", "an a", "b", "an b"]
+    model = Fake({"image": images}, labels, prompts)
+    found = LateZeroShot(("a", "b"), "shape", ("{}", "an {}")).run(model)
+    assert model.asked == ["a", "an a", "b", "an b"]
     # Image 0: a scores (0.5 + 0.5) / 2, b 0: right. Image 1: b scores 0.5 where a was meant.
     assert found == {"zero-shot accuracy": 0.5, "zero-shot chance": 0.5}

@@ -10,8 +10,8 @@ import pytest
 
 from mmrep import modality
 from mmrep.errors import ConfigError
-from mmrep.evals.view import View
 from mmrep.losses.contrastive import symmetric_info_nce
+from mmrep.model import Model
 from mmrep.nn.towers import AudioTower, ImageTower, TextTower, VectorTower
 from mmrep.systems.contrastive.symile import Config
 from mmrep.systems.contrastive.symile.evals import Predict, scores
@@ -163,13 +163,13 @@ def test_takes_image_text_and_audio():
             np.testing.assert_allclose(jnp.linalg.norm(found, axis=1), 1, rtol=1e-4)
 
 
-class Seen(View):
-    """A view of given embeddings, with the groups 0, 1, 0, 2."""
+class Seen(Model):
+    """A model of given embeddings, with the groups 0, 1, 0, 2."""
 
     def __init__(self, **embeddings):
         self.given = embeddings
 
-    def embed(self, name, split="test", fields=()):
+    def embed_split(self, name, split="test", fields=()):
         return self.given[name]
 
     def column(self, field, split="test"):

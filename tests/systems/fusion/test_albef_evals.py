@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from mmrep.evals.view import View
+from mmrep.model import Model
 from mmrep.systems.fusion.albef.evals import Foil, Rerank
 
 
-class Numbers(View):
-    """The part of View that the evaluators use. Three of five texts are right only by "match"."""
+class Numbers(Model):
+    """The part of Model that the evaluators use. Three of five texts are right only by "match"."""
 
     image = np.array([[1, 0], [0, 1], [1, 0], [0.6, 0.8], [0.8, 0.6]], np.float32)
     text = np.array([[0, 1], [1, 0], [1, 0], [0.6, 0.8], [0.8, 0.6]], np.float32)
@@ -17,7 +17,7 @@ class Numbers(View):
     def __init__(self):
         pass
 
-    def embed(self, name, split="test", fields=()):
+    def embed_split(self, name, split="test", fields=()):
         if name == "match":
             return np.diag(self.scores) - (np.array([20, -1, -1, 0, 0], np.float32) if fields == () else 0)
         if name == "image_tokens":
@@ -36,13 +36,13 @@ class Numbers(View):
 
 
 def test_rerank_over_all_and_over_the_best_two():
-    view = Numbers()
-    whole = Rerank(k=0, block=25, name="match").run(view)
-    assert view.pairs == 25  # one pass serves both directions
+    model = Numbers()
+    whole = Rerank(k=0, block=25, name="match").run(model)
+    assert model.pairs == 25  # one pass serves both directions
     assert whole["match R@1"] == 1.0 and whole["chance R@1"] == 0.2
     # By dot product rows 3 and 4 find their own; of image 0 (texts 1 and 2 level, neither is its own) and image 1 none; image 2 shares.
     np.testing.assert_allclose(whole["contrast R@1"], 0.4)
-    best = Rerank(k=2, block=4).run(view)
+    best = Rerank(k=2, block=4).run(model)
     # Only 2, 3 and 4 have their own among the two best, there "match" puts it first; queries 0 and 1 have lost it.
     np.testing.assert_allclose(best["rerank image->text R@1"], 0.6)
     np.testing.assert_allclose(best["rerank text->image R@1"], 0.6)
@@ -50,10 +50,10 @@ def test_rerank_over_all_and_over_the_best_two():
 
 def test_rerank_takes_any_candidate_of_the_same_group_as_right():
     scores = Rerank(k=0, group="caption", block=25, name="match").run(Numbers())
-    view = Numbers()
-    view.scores = view.scores[[2, 1, 0, 3, 4]]  # images 0 and 2 prefer one another's text: one caption, both right
-    assert Rerank(k=0, group="caption", block=25, name="match").run(view) == scores
-    assert Rerank(k=0, block=25, name="match").run(view)["match R@1"] < 1
+    model = Numbers()
+    model.scores = model.scores[[2, 1, 0, 3, 4]]  # images 0 and 2 prefer one another's text: one caption, both right
+    assert Rerank(k=0, group="caption", block=25, name="match").run(model) == scores
+    assert Rerank(k=0, block=25, name="match").run(model)["match R@1"] < 1
 
 
 def test_foil_counts_swapped_records_only_and_ties_half():

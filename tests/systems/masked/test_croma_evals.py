@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmrep.errors import DataError
-from mmrep.evals.view import View
+from mmrep.model import Model
 from mmrep.nn.maps import Map
 from mmrep.systems.masked.croma.evals import Cover, LargerImages
 
@@ -26,7 +26,7 @@ class Split(list):
         return self[i]
 
 
-class FakeView(View):
+class FakeModel(Model):
     """Tokens are the classes of their patch as the optical map shows them; of a picture of another size, if `blind`, nothing."""
 
     def __init__(self, blind=False):
@@ -41,7 +41,7 @@ class FakeView(View):
         tokens = x[:, ::2, ::2].reshape(len(x), -1, x.shape[-1]).astype(np.float32)
         return tokens * 0 if self.blind and x.shape[1] != 8 else tokens
 
-    def embed_raw(self, name, values):
+    def call(self, name, /, **values):
         return self.infer(name, {k: np.stack(v) for k, v in values.items()})
 
 
@@ -50,18 +50,18 @@ def larger(size):
 
 
 def test_cover_is_read_off_tokens_that_hold_it_and_not_off_others():
-    found = Cover(COVER, givens=(("optical",), ("radar",)), labelled=20).run(FakeView())
+    found = Cover(COVER, givens=(("optical",), ("radar",)), labelled=20).run(FakeModel())
     assert found["cover|optical R2"] > 0.99 and found["cover|radar R2"] < 0.1
     np.testing.assert_allclose(found["cover mean R2"], (found["cover|optical R2"] + found["cover|radar R2"]) / 2)
 
 
 def test_larger_images_are_read_by_the_head_of_the_small_ones():
     evaluator = LargerImages(COVER, (larger(16), larger(24)), given=("optical",), labelled=20, batch=5)
-    found = evaluator.run(FakeView())
+    found = evaluator.run(FakeModel())
     assert [*found] == ["larger x1 mIoU", "larger x2 mIoU", "larger kept x2", "larger x3 mIoU", "larger kept x3"]
     assert all(v == 1.0 for v in found.values())
-    lost = evaluator.run(FakeView(blind=True))
+    lost = evaluator.run(FakeModel(blind=True))
     assert lost["larger x1 mIoU"] == 1.0 and lost["larger kept x2"] < 0.2
     with pytest.raises(DataError, match="patch"):
         odd = SimpleNamespace(open=lambda split: [{k: v[:15, :15] for k, v in r.items()} for r in made(2, 16, 9)])
-        LargerImages(COVER, (odd,), given=("optical",), batch=5).run(FakeView())
+        LargerImages(COVER, (odd,), given=("optical",), batch=5).run(FakeModel())

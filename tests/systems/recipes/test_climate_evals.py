@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmrep.evals.view import View
+from mmrep.model import Model
 from mmrep.nn.maps import Map
 from mmrep.systems.recipes import climate as rasters
 from mmrep.systems.recipes.climate import MissingVariable, ProbedVariable, Usual
@@ -34,7 +34,7 @@ class Split(list):
         return self[i]
 
 
-class FakeView(View):
+class FakeModel(Model):
     """Reconstructs b as `tell` says of (a, b), tokens are the patches of what is given first."""
 
     def __init__(self, tell=None):
@@ -44,7 +44,7 @@ class FakeView(View):
     def split(self, name):
         return self.sets[name]
 
-    def embed_raw(self, name, values):
+    def call(self, name, /, **values):
         first = np.stack(next(iter(values.values())))
         if name == "tokens":
             return rasters.patches(first, PATCH).reshape(len(first), -1, PATCH**2)
@@ -92,9 +92,9 @@ def test_patches_are_those_of_the_model_and_come_back():
 
 def test_missing_variable():
     task = MissingVariable(B, (A, LAND))
-    truth = task.run(FakeView(lambda truth, usual: truth))
+    truth = task.run(FakeModel(lambda truth, usual: truth))
     assert truth["b|a+land skill"] == pytest.approx(1.0, abs=1e-6) and truth["b|a+land RMSE"] < 1e-6
-    usual = task.run(FakeView(lambda truth, usual: usual))
+    usual = task.run(FakeModel(lambda truth, usual: usual))
     assert usual["b|a+land skill"] == pytest.approx(0.0, abs=1e-5)
     assert usual["b|a+land RMSE"] == pytest.approx(usual["b|a+land RMSE of the usual"], rel=1e-5)
     # Ridge sees 0.3 a and the place within the tile, but neither month nor row of the world.
@@ -103,8 +103,8 @@ def test_missing_variable():
 
 
 def test_ridge_takes_the_whole_tile_where_patches_cannot_know():
-    view = FakeView()
-    train, val = view.sets["train"], view.sets["val"]
+    model = FakeModel()
+    train, val = model.sets["train"], model.sets["val"]
     fit, patch = MissingVariable(C, (A,))._ridge(train, val)
     assert patch == SIDE and fit.validation > -1e-6
     fit, patch = MissingVariable(A, (C, A))._ridge(train[:30], val)
@@ -121,10 +121,10 @@ def test_ridge_on_patches_does_not_learn_what_was_filled_in():
 
 
 def test_probed_variable():
-    found = ProbedVariable("b", (A,)).run(FakeView())
+    found = ProbedVariable("b", (A,)).run(FakeModel())
     assert found["b|a probe skill"] == pytest.approx(found["b|a probe skill of raw patches"], abs=1e-4)
     assert found["b|a probe skill"] < 0  # of the weather of its row, a says nothing
-    assert ProbedVariable("a", (A,)).run(FakeView())["a|a probe skill"] > 0.99
+    assert ProbedVariable("a", (A,)).run(FakeModel())["a|a probe skill"] > 0.99
 
 
 def test_spread_is_even_and_keeps_all_when_there_are_few():

@@ -12,8 +12,8 @@ from mmrep import modality
 from mmrep.data import pipeline
 from mmrep.errors import ConfigError
 from mmrep.evals.suite import Retrieval, on_split
-from mmrep.evals.view import View
 from mmrep.losses.contrastive import info_nce, pairwise_info_nce, symmetric_info_nce
+from mmrep.model import Model
 from mmrep.systems.contrastive.symile import Config
 from mmrep.train import loop
 
@@ -29,9 +29,9 @@ def tokenize(tiny):
 
 
 @pytest.fixture(scope="module")
-def view(tiny, tokenize):
+def model(tiny, tokenize):
     params, extras = loop.initial(tiny)
-    return View(tiny.system.build(), params, extras, tiny.data, tokenize)
+    return Model(tiny, params, extras, tokenize=tokenize)
 
 
 def test_splits_share_no_family_and_no_concept(tiny):
@@ -85,9 +85,9 @@ def test_evaluators_measure_held_out_families_and_each_name_differs():
     assert sides == {(a, b) for a in emoji.SIDES for b in emoji.SIDES if a != b}
 
 
-def test_every_evaluator_runs_on_the_limited_set(view):
+def test_every_evaluator_runs_on_the_limited_set(model):
     for e in (*emoji.EVALS, *emoji.CATEGORY):
-        found = e.run(view)
+        found = e.run(model)
         assert found and all(np.isfinite(v) for v in found.values()), e
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmrep.errors import ConfigError, DataError
-from mmrep.evals.view import View
+from mmrep.model import Model
 from mmrep.systems.recipes.emoji import RidgeBaseline, gradients, pixels, ridge_scores
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 50, 220), "grey": (128, 128, 128)}
@@ -30,7 +30,7 @@ def split(seed):
     return made
 
 
-class Made(View):
+class Made(Model):
     def __init__(self):
         modalities = (SimpleNamespace(name="image", source="picture"), SimpleNamespace(name="text", source="text"))
         self.data = SimpleNamespace(modalities=modalities)

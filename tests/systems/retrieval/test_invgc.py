@@ -7,6 +7,7 @@ import pytest
 
 from configs.retrieval.invgc import get_config, synthetic
 from mmrep.errors import ConfigError, DataError
+from mmrep.evals.suite import evaluate
 from mmrep.systems.retrieval.invgc import Config, collect_banks
 from mmrep.systems.retrieval.invgc.evals import check_bank, qb_norm
 from mmrep.systems.retrieval.invgc.model import combine, inv_gc, local_adj, move_away, nearest, neighbours
@@ -125,7 +126,7 @@ def test_crowded_embeddings_gain_and_spread_ones_do_not():
 
 def test_phase_fills_the_banks_with_training_embeddings():
     config = get_config("tiny")
-    trained = loop.train(config, progress=False)
+    trained = loop.train(config, evaluate=evaluate, progress=False)
     bank = np.asarray(trained.extras["bank_text"])
     assert bank.shape == (32, 32)
     np.testing.assert_allclose(np.linalg.norm(bank, axis=1), 1.0, atol=1e-4)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mmrep.evals import retrieval
-from mmrep.evals.view import View
+from mmrep.model import Model
 
 
 def ram(old: Float[np.ndarray, "N D"], new: Float[np.ndarray, "N D"]) -> Float[np.ndarray, " N"]:
@@ -28,11 +28,11 @@ class Domains:
     names: tuple[str, ...]
     split: str = "test"
 
-    def run(self, view: View) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         x, y, domain = (
-            view.embed("image", self.split),
-            view.embed("text", self.split),
-            view.column("source", self.split),
+            model.embed_split("image", self.split),
+            model.embed_split("text", self.split),
+            model.column("source", self.split),
         )
         values = {}
         for i, name in enumerate(self.names):
@@ -50,7 +50,7 @@ def forgetting(recalls: Float[np.ndarray, "P K"]) -> float:
 
 
 def measures(
-    names: tuple[str, ...], before: View, after: View, rows: Sequence[Mapping[str, float]], split: str = "test"
+    names: tuple[str, ...], before: Model, after: Model, rows: Sequence[Mapping[str, float]], split: str = "test"
 ) -> dict[str, float]:
     """What a stream did to a base model. rows: of metrics.jsonl, with `Domains` evaluated after each later phase.
 
@@ -60,7 +60,9 @@ def measures(
     later = [{k.removeprefix("eval/"): v for k, v in row.items()} for row in rows if "eval/R@1 mean" in row]
     recalls = np.array([[row[f"R@1 {n}"] for n in names] for row in [Domains(names, split).run(before), *later]])
     first = np.asarray(after.column("source", split)) == 0
-    image, text = (ram(before.embed(n, split)[first], after.embed(n, split)[first]) for n in ("image", "text"))
+    image, text = (
+        ram(before.embed_split(n, split)[first], after.embed_split(n, split)[first]) for n in ("image", "text")
+    )
     newest, asked = (
         np.diagonal(recalls)[1:].mean(),
         [r["train/teacher_right"] for r in rows if "train/teacher_right" in r],

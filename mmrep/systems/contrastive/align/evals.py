@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from mmrep.data.scenes.rgb import rgb
 from mmrep.data.scenes.world import COLOURS, recolour
 from mmrep.evals import zero_shot
-from mmrep.evals.view import View
+from mmrep.model import Model
 from mmrep.nn.heads import l2_normalise
 
 
@@ -34,18 +34,18 @@ class QueryArithmetic:
     split: str = "test"
     name: str = "arithmetic"
 
-    def run(self, view: View) -> dict[str, float]:
-        source = view.data.source
+    def run(self, model: Model) -> dict[str, float]:
+        source = model.data.source
         found = source.scenes(self.split, slice(0, self.n))
         known = np.array([COLOURS.index(c) for c in self.colours])
         old = np.array([int(np.flatnonzero(known == c)[0]) for c in found.colour[:, 0]])
         new = (old + 1 + np.arange(len(old)) % (len(known) - 1)) % len(known)
         pictures = [rgb(recolour(found, 0, int(c)), source.size, source.seed, source.grain) for c in known]
         gallery = np.stack(
-            [view.embed_raw(self.image, {self.image: list(p)}) for p in pictures], axis=1
+            [model.call(self.image, **{self.image: list(p)}) for p in pictures], axis=1
         )  # [n, colours, D]
         templates = [f"a {size} {{}} {shape}" for size in source.world.sizes for shape in source.world.shapes]
-        words = view.embed_raw("text", {"text": [t.format(c) for c in self.colours for t in templates]})
+        words = model.call("text", text=[t.format(c) for c in self.colours for t in templates])
         words = zero_shot.class_embeddings(words.reshape(len(self.colours), len(templates), -1))
         rows = np.arange(len(old))
         image, change = gallery[rows, old], words[new] - words[old]

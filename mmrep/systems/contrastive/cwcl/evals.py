@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmrep.evals import zero_shot
-from mmrep.evals.view import View
+from mmrep.model import Model
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class SpokenIntent:
     split: str = "test"
     name: str = "zero-shot intent"
 
-    def run(self, view: View) -> dict[str, float]:
-        embedded = view.embed_raw("text", {"text": [s for row in self.prompts for s in row]})
+    def run(self, model: Model) -> dict[str, float]:
+        embedded = model.call("text", text=[s for row in self.prompts for s in row])
         classes = zero_shot.class_embeddings(np.asarray(embedded).reshape(len(self.prompts), len(self.prompts[0]), -1))
-        labels = np.asarray(view.column(self.label, self.split))
+        labels = np.asarray(model.column(self.label, self.split))
         found = {}
         for query, name in (("speech", self.name), ("text", f"{self.name} of transcripts")):
-            measured = zero_shot.zero_shot_metrics(view.embed(query, self.split), classes, labels)
+            measured = zero_shot.zero_shot_metrics(model.embed_split(query, self.split), classes, labels)
             found[f"{name} accuracy"] = measured["accuracy"]
         return found

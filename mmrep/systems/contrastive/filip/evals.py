@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 
 from mmrep.errors import ConfigError
 from mmrep.evals import retrieval, zero_shot
-from mmrep.evals.view import Fields, View
+from mmrep.model import Fields, Model
 from mmrep.systems.contrastive.filip.model import late_similarity
 
 Tokens = Mapping[str, Any]
@@ -39,14 +39,14 @@ class LateRetrieval:
     group: str = ""
     name: str = ""
 
-    def run(self, view: View) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         label = self.name or f"{self.query}->{self.target}"
-        queries = view.embed(self.query, self.split, self.query_fields)
-        targets = view.embed(self.target, self.split, self.target_fields)
+        queries = model.embed_split(self.query, self.split, self.query_fields)
+        targets = model.embed_split(self.target, self.split, self.target_fields)
         count = len(targets["valid"])
         positives: Any = np.arange(count)
         if self.group:
-            keys = np.asarray([str(v) for v in view.column(self.group, self.split)])
+            keys = np.asarray([str(v) for v in model.column(self.group, self.split)])
             positives = keys[:, None] == keys[None, :]
         ranks = retrieval.ranks(dict(queries), dict(targets), positives, _BLOCK, late_scores)
         return {f"{label} {k}": v for k, v in retrieval.retrieval_metrics(ranks, count, self.ks).items()}
@@ -67,10 +67,10 @@ class LateZeroShot:
     split: str = "test"
     name: str = "zero-shot"
 
-    def run(self, view: View) -> dict[str, float]:
-        labels = [np.unique(row[row >= 0]) for row in map(np.atleast_1d, view.column(self.label, self.split))]
-        prompts = view.embed_raw(self.text, {self.text: [t.format(c) for c in self.classes for t in self.templates]})
-        queries = view.embed(self.query, self.split)
+    def run(self, model: Model) -> dict[str, float]:
+        labels = [np.unique(row[row >= 0]) for row in map(np.atleast_1d, model.column(self.label, self.split))]
+        prompts = model.call(self.text, **{self.text: [t.format(c) for c in self.classes for t in self.templates]})
+        queries = model.embed_split(self.query, self.split)
 
         def score(part: Tokens, prompts: Tokens) -> np.ndarray:
             return zero_shot.average_over_templates(late_scores(part, prompts), len(self.templates))
@@ -102,9 +102,9 @@ class Localisation:
     split: str = "test"
     name: str = "localisation"
 
-    def run(self, view: View) -> dict[str, float]:
-        patches, words = view.embed("image_tokens", self.split), view.embed("text_tokens", self.split)
-        columns = [view.column(field, self.split) for field in ("caption", "caption_objects", "instances")]
+    def run(self, model: Model) -> dict[str, float]:
+        patches, words = model.embed_split("image_tokens", self.split), model.embed_split("text_tokens", self.split)
+        columns = [model.column(field, self.split) for field in ("caption", "caption_objects", "instances")]
         found: dict[str, list[Any]] = {"word->patch": [], "patch->word": [], "chance": []}
         for i, (caption, speaks_of, instances) in enumerate(zip(*columns)):
             spoken = caption.split(" ")

@@ -8,8 +8,8 @@ from jaxtyping import Array, Bool, Float
 
 from mmrep.errors import ConfigError
 from mmrep.evals import retrieval
-from mmrep.evals.view import View
 from mmrep.losses.contrastive import similarity
+from mmrep.model import Model
 from mmrep.systems.contrastive.symile.model import Vectors, agreement, mip_scores
 
 
@@ -53,14 +53,14 @@ class Predict:
     seed: int = 0
     name: str = ""
 
-    def run(self, view: View) -> dict[str, float]:
-        gallery = view.embed(self.target, self.split)
-        vectors = [view.embed(o, self.split) for o in self.observed]
-        vectors += [np.broadcast_to(view.embed(o, self.split).mean(0), gallery.shape) for o in self.averaged]
+    def run(self, model: Model) -> dict[str, float]:
+        gallery = model.embed_split(self.target, self.split)
+        vectors = [model.embed_split(o, self.split) for o in self.observed]
+        vectors += [np.broadcast_to(model.embed_split(o, self.split).mean(0), gallery.shape) for o in self.averaged]
         found = np.asarray(scores(gallery, vectors, self.objective))
         same = np.eye(len(gallery), dtype=bool)
         if self.group:
-            keys = np.asarray([str(v) for v in view.column(self.group, self.split)])
+            keys = np.asarray([str(v) for v in model.column(self.group, self.split)])
             same = keys[:, None] == keys[None, :]
         if self.candidates:
             keep = self._drawn(same)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mmrep.evals import retrieval
-from mmrep.evals.view import View
+from mmrep.model import Model
 
 
 @dataclass(frozen=True)
@@ -28,29 +28,29 @@ class Rerank:
     block: int = 512
     name: str = "rerank"
 
-    def run(self, view: View) -> dict[str, float]:
-        contrast = retrieval.dot(view.embed("image", self.split), view.embed("text", self.split))
+    def run(self, model: Model) -> dict[str, float]:
+        contrast = retrieval.dot(model.embed_split("image", self.split), model.embed_split("text", self.split))
         n = len(contrast)
-        keys = np.asarray([str(v) for v in view.column(self.group, self.split)]) if self.group else np.arange(n)
+        keys = np.asarray([str(v) for v in model.column(self.group, self.split)]) if self.group else np.arange(n)
         right = keys[:, None] == keys[None, :]
         whole = not 0 < self.k < n
-        to_text = retrieval.rerank(contrast, self._judge(view), n if whole else self.k, self.block)
+        to_text = retrieval.rerank(contrast, self._judge(model), n if whole else self.k, self.block)
         if whole:
             to_image = to_text.T
         else:
-            judge = self._judge(view)
+            judge = self._judge(model)
             to_image = retrieval.rerank(contrast.T, lambda t, i: judge(i, t), self.k, self.block)
         found = {"image->text": _recall(to_text, right), "text->image": _recall(to_image, right)}
         by_dot = (_recall(contrast, right) + _recall(contrast.T, right)) / 2
         named = {f"{self.name} {k} R@1": v for k, v in found.items()}
         return named | {f"{self.name} R@1": sum(found.values()) / 2, "contrast R@1": by_dot, "chance R@1": 1 / n}
 
-    def _judge(self, view: View):
-        images, texts = view.embed("image_tokens", self.split), view.embed("text_tokens", self.split)
+    def _judge(self, model: Model):
+        images, texts = model.embed_split("image_tokens", self.split), model.embed_split("text_tokens", self.split)
 
         def judge(i: np.ndarray, t: np.ndarray) -> Float[np.ndarray, " n"]:
             return np.asarray(
-                view.infer("match", jax.tree.map(lambda x: x[i], images) | jax.tree.map(lambda x: x[t], texts))
+                model.infer("match", jax.tree.map(lambda x: x[i], images) | jax.tree.map(lambda x: x[t], texts))
             )
 
         return judge
@@ -72,13 +72,13 @@ class Foil:
     split: str = "test"
     name: str = "swap"
 
-    def run(self, view: View) -> dict[str, float]:
-        rows = np.asarray(view.column(self.where, self.split)).astype(bool)
+    def run(self, model: Model) -> dict[str, float]:
+        rows = np.asarray(model.column(self.where, self.split)).astype(bool)
         fields = (("text", self.foil),)
-        image = view.embed("image", self.split)
+        image = model.embed_split("image", self.split)
         scores = {
-            "accuracy": lambda f: view.embed("match", self.split, f),
-            "contrast accuracy": lambda f: (image * view.embed("text", self.split, f)).sum(-1),
+            "accuracy": lambda f: model.embed_split("match", self.split, f),
+            "contrast accuracy": lambda f: (image * model.embed_split("text", self.split, f)).sum(-1),
         }
         return {f"{self.name} {k}": _choice((score(()) - score(fields))[rows]) for k, score in scores.items()}
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from mmrep.errors import DataError
 from mmrep.evals.dense import mean_iou
 from mmrep.evals.probe import Linear, r_squared, ridge_fit
-from mmrep.evals.view import View
+from mmrep.model import Model
 from mmrep.nn.maps import Map
 
 
@@ -29,13 +29,13 @@ class Cover:
     features: str = "tokens"
     name: str = "cover"
 
-    def run(self, view: View) -> dict[str, float]:
-        sets = {s: records(view, s, self.labelled if s == "train" else 0) for s in ("train", "val", self.split)}
+    def run(self, model: Model) -> dict[str, float]:
+        sets = {s: records(model, s, self.labelled if s == "train" else 0) for s in ("train", "val", self.split)}
         shares = {s: self._shares(r) for s, r in sets.items()}
         found = {}
         for given in self.givens:
             x = {
-                s: np.asarray(view.embed_raw(self.features, {g: [r[g] for r in rows] for g in given})).mean(1)
+                s: np.asarray(model.call(self.features, **{g: [r[g] for r in rows] for g in given})).mean(1)
                 for s, rows in sets.items()
             }
             fit = ridge_fit(x["train"], shares["train"], x["val"], shares["val"], score=r_squared)
@@ -66,8 +66,8 @@ class LargerImages:
     name: str = "larger"
     batch: int = 50
 
-    def run(self, view: View) -> dict[str, float]:
-        train, val = (self._read(view, records(view, s, self.labelled)) for s in ("train", "val"))
+    def run(self, model: Model) -> dict[str, float]:
+        train, val = (self._read(model, records(model, s, self.labelled)) for s in ("train", "val"))
         eye = np.eye(self.map.classes, dtype=np.float32)
 
         def score(predicted: np.ndarray, truth: np.ndarray) -> float:
@@ -76,13 +76,13 @@ class LargerImages:
 
         flat = [(x.reshape(-1, x.shape[-1]), eye[y].reshape(x.shape[0] * x.shape[1], -1)) for x, y in (train, val)]
         fit = ridge_fit(*flat[0], *flat[1], score=score)
-        here = self._score(fit, *self._read(view, records(view, self.split)))
+        here = self._score(fit, *self._read(model, records(model, self.split)))
         found = {f"{self.name} x1 mIoU": here}
         for source in self.sources:
             opened = source.open(self.split)
             rows = [opened[i] for i in range(len(opened))]
             times = np.asarray(rows[0][self.map.name]).shape[0] / self.map.size[0]
-            value = self._score(fit, *self._read(view, rows))
+            value = self._score(fit, *self._read(model, rows))
             found |= {f"{self.name} x{times:g} mIoU": value, f"{self.name} kept x{times:g}": value / max(here, 1e-9)}
         return found
 
@@ -90,13 +90,13 @@ class LargerImages:
         found = fit(x.reshape(-1, x.shape[-1])).reshape(*y.shape, self.map.classes).argmax(-1)
         return mean_iou(found, y)
 
-    def _read(self, view: View, rows: Sequence[Any]) -> tuple[Float[np.ndarray, "B N D"], Int[np.ndarray, "B N P"]]:
+    def _read(self, model: Model, rows: Sequence[Any]) -> tuple[Float[np.ndarray, "B N D"], Int[np.ndarray, "B N P"]]:
         tokens = []
         for i in range(0, len(rows), self.batch):
             part = rows[i : i + self.batch]
             part = [*part, *[part[-1]] * (self.batch - len(part))]
             images = {g: np.stack([np.asarray(r[g]) for r in part]).astype(np.float32) / 255 for g in self.given}
-            tokens.append(np.asarray(view.infer(self.features, images), np.float32))
+            tokens.append(np.asarray(model.infer(self.features, images), np.float32))
         ids, p = np.stack([np.asarray(r[self.map.name]) for r in rows]).astype(np.int64), self.map.patch
         n, height, width = ids.shape
         if height % p or width % p:
@@ -105,7 +105,7 @@ class LargerImages:
         return np.concatenate(tokens)[:n], ids
 
 
-def records(view: View, split: str, limit: int = 0) -> list[Any]:
-    """The first `limit` records of a split (0: all), in the evaluation view."""
-    opened = view.split(split)
+def records(model: Model, split: str, limit: int = 0) -> list[Any]:
+    """The first `limit` records of a split (0: all), without augmentation."""
+    opened = model.split(split)
     return [opened.record(i) for i in range(min(limit, len(opened)) if limit else len(opened))]

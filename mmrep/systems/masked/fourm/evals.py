@@ -13,8 +13,8 @@ from jaxtyping import Array, Int
 
 from mmrep.data import pipeline
 from mmrep.evals.tokens import errors
-from mmrep.evals.view import View
 from mmrep.modality import PAD
+from mmrep.model import Model
 from mmrep.systems.masked.fourm import masking as spans
 from mmrep.systems.masked.fourm.canvas import blank, fill
 from mmrep.systems.masked.fourm.decode import generate
@@ -23,15 +23,15 @@ from mmrep.systems.masked.fourm.predict import along_text, likeliest
 from mmrep.systems.masked.fourm.schedules import Target
 
 
-def tokens_of(view: View, split: str, limit: int, keep: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def tokens_of(model: Model, split: str, limit: int, keep: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """(ids, patches) of the first `limit` records of a split, or of the first that `keep` (a record -> bool) lets through."""
-    opened = view.split(split)
-    rows = [i for i, _ in _records(view, split, limit, keep)]
-    return view.tokens().tokenise(pipeline.collate([opened.entry(i) for i in rows]))
+    opened = model.split(split)
+    rows = [i for i, _ in _records(model, split, limit, keep)]
+    return model.tokens().tokenise(pipeline.collate([opened.entry(i) for i in rows]))
 
 
-def _records(view: View, split: str, limit: int, keep: Any = None) -> list[tuple[int, Mapping[str, Any]]]:
-    opened = view.split(split)
+def _records(model: Model, split: str, limit: int, keep: Any = None) -> list[tuple[int, Mapping[str, Any]]]:
+    opened = model.split(split)
     found = ((i, opened.record(i)) for i in range(len(opened)))
     return list(islice(((i, r) for i, r in found if keep is None or keep(r)), limit))
 
@@ -70,8 +70,8 @@ class TokenAccuracy:
     split: str = "test"
     name: str = ""
 
-    def run(self, view: View) -> dict[str, float]:
-        ask, (ids, patches) = view.tokens(), tokens_of(view, self.split, self.limit)
+    def run(self, model: Model) -> dict[str, float]:
+        ask, (ids, patches) = model.tokens(), tokens_of(model, self.split, self.limit)
         lengths = {s.name: s.length for s in ask.streams}
         label, sums = self.name or "+".join(self.given), []
         scores: dict[str, float] = {}
@@ -110,10 +110,10 @@ class Agreement:
     split: str = "test"
     seed: int = 0
 
-    def run(self, view: View) -> dict[str, float]:
-        ask = view.tokens()
-        ids, patches = tokens_of(view, self.split, self.limit, one_object)
-        truth = [r for _, r in _records(view, self.split, self.limit, one_object)]
+    def run(self, model: Model) -> dict[str, float]:
+        ask = model.tokens()
+        ids, patches = tokens_of(model, self.split, self.limit, one_object)
+        truth = [r for _, r in _records(model, self.split, self.limit, one_object)]
         given = {k: ids[k] for k in self.given}
         empty = blank(ask.streams, self.given, len(truth))
         canvas = fill(empty, ask.streams, given, patches={k: v for k, v in patches.items() if k in self.given})
@@ -125,7 +125,7 @@ class Agreement:
             want = np.array([int(r["shape"]) for r in truth])
             scores[f"{self.name} shape"] = float(np.mean((votes.argmax(1) == want) & (votes.max(1) > 0)))
         if "rgb" in made and "rgb" not in self.given:
-            judge = _colour_judge(view, self.fit)
+            judge = _colour_judge(model, self.fit)
             colours = np.array([int(r["colour"]) for r in truth])
             scores[f"{self.name} colour"] = float(np.mean(judge(made["rgb"]) == colours))
             scores[f"{self.name} real_colour"] = float(np.mean(judge(ids["rgb"]) == colours))
@@ -148,8 +148,8 @@ class SuperResolution:
     split: str = "test"
     seed: int = 0
 
-    def run(self, view: View) -> dict[str, float]:
-        ask, (ids, _patches) = view.tokens(), tokens_of(view, self.split, self.limit)
+    def run(self, model: Model) -> dict[str, float]:
+        ask, (ids, _patches) = model.tokens(), tokens_of(model, self.split, self.limit)
         names = (self.coarse, *self.given)
         start = fill(blank(ask.streams, names, len(ids[self.coarse])), ask.streams, {k: ids[k] for k in names})
         made = generate(ask, start, None, self.schedule, jax.random.key(self.seed)).ids[self.fine]
@@ -162,12 +162,12 @@ class SuperResolution:
         return {f"{label} PSNR {k}": errors(x, truth)["PSNR"] for k, x in found.items()}
 
 
-def _colour_judge(view: View, n: int) -> Any:
+def _colour_judge(model: Model, n: int) -> Any:
     from sklearn.linear_model import RidgeClassifier
 
-    ask = view.tokens()
-    ids, _ = tokens_of(view, "train", n, one_object)
-    labels = [int(r["colour"]) for _, r in _records(view, "train", n, one_object)]
+    ask = model.tokens()
+    ids, _ = tokens_of(model, "train", n, one_object)
+    labels = [int(r["colour"]) for _, r in _records(model, "train", n, one_object)]
     pixels = partial(_pixels, ask)
     fitted = RidgeClassifier().fit(pixels(ids["rgb"]), labels)
     return lambda found: fitted.predict(pixels(found))
@@ -189,8 +189,8 @@ class TextLeak:
     limit: int = 100
     split: str = "test"
 
-    def run(self, view: View) -> dict[str, float]:
-        ask, (ids, patches) = view.tokens(), tokens_of(view, self.split, self.limit)
+    def run(self, model: Model) -> dict[str, float]:
+        ask, (ids, patches) = model.tokens(), tokens_of(model, self.split, self.limit)
         t = [s.name for s in ask.streams].index(self.target)
         seen = {k: v for k, v in patches.items() if k in self.given}
 

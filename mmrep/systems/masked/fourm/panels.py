@@ -1,13 +1,14 @@
 """Pictures of an any-to-any model: every modality from every other, and generations under several guidance weights."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
 from mmrep.data import pipeline
-from mmrep.evals.view import View
+from mmrep.model import Model
 from mmrep.report.panels import Grid, Picture, Words
 from mmrep.systems.masked.fourm.canvas import blank, fill
 from mmrep.systems.masked.fourm.decode import generate
@@ -33,25 +34,25 @@ def picture(x: Any) -> np.ndarray:
     return shown if shown.shape[-1] == 3 else shown[..., 0] if shown.shape[-1] == 1 else shown[..., :3]
 
 
-def text(view: View, ids: Any) -> str:
+def text(model: Model, ids: Any) -> str:
     """The words of a text's ids; sentinels and padding say nothing."""
-    found = view.tokenize.decode([int(i) for i in np.asarray(ids)]) if hasattr(view.tokenize, "decode") else ""
+    found = model.tokenize.decode([int(i) for i in np.asarray(ids)]) if hasattr(model.tokenize, "decode") else ""
     return found or "(nothing)"
 
 
-def shown(view: View, name: str, ids: Any) -> Any:
+def shown(model: Model, name: str, ids: Any) -> Any:
     """One example's ids of a stream, as a panel shows them."""
-    maps = view.tokens().detokenise({name: np.asarray(ids)[None]})
-    return Picture(picture(maps[name][0])) if name in maps else Words(text(view, ids))
+    maps = model.tokens().detokenise({name: np.asarray(ids)[None]})
+    return Picture(picture(maps[name][0])) if name in maps else Words(text(model, ids))
 
 
-def panels(view: View, split: str = "test", examples: int = 2, seed: int = 0) -> list[Any]:
+def panels(model: Model, split: str = "test", examples: int = 2, seed: int = 0) -> list[Any]:
     """Grids for a report: a matrix of every stream from every other for held-out examples, truth beside; and chains by guidance."""
-    ask, held = view.tokens(), {m.name for m in view.data.modalities}
+    ask, held = model.tokens(), {m.name for m in model.data.modalities}
     names = [s.name for s in ask.streams if not s.only_input and s.name in held]
     pixels = [s.name for s in ask.streams if s.patch and s.name in held]
     texts = {s.name for s in ask.streams if s.length}
-    opened = view.split(split)
+    opened = model.split(split)
     rows = np.linspace(0, len(opened) - 1, examples).astype(int)
     entries = [opened.entry(int(i)) for i in rows]
     ids, patches = ask.tokenise(pipeline.collate(entries))
@@ -67,13 +68,13 @@ def panels(view: View, split: str = "test", examples: int = 2, seed: int = 0) ->
             return Target(name, "autoregressive", temperature=0.0, guides=guides)
         return Target(name, "roar", steps=8, temperature=0.7, guides=guides)
 
-    truth = {n: [shown(view, n, ids[n][e]) for e in range(examples)] for n in names}
+    truth = {n: [shown(model, n, ids[n][e]) for e in range(examples)] for n in names}
     truth |= {n: [Picture(picture(entry[n])) for entry in entries] for n in pixels}
     crossed = {(a, b): decide([a], [target(b)])[b] for a in [*pixels, *names] for b in names if a != b}
     found: list[Any] = []
     for e in range(examples):
         cells = [
-            [truth[a][e], *(truth[b][e] if a == b else shown(view, b, crossed[a, b][e]) for b in names)]
+            [truth[a][e], *(truth[b][e] if a == b else shown(model, b, crossed[a, b][e]) for b in names)]
             for a in [*pixels, *names]
         ]
         note = (
@@ -92,10 +93,10 @@ def panels(view: View, split: str = "test", examples: int = 2, seed: int = 0) ->
         for w in WEIGHTS:
             schedule = [target(n, (Guide((given,), w),) if w != 1 else ()) for n in order]
             made = decide([given], schedule)
-            cells.append([shown(view, n, made[n][e]) for n in order])
+            cells.append([shown(model, n, made[n][e]) for n in order])
         rows_ = [f"guidance {w:g}" for w in WEIGHTS]
         title = f"{' then '.join(order)} from {given}, {split} {rows[e]}"
-        said = text(view, ids[given][e]) if given in texts else given
+        said = text(model, ids[given][e]) if given in texts else given
         found.append(
             Grid(
                 title, order, [*rows_, "truth"], [*cells, [truth[n][e] for n in order]], f"Given: {said}. 0 ignores it."
@@ -104,4 +105,18 @@ def panels(view: View, split: str = "test", examples: int = 2, seed: int = 0) ->
     return found
 
 
-__all__ = ["chain", "panels", "picture", "shown", "text"]
+@dataclass(frozen=True)
+class Panels:
+    """No metric, but `panels` for the report."""
+
+    split: str = "test"
+    examples: int = 2
+
+    def run(self, model: Model) -> dict[str, float]:
+        return {}
+
+    def panels(self, model: Model) -> list[Any]:
+        return panels(model, self.split, self.examples)
+
+
+__all__ = ["Panels", "chain", "panels", "picture", "shown", "text"]

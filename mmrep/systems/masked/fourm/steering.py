@@ -12,7 +12,7 @@ from mmrep.data import serialise
 from mmrep.data.scenes import metadata
 from mmrep.data.serialise import Serial
 from mmrep.evals.retrieval import dot, ranks_of_scores, unit
-from mmrep.evals.view import View
+from mmrep.model import Model
 from mmrep.systems.masked.fourm.canvas import blank, fill, left_open
 from mmrep.systems.masked.fourm.decode import TokenInfer, generate
 from mmrep.systems.masked.fourm.evals import tokens_of
@@ -33,9 +33,9 @@ class PredictedRetrieval:
     k: int = 10
     split: str = "test"
 
-    def run(self, view: View) -> dict[str, float]:
-        ask, (ids, patches) = view.tokens(), tokens_of(view, self.split, self.limit)
-        gallery = np.stack([np.asarray(view.split(self.split).record(i)[self.embedding]) for i in range(self.limit)])
+    def run(self, model: Model) -> dict[str, float]:
+        ask, (ids, patches) = model.tokens(), tokens_of(model, self.split, self.limit)
+        gallery = np.stack([np.asarray(model.split(self.split).record(i)[self.embedding]) for i in range(self.limit)])
         found = {}
         for name in self.given:
             tokens = likeliest(ask, ids, patches, (name,), self.embedding)
@@ -64,14 +64,14 @@ class Steering:
     split: str = "test"
     left_open: bool = field(default=False, metadata={"since": 2})
 
-    def run(self, view: View) -> dict[str, float]:
-        ask, (ids, _) = view.tokens(), tokens_of(view, self.split, self.limit)
+    def run(self, model: Model) -> dict[str, float]:
+        ask, (ids, _) = model.tokens(), tokens_of(model, self.split, self.limit)
         sentinel = next(s.vocab for s in ask.streams if s.name == "metadata")
-        m = next(m for m in view.data.modalities if m.name == "metadata")
+        m = next(m for m in model.data.modalities if m.name == "metadata")
         code = serialise.MEASURES.index(self.measure)
         found: list[np.ndarray] = []
         for bin_ in self.asked:
-            row = view.tokenize(f"v1={code} v0={bin_}", m.shape[0])
+            row = model.tokenize(f"v1={code} v0={bin_}", m.shape[0])
             row = left_open(row, sentinel) if self.left_open else row
             given = {"caption": ids["caption"], "metadata": np.tile(row, (self.limit, 1))}
             pixels = drawn(ask, given, ("metadata",), self.guidance, self.steps, 0)
@@ -99,12 +99,12 @@ class PaletteSteering:
     steps: int = 8
     split: str = "test"
 
-    def run(self, view: View) -> dict[str, float]:
-        ask, opened = view.tokens(), view.split(self.split)
+    def run(self, model: Model) -> dict[str, float]:
+        ask, opened = model.tokens(), model.split(self.split)
         colours = [serialise.parse_palette(str(opened.record(i)["palette"]), self.serial) for i in range(self.limit)]
         rich = [i for i, c in enumerate(colours) if len(c) >= self.least]
         asked = np.stack([colours[i][0] / 255 for i in rich])
-        ids, _ = tokens_of(view, self.split, self.limit)
+        ids, _ = tokens_of(model, self.split, self.limit)
         given = {"caption": np.asarray(ids["caption"])[np.roll(rich, 1)], "palette": np.asarray(ids["palette"])[rich]}
         found = {}
         for label, names in (("", ("caption", "palette")), (" without", ("caption",))):
@@ -134,14 +134,14 @@ class WellFormed:
     limit: int = 100
     split: str = "test"
 
-    def run(self, view: View) -> dict[str, float]:
-        ask, (ids, patches) = view.tokens(), tokens_of(view, self.split, self.limit)
+    def run(self, model: Model) -> dict[str, float]:
+        ask, (ids, patches) = model.tokens(), tokens_of(model, self.split, self.limit)
         seen = {k: v for k, v in patches.items() if k in self.given}
         canvas = fill(
             blank(ask.streams, self.given, self.limit), ask.streams, {k: ids[k] for k in self.given}, patches=seen
         )
         target = Target("metadata", "autoregressive", temperature=1.0)
         rows = np.asarray(generate(ask, canvas, None, (target,), jax.random.key(0)).ids["metadata"])
-        told = [serialise.count_malformed(view.tokenize.decode(row), self.serial) for row in rows]
+        told = [serialise.count_malformed(model.tokenize.decode(row), self.serial) for row in rows]
         bad, every = (sum(x) for x in zip(*told))
         return {"metadata malformed": bad / max(every, 1), "metadata pairs": every / len(told)}

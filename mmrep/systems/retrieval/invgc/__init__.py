@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from mmrep.errors import ConfigError
-from mmrep.evals.view import embed_rows
 from mmrep.losses.contrastive import symmetric_info_nce
+from mmrep.model import embed_rows
 from mmrep.nn.towers import ImageTower, TextTower, encoders
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
 from mmrep.systems.retrieval.invgc.model import combine, local_adj, neighbours

@@ -15,7 +15,7 @@ from mmrep.data import pipeline
 from mmrep.errors import DataError
 from mmrep.evals import retrieval
 from mmrep.evals.retrieval import dot, unit
-from mmrep.evals.view import View, embed_rows
+from mmrep.model import Model, embed_rows
 from mmrep.nn.heads import l2_normalise
 from mmrep.systems.retrieval.invgc.model import Step, combine, inv_gc, local_adj, move_away, neighbours
 
@@ -162,16 +162,16 @@ class Robust:
     foreign: Any = None
     split: str = "test"
 
-    def run(self, view: View) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         names = (self.query, self.target)
 
         def bank(records: pipeline.Split) -> Pair:
-            q, g = (embed_rows(partial(view.infer, n), records, self.bank) for n in names)
+            q, g = (embed_rows(partial(model.infer, n), records, self.bank) for n in names)
             return q, g
 
-        val, test = ((view.embed(self.query, s), view.embed(self.target, s)) for s in ("val", self.split))
+        val, test = ((model.embed_split(self.query, s), model.embed_split(self.target, s)) for s in ("val", self.split))
         foreign: Any = None
         if self.foreign is not None:
-            foreign = bank(pipeline.open_split(view.data, view.tokenize, "train", self.foreign))
-        found = compare(val, test, bank(view.split("train")), foreign, steps=self.steps, rate=self.rate)
+            foreign = bank(pipeline.open_split(model.data, model.tokenize, "train", self.foreign))
+        found = compare(val, test, bank(model.split("train")), foreign, steps=self.steps, rate=self.rate)
         return {f"{self.query}->{self.target} {k}": v for k, v in found.items()}

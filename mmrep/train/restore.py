@@ -1,0 +1,34 @@
+"""A run's folder -> its model."""
+
+import json
+from pathlib import Path
+
+import jax
+
+from mmrep.config import from_json
+from mmrep.errors import DataError
+from mmrep.model import Model
+from mmrep.train import sharding, state
+from mmrep.train.checkpoint import Checkpoints
+from mmrep.train.loop import abstract_state
+from mmrep.train.metrics import read
+
+
+def restore(folder: Path) -> Model:
+    """The model of the newest checkpoint of the run in `folder`, on one device. Raises DataError where there is none."""
+    experiment = from_json(json.loads((folder / "config.json").read_text(encoding="utf-8"))["experiment"])
+    mesh = sharding.make_mesh(type(experiment.mesh)(), jax.devices()[:1])
+    with Checkpoints(folder / "checkpoints", experiment.train.keep_checkpoints, write=False) as saves:
+        found = saves.newest(lambda step: abstract_state(experiment, experiment.phase_at(step - 1)[0], mesh))
+    if found is None:
+        raise DataError(f"{folder} has no finished checkpoint yet: train on, or set train.checkpoint_every")
+    _, current = found
+    tokenizer, evaluation = folder / "tokenizer.model", folder / "evaluation.json"
+    return Model(
+        experiment,
+        state.evaluated(current),
+        current["extras"],
+        tokenizer.read_bytes() if tokenizer.exists() else None,
+        metrics=json.loads(evaluation.read_text(encoding="utf-8")) if evaluation.exists() else {},
+        rows=read(folder / "metrics.jsonl"),
+    )
