@@ -16,6 +16,8 @@ class Options:
     """leave out report.html"""
     quiet: bool = False
     """no progress bar"""
+    wandb: bool = False
+    """log to Weights & Biases as well"""
     watchdog: float = 0.0
     """seconds after which a step counts as hung: dump all stacks and exit with code 1 (0: off)"""
     processes: Annotated[distributed.Processes, _cli.FLAT] = distributed.Processes()
@@ -39,7 +41,10 @@ def run_on(command: _cli.Command[Options]) -> None:
     meta = {"slug": command.slug, "size": command.size, "variant": command.variant}
     quiet = command.options.quiet or not distributed.leads()
     with guarded(command.options.watchdog) as guard:
-        model = train(command.experiment, workdir, evaluate=evaluate, meta=meta, progress=not quiet, guard=guard)
+        model = train(
+            command.experiment, workdir, evaluate=evaluate, meta=meta, progress=not quiet, guard=guard,
+            wandb=command.options.wandb,
+        )  # fmt: skip
     if guard.signal or not distributed.leads():
         return
     print_metrics(model.metrics)

@@ -63,12 +63,14 @@ def train(
     stop: int | None = None,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
     guard: faults.Guard | None = None,
+    wandb: bool = False,
 ) -> Model:
     """Trains `experiment` to its last step; with a `workdir` it checkpoints, logs, and resumes what is there.
 
     evaluate: called with the model after the last step, and every `train.eval_every` steps; its metrics are logged and returned
     (`mmrep.evals.suite.evaluate` runs the experiment's own evaluators).
     stop: leave after this many steps in all (as if killed there, but saved). meta: put beside the config (slug, size).
+    wandb: log to Weights & Biases as well.
     guard: asked after each step whether to save and leave; told of each step, so that a hung one is noticed.
     Raises ConfigError where `workdir` holds a run of another config, or a field cannot work on this machine; DataError where a
     checkpoint is damaged beyond help, or the disk is full.
@@ -99,7 +101,7 @@ def train(
         found = saves.newest(lambda step: stages(experiment.phase_at(step - 1)[0]).abstract, say) if saves else None
         current: Any
         done, current = found or (0, None)
-        log = metric_log.Writer(workdir if jax.process_index() == 0 else None, done, to_json(experiment))
+        log = metric_log.Writer(workdir if jax.process_index() == 0 else None, done, to_json(experiment), wandb)
         stack.callback(log.close)
         stack.callback(guard.rest)
 

@@ -1,5 +1,6 @@
-"""Metrics to JSONL, TensorBoard and, where it is importable, Weights & Biases."""
+"""Metrics to JSONL, to TensorBoard where tensorboardX is installed, and to Weights & Biases where asked for."""
 
+import importlib
 import importlib.util
 import json
 import math
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrep import paths
-from mmrep.errors import DataError
+from mmrep.errors import ConfigError, DataError
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -44,18 +45,21 @@ def _number(value: Any) -> Any:
 class Writer:
     """Keeps rows {step, name: float} and, given a `folder`, appends them to its metrics.jsonl and TensorBoard log.
 
-    Rows after `start`, left by a run that was cut, are dropped first: a resumed run writes each step once.
+    Rows after `start`, left by an interrupted run, are dropped first: a resumed run writes each step once.
+    wandb: log to Weights & Biases as well, offline unless $WANDB_MODE says otherwise. Raises ConfigError where it is not installed.
     """
 
-    def __init__(self, folder: Path | None, start: int = 0, config: Mapping[str, Any] | None = None):
+    def __init__(
+        self, folder: Path | None, start: int = 0, config: Mapping[str, Any] | None = None, wandb: bool = False
+    ):
         self.rows: list[dict[str, float]] = []
         self._file: Any = None
         self._board: Any = None
         self._wandb: Any = None
+        if wandb and not importlib.util.find_spec("wandb"):
+            raise ConfigError("wandb is not installed: pip install wandb, or leave out --wandb")
         if folder is None:
             return
-        from tensorboardX import SummaryWriter
-
         path = folder / "metrics.jsonl"
         self.rows = [
             r
@@ -64,12 +68,13 @@ class Writer:
         ]
         paths.replace(path, "".join(json.dumps(r) + "\n" for r in self.rows))
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
-        if importlib.util.find_spec("wandb"):
-            import wandb
+        if importlib.util.find_spec("tensorboardX"):
+            from tensorboardX import SummaryWriter
 
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
+        if wandb:
             mode = os.environ.get("WANDB_MODE", "offline")
-            self._wandb = wandb.init(
+            self._wandb = importlib.import_module("wandb").init(
                 dir=str(folder), name=folder.name, config=dict(config or {}), resume="allow", mode=mode
             )
 
@@ -81,8 +86,9 @@ class Writer:
         row = {"step": step} | {k: v if math.isfinite(v) else str(v) for k, v in clean.items()}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        for name, value in clean.items():
-            self._board.add_scalar(name, value, step)
+        if self._board is not None:
+            for name, value in clean.items():
+                self._board.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(clean, step=step)
 
