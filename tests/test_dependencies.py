@@ -13,8 +13,8 @@ from mmrep import catalogue
 PROJECT = tomllib.loads((catalogue.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 COMMANDS = ("data", "emoji", "eval", "report", "dev")  # what `make train` and `make test` need beside the core
-# Imported where a user names them on the command line, and refused with a sentence where they are missing.
-BY_NAME = {"open_clip", "torch", "wandb", "apache_beam"}
+# No feature needs these: they are imported where a user names them (refused with a sentence if missing), or only if installed.
+OPTIONAL = {"open_clip", "torch", "wandb", "apache_beam", "pillow_heif"}
 # Import names whose distribution has another name.
 NAMES = {
     "PIL": "pillow",
@@ -45,7 +45,7 @@ def imported(*folders: str) -> dict[str, str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-            for name in {n.split(".")[0] for n in names} - set(sys.stdlib_module_names) - BY_NAME:
+            for name in {n.split(".")[0] for n in names} - set(sys.stdlib_module_names) - OPTIONAL:
                 found[normal(NAMES.get(name) or known.get(name, [name])[0])] = str(path)
     own = {"mmrep", "configs", "experiments", "tests"} | {p.stem for p in (catalogue.ROOT / "tests").rglob("*.py")}
     return {k: v for k, v in found.items() if k.replace("-", "_") not in own}
