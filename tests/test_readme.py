@@ -15,7 +15,7 @@ def test_your_own_data_in_ten_lines(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     rng = np.random.default_rng(0)
-    for i in range(60):
+    for i in range(120):
         colour = ("red", "green", "blue")[i % 3]
         pixels = np.zeros((40, 40, 3), np.uint8)
         pixels[..., i % 3] = rng.integers(100, 255)
