@@ -17,7 +17,7 @@ def print_metrics(metrics: Mapping[str, float]) -> None:
 def write_report(slug: str, model: Any, workdir: Path) -> Path:
     """Writes workdir/report.html and returns its path."""
     from mmrep.report import experiment
-    from mmrep.train.loop import versions
+    from mmrep.training.loop import versions
 
     entry = catalogue.find(slug)
     lead = f"System {slug}, {model.experiment.steps:,} steps of {model.experiment.data.batch_size} examples. All numbers come from this run."

@@ -52,7 +52,7 @@ def prepare(config: Any, mesh: Any) -> tuple[Any, Any, Any, Any]:
     import jax
 
     from mmrep import modality
-    from mmrep.train import loop, sharding
+    from mmrep.training import loop, sharding
 
     index = next((i for i, p in enumerate(config.phases) if p.run is None), None)
     if index is None:
@@ -67,14 +67,14 @@ def prepare(config: Any, mesh: Any) -> tuple[Any, Any, Any, Any]:
 def measure(config: Any, steps: int, data: bool = False) -> dict[str, Any]:
     """The figures of the first phase that has gradient steps, on a random batch that stays on the device.
 
-    flops_per_step: of matrix products and convolutions over all devices (mmrep.train.cost.flops; XLA's own count takes a scanned loop
+    flops_per_step: of matrix products and convolutions over all devices (mmrep.training.cost.flops; XLA's own count takes a scanned loop
     for one of its turns).   mfu: FLOPs/s over those of a large matmul timed in the same process, times the devices of the mesh.
     bytes_temporary: of one device, by the compiler; bytes_process: the most that this process has held in memory so far.
     With `data` as many steps follow on real batches: data_wait is the share of their time spent waiting for the next batch.
     """
     import jax
 
-    from mmrep.train import cost, sharding
+    from mmrep.training import cost, sharding
 
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
@@ -111,7 +111,7 @@ def real_batches(
 
     from mmrep import paths
     from mmrep.data import pipeline
-    from mmrep.train import loop, sharding
+    from mmrep.training import loop, sharding
 
     try:
         sources = [phase.data or config.data.source]
@@ -147,7 +147,7 @@ def compare(config: Any, versions: str, step: Callable[[], float], steps: int, r
     """Both libraries' steps in turn, A B A B: a round's ratio is the rival's median step time over ours, of the same minute."""
     import jax
 
-    from mmrep.train import sharding
+    from mmrep.training import sharding
 
     mesh, pairs = sharding.make_mesh(config.mesh), []
     with jax.set_mesh(mesh):

@@ -138,7 +138,7 @@ def measure(config: Any, sizes: Mapping[str, int], phase: int | None = None) -> 
     import jax
 
     from mmrep.config import Mesh
-    from mmrep.train import cost, sharding
+    from mmrep.training import cost, sharding
 
     mesh = sharding.make_mesh(Mesh(**sizes))
     with jax.set_mesh(mesh):

@@ -49,8 +49,8 @@ def embed(workdir: Path, modality: str, split: str, out: Path, shard_size: int, 
 
     from mmrep.data import pipeline
     from mmrep.evals import index
-    from mmrep.train.checkpoint import Checkpoints
-    from mmrep.train.restore import restore
+    from mmrep.training.checkpoint import Checkpoints
+    from mmrep.training.restore import restore
 
     model = restore(workdir)
     data = model.experiment.data

@@ -24,7 +24,7 @@ def run() -> None:
     _cli.enable_compile_cache()
     from experiments._report import print_metrics, write_report
     from mmrep.evals import suite
-    from mmrep.train.restore import restore
+    from mmrep.training.restore import restore
 
     model = restore(workdir)
     # The command line's evaluators, so that a run can be given others than it was trained with.

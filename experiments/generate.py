@@ -61,7 +61,7 @@ def generate(command: _cli.Command[Options]) -> list[Path]:
     from mmrep.systems.masked.fourm.canvas import blank, fill
     from mmrep.systems.masked.fourm.decode import generate as decide
     from mmrep.systems.masked.fourm.schedules import chain
-    from mmrep.train.restore import restore
+    from mmrep.training.restore import restore
 
     options = command.options
     workdir = command.run_folder(options.workdir)

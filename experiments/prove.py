@@ -53,7 +53,7 @@ def run() -> None:
         arms = [known[name] for name in names_of(options.arms, known)]
     _cli.enable_compile_cache()
     from mmrep.config import fingerprint
-    from mmrep.train.loop import versions
+    from mmrep.training.loop import versions
 
     results: dict[str, dict[int, dict[str, float]]] = {a.name: {} for a in arms}
     seconds = 0.0
@@ -90,7 +90,7 @@ def run_arm(slug: str, arm: Any, seed: int, cache: Path) -> tuple[dict[str, floa
     """({metric: value}, seconds) of one arm and seed; an experiment that ran before with this very config is read back."""
     from mmrep.config import fingerprint
     from mmrep.evals.suite import evaluate
-    from mmrep.train.loop import train
+    from mmrep.training.loop import train
 
     if arm.experiment is None:
         clock = time.perf_counter()

@@ -61,7 +61,7 @@ def write(workdir: Path, target: Any) -> list[Path]:
 
     from mmrep.data import pipeline
     from mmrep.data.tokenised import ABOUT, as_json
-    from mmrep.train.restore import restore
+    from mmrep.training.restore import restore
 
     _cli.enable_compile_cache()
     model = restore(workdir)

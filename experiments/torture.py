@@ -80,10 +80,10 @@ def final(workdir: Path, experiment: Any) -> tuple[dict[str, Any], list[tuple[in
     import jax
     import numpy as np
 
-    from mmrep.train import sharding
-    from mmrep.train.checkpoint import Checkpoints
-    from mmrep.train.loop import abstract_state
-    from mmrep.train.metrics import read
+    from mmrep.training import sharding
+    from mmrep.training.checkpoint import Checkpoints
+    from mmrep.training.loop import abstract_state
+    from mmrep.training.metrics import read
 
     mesh = sharding.make_mesh(type(experiment.mesh)(), jax.devices()[:1])
     with Checkpoints(workdir / "checkpoints", write=False) as saves:

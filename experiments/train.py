@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from experiments import _cli
-from mmrep.train import distributed
+from mmrep.training import distributed
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ def run_on(command: _cli.Command[Options]) -> None:
     _cli.enable_compile_cache()
     from experiments._report import print_metrics, write_report
     from mmrep.evals.suite import evaluate
-    from mmrep.train.faults import guarded
-    from mmrep.train.loop import train
+    from mmrep.training.faults import guarded
+    from mmrep.training.loop import train
 
     workdir = command.workdir(command.options.workdir)
     meta = {"slug": command.slug, "size": command.size, "variant": command.variant}

@@ -5,7 +5,7 @@ from pathlib import Path
 from mmrep.errors import ConfigError
 from mmrep.interop import safetensors
 from mmrep.model import Model
-from mmrep.train.restore import restore
+from mmrep.training.restore import restore
 
 
 def load(what: str | Path, size: str = "small") -> Model:

@@ -47,7 +47,7 @@ class Data:
 class Optim:
     """An optax chain. `lr` is the peak; `warmup` and decay count the phase's steps; weight decay skips vectors and scalars.
 
-    layer_decay: each layer's rate as a share of the one above it, for fine-tuning (see mmrep.train.optim.by_layer).
+    layer_decay: each layer's rate as a share of the one above it, for fine-tuning (see mmrep.training.optim.by_layer).
     """
 
     name: Literal["adamw", "lamb", "lion", "sgd", "adafactor"] = "adamw"
@@ -87,7 +87,7 @@ class Phase:
     system:    another system config over the same params (its own loss), e.g. dataclasses.replace(system, objective=...).
     optim:     this phase's optimiser; the optimiser state starts anew with each phase.
     begin:     (params, extras) -> (params, extras) at the start of the phase, e.g. take a teacher's snapshot.
-    run:       (params, extras, mmrep.train.loop.Context) -> (params, extras) instead of gradient steps (k-means, a
+    run:       (params, extras, mmrep.training.loop.Context) -> (params, extras) instead of gradient steps (k-means, a
                closed-form solver, re-indexing); counts as one step.
     """
 

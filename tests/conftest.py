@@ -16,7 +16,7 @@ os.environ["XLA_FLAGS"] = (
 from jaxtyping import install_import_hook
 
 # Not mmrep.config: what a wrong field is told there is tested, and the hook would speak first.
-PARTS = ("data", "evals", "interop", "losses", "masking", "modality", "nn", "report", "systems", "train")
+PARTS = ("data", "evals", "interop", "losses", "masking", "modality", "nn", "model", "report", "systems", "training")
 install_import_hook([f"mmrep.{part}" for part in PARTS], "beartype.beartype")
 
 import hypothesis  # noqa: E402

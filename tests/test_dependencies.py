@@ -71,7 +71,7 @@ sys.modules.update(dict.fromkeys({absent}))  # importing them fails as if they w
 
 import dataclasses, pathlib
 from mmrep import catalogue
-from mmrep.train.loop import train
+from mmrep.training.loop import train
 
 config = dataclasses.replace(catalogue.experiment("clip", "tiny"), evals=())
 print(train(config, pathlib.Path({folder!r}), progress=False).rows[-1]["step"])

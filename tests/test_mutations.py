@@ -9,7 +9,7 @@ import test_systems as generic
 
 from mmrep.data import pipeline
 from mmrep.nn import heads, text
-from mmrep.train import loop, state
+from mmrep.training import loop, state
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from mmrep import catalogue, modality
 from mmrep.config import Experiment, Mesh, Rule, flatten, from_json, to_json
 from mmrep.data import pipeline
 from mmrep.nn.towers import inputs
-from mmrep.train import loop, sharding
-from mmrep.train.state import split
+from mmrep.training import loop, sharding
+from mmrep.training.state import split
 
 GOLDEN = Path(__file__).parent / "golden" / "specs"
 SLUGS = [e.slug for e in catalogue.entries()]

@@ -18,7 +18,7 @@ from mmrep.nn.towers import ImageTower, TextTower
 from mmrep.systems.continual.modx import Config, snapshot
 from mmrep.systems.continual.modx.data import Domain
 from mmrep.systems.continual.modx.evals import Domains, measures
-from mmrep.train import loop
+from mmrep.training import loop
 
 VOCAB, LENGTH = 64, 22
 NAMES = ("clean", "texture", "night", "line")

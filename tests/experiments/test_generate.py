@@ -10,8 +10,8 @@ from experiments import _cli, generate
 from mmrep.errors import ConfigError
 from mmrep.modality import EOS
 from mmrep.systems.masked.fourm import panels as any_to_any
-from mmrep.train.loop import train
-from mmrep.train.restore import restore
+from mmrep.training.loop import train
+from mmrep.training.restore import restore
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from mmrep import modality
 from mmrep.data import pipeline
 from mmrep.data.tokenised import ABOUT, Tokenised, within
 from mmrep.errors import DataError
-from mmrep.train.loop import train
-from mmrep.train.restore import restore
+from mmrep.training.loop import train
+from mmrep.training.restore import restore
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path[:0] = [".", "tests"]
 import toy
 from mmrep.config import Train
-from mmrep.train.loop import train
+from mmrep.training.loop import train
 train(toy.experiment(120, evals=(), train=Train(log_every=2, checkpoint_every=4, ema=0.9)), Path(sys.argv[-1]), progress=False)
 """
 

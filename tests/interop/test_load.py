@@ -8,7 +8,7 @@ import mmrep
 from experiments import _cli
 from mmrep.config import Mesh
 from mmrep.errors import ConfigError, DataError
-from mmrep.train import loop
+from mmrep.training import loop
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 
 from mmrep.errors import DataError
 from mmrep.report import run
-from mmrep.train.metrics import read
+from mmrep.training.metrics import read
 
 
 def test_a_cut_last_line_is_left_out(tmp_path):

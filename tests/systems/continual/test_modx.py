@@ -19,7 +19,7 @@ from mmrep.systems.continual.modx import Config, snapshot
 from mmrep.systems.continual.modx.data import Domain
 from mmrep.systems.continual.modx.evals import Domains, forgetting, measures, ram, sam
 from mmrep.systems.continual.modx.model import similarity_distillation
-from mmrep.train import loop
+from mmrep.training import loop
 
 IMAGE, TEXT = ImageTower(32, 1, 4, 8), TextTower(64, 12, 32, 1, 4)
 PAIR = (modality.image("image", 16, field="rgb"), modality.text("text", 12, 64, "caption"))

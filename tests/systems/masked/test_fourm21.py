@@ -11,7 +11,7 @@ from mmrep.data import pipeline
 from mmrep.modality import BOS, EOS, PAD
 from mmrep.systems.masked.fourm import masking as spans
 from mmrep.systems.masked.fourm.canvas import left_open
-from mmrep.train.loop import transplant
+from mmrep.training.loop import transplant
 
 KEY = jax.random.key(0)
 

@@ -7,7 +7,7 @@ from configs.masked import _fourm_sizes as stages
 from mmrep.evals.suite import evaluate
 from mmrep.evals.tokens import errors
 from mmrep.systems.masked.fourm.evals import counted, majority, mean_accuracy, tokens_of
-from mmrep.train.loop import train
+from mmrep.training.loop import train
 
 
 def test_the_ground_and_padding_do_not_count():

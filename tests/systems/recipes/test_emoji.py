@@ -15,7 +15,7 @@ from mmrep.evals.suite import Retrieval, on_split
 from mmrep.losses.contrastive import info_nce, pairwise_info_nce, symmetric_info_nce
 from mmrep.model import Model
 from mmrep.systems.contrastive.symile import Config
-from mmrep.train import loop
+from mmrep.training import loop
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from mmrep.nn.maps import Map
 from mmrep.systems.masked.multimae import Config as Pretraining
 from mmrep.systems.masked.multimae import Task
 from mmrep.systems.recipes.multimae_transfer import Config, berhu, parts
-from mmrep.train.loop import transplant
+from mmrep.training.loop import transplant
 
 RGB, DEPTH = Map("rgb", (16, 16), 4, 3), Map("depth", (16, 16), 4, 1, mean=(0.8,), std=(0.25,))
 SEMSEG = Map("semseg", (16, 16), 4, classes=5, class_dim=6)

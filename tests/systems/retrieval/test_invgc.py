@@ -11,7 +11,7 @@ from mmrep.evals.suite import evaluate
 from mmrep.systems.retrieval.invgc import Config, collect_banks
 from mmrep.systems.retrieval.invgc.evals import check_bank, qb_norm
 from mmrep.systems.retrieval.invgc.model import combine, inv_gc, local_adj, move_away, nearest, neighbours
-from mmrep.train import loop
+from mmrep.training import loop
 
 # The authors' InvGC.py (yimuwangcs/Better_Cross_Modal_Retrieval) on these five rows: r = 1, pool_rate 0.5.
 TEST = np.array([[1, 0], [0.6, 0.8]], np.float32)

@@ -13,7 +13,7 @@ from mmrep.config import Phase, Pretrained
 from mmrep.errors import ConfigError
 from mmrep.nn.maps import Map
 from mmrep.systems.tokenizers.vqvae import Config, detokenise, tokenise
-from mmrep.train import loop
+from mmrep.training import loop
 
 RGB = Config(
     Map("rgb", (8, 8), 4, 3), codes=6, latent=4, width=8, depth=1, heads=2, decoder_width=8, decoder_depth=1, decoder_heads=2

@@ -17,7 +17,7 @@ from mmrep import catalogue, modality
 from mmrep.config import Mesh, Phase, Rule, Train, flatten
 from mmrep.errors import ConfigError
 from mmrep.nn.placement import by_rows
-from mmrep.train import loop, sharding
+from mmrep.training import loop, sharding
 
 TREE = {
     "params": {

@@ -15,9 +15,9 @@ import toy
 from mmrep.config import Mesh, Rule, Train
 from mmrep.errors import DataError
 from mmrep.evals.suite import evaluate
-from mmrep.train import checkpoint, loop
-from mmrep.train.checkpoint import SEAL, Checkpoints
-from mmrep.train.restore import restore
+from mmrep.training import checkpoint, loop
+from mmrep.training.checkpoint import SEAL, Checkpoints
+from mmrep.training.restore import restore
 
 # A restore that fails leaves coroutines of orbax and tensorstore unawaited.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -175,7 +175,7 @@ from pathlib import Path
 sys.path[:0] = [".", "tests"]
 import toy
 from mmrep.config import Train
-from mmrep.train import checkpoint, loop
+from mmrep.training import checkpoint, loop
 
 moment, folder = sys.argv[1:]
 def die(*args, **kw):

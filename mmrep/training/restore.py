@@ -8,10 +8,10 @@ import jax
 from mmrep.config import from_json
 from mmrep.errors import DataError
 from mmrep.model import Model
-from mmrep.train import sharding, state
-from mmrep.train.checkpoint import Checkpoints
-from mmrep.train.loop import abstract_state
-from mmrep.train.metrics import read
+from mmrep.training import sharding, state
+from mmrep.training.checkpoint import Checkpoints
+from mmrep.training.loop import abstract_state
+from mmrep.training.metrics import read
 
 
 def restore(folder: Path) -> Model:

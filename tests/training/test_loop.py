@@ -9,8 +9,8 @@ import toy
 from mmrep.config import Phase, Pretrained, Train
 from mmrep.errors import ConfigError, DataError
 from mmrep.evals.suite import evaluate
-from mmrep.train import loop
-from mmrep.train.metrics import read
+from mmrep.training import loop
+from mmrep.training.metrics import read
 
 
 def quiet(experiment, workdir=None, **kw):

@@ -13,9 +13,9 @@ import pytest
 
 from mmrep import catalogue
 from mmrep.errors import ConfigError
-from mmrep.train import distributed
-from mmrep.train.distributed import Processes
-from mmrep.train.metrics import read
+from mmrep.training import distributed
+from mmrep.training.distributed import Processes
+from mmrep.training.metrics import read
 
 # Trains as experiments.train does, and tells how many records it read for training and for evaluation.
 COUNTED = """
@@ -40,7 +40,7 @@ import sys, time, dataclasses
 from pathlib import Path
 import jax, toy
 from mmrep.config import Mesh, Train
-from mmrep.train import distributed, loop
+from mmrep.training import distributed, loop
 
 class Slow(toy.Points):
     def view(self, record, rng):

@@ -10,8 +10,8 @@ from jax.sharding import PartitionSpec as P
 from experiments import _cli
 from mmrep.config import Mesh, Rule, flatten
 from mmrep.errors import ConfigError
-from mmrep.train import cost, sharding
-from mmrep.train.cost import Collective
+from mmrep.training import cost, sharding
+from mmrep.training.cost import Collective
 
 
 def compiled(config):

@@ -6,7 +6,7 @@ import types
 import pytest
 
 from mmrep.errors import ConfigError
-from mmrep.train.metrics import Writer, read
+from mmrep.training.metrics import Writer, read
 
 
 def test_wandb_is_used_only_when_asked_for(tmp_path, monkeypatch):

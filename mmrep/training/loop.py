@@ -20,11 +20,11 @@ from mmrep.data import pipeline
 from mmrep.errors import ConfigError
 from mmrep.model import Model
 from mmrep.system import Extras, Params, System
-from mmrep.train import distributed, faults, sharding, state
-from mmrep.train import metrics as metric_log
-from mmrep.train.checkpoint import Checkpoints
-from mmrep.train.optim import optimizer
-from mmrep.train.workdir import open_workdir, versions
+from mmrep.training import distributed, faults, sharding, state
+from mmrep.training import metrics as metric_log
+from mmrep.training.checkpoint import Checkpoints
+from mmrep.training.optim import optimizer
+from mmrep.training.workdir import open_workdir, versions
 
 
 class Context(NamedTuple):

@@ -4,7 +4,7 @@ import pytest
 
 from mmrep.config import Optim
 from mmrep.errors import ConfigError
-from mmrep.train.optim import by_layer, optimizer, schedule
+from mmrep.training.optim import by_layer, optimizer, schedule
 
 
 def test_warmup_then_cosine_ends_at_its_final_share():

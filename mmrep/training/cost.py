@@ -20,7 +20,7 @@ import jax
 from mmrep import modality
 from mmrep.config import Experiment, flatten
 from mmrep.errors import ConfigError
-from mmrep.train import loop, sharding
+from mmrep.training import loop, sharding
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # S in the docstring is told by the instruction's result, except that a reduce-scatter returns only its share.

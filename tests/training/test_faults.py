@@ -16,7 +16,7 @@ from mmrep.data import pipeline
 from mmrep.errors import ConfigError
 from mmrep.evals.suite import evaluate
 from mmrep.system import System
-from mmrep.train import faults, loop, state
+from mmrep.training import faults, loop, state
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,7 +80,7 @@ sys.path[:0] = [".", "tests"]
 import toy
 from mmrep.config import Data
 from mmrep.modality import vector
-from mmrep.train import faults, loop
+from mmrep.training import faults, loop
 
 @dataclass(frozen=True)
 class Stuck(toy.Points):
