@@ -3,13 +3,28 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["load"]
+
+_HOMES = {
+    "mmrep.api": ("create", "evaluate", "get_config", "list_systems", "load", "train", "zero_shot"),
+    "mmrep.config": ("Data", "Experiment", "Optim", "Phase", "Pretrained", "Tokenizer", "Train"),
+    "mmrep.data.sources": ("TFDS", "Folder", "Shards", "Table"),
+    "mmrep.errors": ("ConfigError", "DataError"),
+    "mmrep.evals.suite": ("Knn", "Probe", "Retrieval", "ZeroShot"),
+    "mmrep.model": ("Model",),
+    "mmrep.system": ("System", "stateless"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
     # JAX is imported on first use, so that `--help` and `list` answer at once.
-    if name in __all__:
-        from mmrep import api
+    if name in _HOME:
+        from importlib import import_module
 
-        return getattr(api, name)
+        return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'mmrep' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,25 +1,186 @@
-"""The functions of `import mmrep`."""
+"""The functions of `import mmrep`: find, create, load, train and evaluate systems, and put trained ones to use."""
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from mmrep.errors import ConfigError
-from mmrep.interop import safetensors
+import numpy as np
+from jaxtyping import Float
+
+from mmrep import catalogue
+from mmrep.config import Experiment, replace
+from mmrep.errors import ConfigError, DataError
+from mmrep.evals import suite
+from mmrep.evals import zero_shot as prompts
+from mmrep.interop import foreign, safetensors
 from mmrep.model import Model
+from mmrep.training import loop
 from mmrep.training.restore import restore
 
 
-def load(what: str | Path, size: str = "small") -> Model:
-    """A model from a run's folder, a file that `Model.save` wrote, or a system's name: its run in ./runs/NAME-SIZE.
+def list_systems(family: str = "") -> list[str]:
+    """The names of all systems, ordered by family, or those of one family.
 
-    Raises ConfigError where there is no such run, DataError for a damaged file.
+    >>> "clip" in list_systems()
+    True
+    >>> list_systems("fusion")
+    ['albef']
+    """
+    found = catalogue.entries()
+    if family and family not in {e.family for e in found}:
+        raise ConfigError(f"no family {family!r}; choose from {', '.join(catalogue.families(found))}")
+    return [e.slug for e in found if not family or e.family == family]
+
+
+def get_config(slug: str, size: str = "small", variant: str = "") -> Experiment:
+    """The experiment of a system: frozen dataclasses, changed by `dataclasses.replace`.
+
+    Raises ConfigError for an unknown slug, size or variant, with the nearest name.
+
+    >>> get_config("clip", "tiny").data.batch_size
+    8
+    """
+    return catalogue.experiment(slug, size, variant)
+
+
+def create(system: str | Experiment, size: str = "small", seed: int = 0, variant: str = "") -> Model:
+    """An untrained model of a system's name or of an experiment, its parameters drawn with `seed`.
+
+    >>> create("clip", "tiny", seed=1).embed(text=["a red circle"]).shape
+    (1, 32)
+    """
+    experiment = get_config(system, size, variant) if isinstance(system, str) else system
+    experiment = replace(experiment, train=replace(experiment.train, seed=seed))
+    return Model(experiment, *loop.initial(experiment))
+
+
+def load(what: str | Path, size: str = "small", variant: str = "", *, system: Any = None) -> Model:
+    """A trained model from any of
+    - a run's folder,
+    - a file that `Model.save` wrote,
+    - a published file of weights, or a folder of them (recognised by the names of the arrays),
+    - a system's name: its run in ./runs/NAME-SIZE of the current directory.
+
+    system: in place of the stored one, for a model whose code is not part of mmrep.
+    Raises ConfigError where there is no such run, DataError for a missing, damaged or unknown file.
     """
     path = Path(what)
-    if path.suffix == ".safetensors":
-        return Model(*safetensors.read(path))
-    if not (path / "config.json").exists():
-        path = Path("runs") / f"{what}-{size}"
-    if not (path / "config.json").exists():
-        raise ConfigError(
-            f"no run in {path}: train it first (python -m experiments.train {what} --size {size}), or give a run's folder"
-        )
-    return restore(path)
+    if (path / "config.json").exists() and _is_run(path):
+        return restore(path, system)
+    if path.suffix in foreign.SUFFIXES or path.is_dir():
+        if path.suffix == ".safetensors" and (safetensors.is_ours(path) or not path.exists()):
+            return Model(*safetensors.read(path, system))
+        if not path.exists():
+            raise DataError(f"no file {path}")
+        found = foreign.read_foreign(path)
+        if found is None:
+            raise DataError(f"{path} holds no run of mmrep, and no weights that a system here recognises")
+        return Model(*found)
+    run = Path("runs") / "-".join(filter(None, (str(what), size, variant)))
+    if (run / "config.json").exists():
+        return restore(run, system)
+    catalogue.find(str(what))
+    command = f"python -m experiments.train {what} --size {size}" + (f" --variant {variant}" if variant else "")
+    raise ConfigError(
+        f"no run in {run}: mmrep.load({str(what)!r}) takes the run of that name in ./runs of this directory; train it there "
+        f"({command}), or give a run's folder or a file of weights"
+    )
+
+
+def _is_run(folder: Path) -> bool:
+    return '"experiment"' in (folder / "config.json").read_text(encoding="utf-8", errors="replace")
+
+
+def train(
+    config: str | Experiment,
+    workdir: str | Path | None = None,
+    *,
+    size: str = "small",
+    evaluate: Callable[[Model], Mapping[str, float]] | None = suite.evaluate,
+    progress: bool = True,
+) -> Model:
+    """Trains an experiment, or a system's name at `size`, and evaluates it on held-out data: `train("clip").metrics`.
+
+    workdir: a folder for checkpoints and logs; the same call resumes there. evaluate: the experiment's own evaluators, unless given;
+    None for none.   Raises ConfigError where the folder holds a run of another config.
+    """
+    experiment = get_config(config, size) if isinstance(config, str) else config
+    return loop.train(experiment, None if workdir is None else Path(workdir), evaluate=evaluate, progress=progress)
+
+
+def evaluate(model: Model, data: Any = None, evals: Any = None) -> dict[str, float]:
+    """{metric: value} of evaluators (default: the experiment's own) over the model's data, or over other `data` (see `Model.on`).
+
+    >>> from mmrep.data.scenes import SceneData
+    >>> from mmrep.evals.suite import Retrieval
+    >>> model = create("clip", "tiny")
+    >>> found = evaluate(model, SceneData(n_test=16), [Retrieval("image", "text")])
+    >>> found["image->text candidates"]
+    16.0
+    """
+    model = model if data is None else model.on(data)
+    chosen = model.experiment.evals if evals is None else evals
+    return suite.run_all(tuple(chosen) if isinstance(chosen, (list, tuple)) else (chosen,), model)
+
+
+class Classifier(NamedTuple):
+    """`classifier(pictures)` -> probabilities [N, C]; `scores` -> similarities [N, C]; `predict` -> class names.
+
+    prompts: class embeddings [C, D], or (for a system with its own `score`) the tokens of every prompt.
+    """
+
+    model: Model
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    prompts: Any
+    query: str
+    temperature: float
+
+    def __call__(self, values: Any) -> Float[np.ndarray, "N C"]:
+        logits = self.scores(values) / self.temperature
+        odds = np.exp(logits - logits.max(1, keepdims=True, initial=-np.inf))
+        return odds / odds.sum(1, keepdims=True)
+
+    def scores(self, values: Any) -> Float[np.ndarray, "N C"]:
+        if isinstance(self.prompts, np.ndarray):
+            return self.model.embed(**{self.query: values}) @ self.prompts.T
+        pairs = self.model.score_matrix(self.model.encode_tokens(**{self.query: values}), self.prompts)
+        return prompts.average_over_templates(pairs, len(self.templates))
+
+    def predict(self, values: Any) -> list[str]:
+        return [self.classes[i] for i in self.scores(values).argmax(1)]
+
+
+def zero_shot(
+    model: Model,
+    classes: Sequence[str],
+    templates: Sequence[str] = ("{}",),
+    *,
+    query: str = "image",
+    text: str = "text",
+    temperature: float = 0.01,
+) -> Classifier:
+    """A classifier from class names: each class is the mean embedding of its prompts (Radford et al. 2021, section 3.1).
+
+    templates: hold "{}" for the class name.   query: the modality that is classified.   temperature: divides the similarities before
+    the softmax (CLIP's is 0.01); it does not change which class is the most likely.
+
+    >>> classifier = zero_shot(create("clip", "tiny"), ["circle", "square"], ["a {}", "a red {}"])
+    >>> classifier(np.zeros((3, 32, 32, 3), np.uint8)).shape
+    (3, 2)
+    """
+    if isinstance(classes, str) or isinstance(templates, str) or not classes or not templates:
+        raise ConfigError("zero_shot takes lists: classes=['circle', ...], templates=['a {}', ...]")
+    if wrong := [t for t in templates if t.count("{}") != 1]:
+        raise ConfigError(f"template {wrong[0]!r} must hold {{}} once, where the class name goes")
+    if temperature <= 0:
+        raise ConfigError(f"temperature is {temperature}: it must be positive")
+    model.modality(query)
+    texts = [t.format(c) for c in classes for t in templates]
+    embedded: Any
+    if "score" in model.names:
+        embedded = model.encode_tokens(**{text: texts})
+    else:
+        vectors = model.embed(**{text: texts})
+        embedded = prompts.class_embeddings(vectors.reshape(len(classes), len(templates), -1))
+    return Classifier(model, tuple(classes), tuple(templates), embedded, query, temperature)

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mmrep.errors import ConfigError, near
@@ -247,7 +247,9 @@ class Proof:
 
 
 def to_json(value: Any) -> Any:
-    """A config as JSON values: dataclasses carry their type, functions their address "module:name"."""
+    """A config as JSON values: dataclasses carry their type, functions their address "module:name", a plain System a hash of its source."""
+    if hasattr(value, "to_json"):
+        return value.to_json()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
         # A field added later is left out at its default: the fingerprints of all that was trained before it stay.
@@ -287,6 +289,10 @@ def from_json(value: Any) -> Any:
                 f"a stored config names {value['name']}: no config needs a function of the standard library"
             )
         return _find(value.get("name"))
+    if value.get("type") == "mmrep.system:System":
+        raise ConfigError(
+            "the stored system is a plain System, whose functions no file holds: give it again, mmrep.load(..., system=SYSTEM)"
+        )
     kind = _find(value.get("type"))
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         raise ConfigError(f"{value['type']} in a stored config is not a config class")
@@ -303,13 +309,21 @@ def from_json(value: Any) -> Any:
         raise ConfigError(f"the stored config's {value['type']} does not fit this version: {error}") from None
 
 
+def experiment_from_json(value: Any, system: Any = None) -> Experiment:
+    """The experiment that `to_json` wrote; `system` takes the place of the stored one, which is then not looked up."""
+    if system is None:
+        return from_json(value)
+    return replace(from_json({**value, "system": None}), system=system)
+
+
 def _find(address: Any) -> Any:
     if not isinstance(address, str) or not re.fullmatch(r"[\w.]+:[\w.]+", address):
         raise ConfigError(
             f"a stored config has {_short(address)} where MODULE:NAME should be: it was not written by mmrep"
         )
     module, _, name = address.partition(":")
-    if module.split(".")[0] not in ("mmrep", "configs") and module not in sys.modules:
+    outside = module.split(".")[0] not in ("mmrep", "configs")
+    if outside and module not in sys.modules:
         raise ConfigError(
             f"a stored config names {address}, outside mmrep and configs: import that module first if you trust it"
         )
@@ -318,6 +332,11 @@ def _find(address: Any) -> Any:
         for part in name.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError):
+        if outside:
+            raise ConfigError(
+                f"a stored config names {address}, code of a notebook or script that no file holds: define it first, "
+                "or give the system again, mmrep.load(..., system=SYSTEM)"
+            ) from None
         raise ConfigError(f"a stored config names {address}, which this version does not have") from None
     return found
 
@@ -357,5 +376,5 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 __all__ = [
     "Arm", "Data", "Expect", "Experiment", "Mesh", "Optim", "Phase", "Pretrained", "Proof", "Rule", "Tokenizer", "Train",
-    "differences", "fingerprint", "flatten", "from_json", "to_json", "unflatten",
+    "differences", "experiment_from_json", "fingerprint", "flatten", "from_json", "to_json", "unflatten",
 ]  # fmt: skip

@@ -1,32 +1,45 @@
 """`Model`: a system with its parameters and its data. Users, evaluators, reports and notebooks hold nothing else."""
 
+import dataclasses
+import json
+import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from mmrep import modality
-from mmrep.config import Experiment
+from mmrep import modality, paths, raw
+from mmrep.config import Data, Experiment, flatten, to_json
 from mmrep.data import pipeline
 from mmrep.errors import ConfigError, near
+from mmrep.modality import Modality
 from mmrep.system import Batch, Extras, Params, System
 
 Fields: TypeAlias = tuple[tuple[str, str], ...]
-"""(modality, record field) pairs: read that modality from another field, e.g. (("text", "text_de"),)."""
+"""(modality, record field) pairs: take that modality from another field, e.g. (("text", "text_de"),)."""
+
+TokenSet: TypeAlias = tuple[Float[Any, "_ _ _"], Bool[Any, "_ _"]]
+"""(token embeddings [N, T, D], valid [N, T]: False for padding)."""
 
 
 class Model:
-    """A trained (or new) system: its functions on batches, on raw values and on whole splits of its data.
+    """A trained (or new) system: its functions on raw values, on batches, and on whole splits of its data.
 
     experiment:    the config.   system: what its last phase builds, unless given.   data: `experiment.data`.
-    params:        those that evaluation uses (the average where one is kept).   extras: the state that is not learnt by gradient.
-    sentencepiece: the serialised tokenizer, None where the data has no text.   tokenize: (text, length) -> ids.
+    params:        those that evaluation uses (the average where one is kept).   extras: state that is not learnt by gradient.
+    sentencepiece: the serialised tokenizer; None: fitted to the data's training text on first use.
     metrics:       of the evaluation after training.   rows: those of metrics.jsonl.
     compilations:  of the training step, over all phases; one for each phase is right.
+
+    >>> model = mmrep.create("clip", "tiny")
+    >>> model.embed(text=["a red circle", "a blue square"]).shape
+    (2, 32)
     """
 
     def __init__(
@@ -39,27 +52,54 @@ class Model:
         system: System | None = None,
         tokenize: Any = None,
         metrics: Mapping[str, float] | None = None,
-        rows: Sequence[Mapping[str, float]] = (),
+        rows: Sequence[Mapping[str, Any]] = (),
         compilations: int = 0,
         place: Callable[[Batch], Batch] | None = None,
         results: Any = None,
     ) -> None:
-        """place: puts this process's rows of a batch on the devices.   results: the sharding of results on a mesh that spans processes."""
+        """tokenize: (text, length) -> ids, instead of `sentencepiece`.   place: puts this process's rows of a batch on the devices.
+        results: the sharding of results on a mesh that spans processes."""
         self.experiment, self.data = experiment, experiment.data
         self.system = system or (experiment.phases[-1].system or experiment.system).build()
-        self.params, self.extras, self.sentencepiece = params, {} if extras is None else extras, sentencepiece
+        self.params, self.extras = params, {} if extras is None else extras
         self.metrics, self.rows, self.compilations = dict(metrics or {}), list(rows), compilations
-        self.tokenize = tokenize or pipeline.load_tokenizer(self.data, sentencepiece)
+        if sentencepiece is not None:
+            self.sentencepiece = sentencepiece
+        if tokenize is not None:
+            self.tokenize = tokenize
         self._place = place
         # Each process gets the whole result where the mesh spans several.
         self._process = (jax.process_index(), jax.process_count()) if results is not None else (0, 1)
         whole: dict[str, Any] = {} if results is None else {"out_shardings": results}
         self._functions = {name: jax.jit(function, **whole) for name, function in self.system.infer.items()}
+        self._on_device: Any = (None, None, None)
         self._splits: dict[str, pipeline.Split] = {}
         self._embedded: dict[Any, Any] = {}
         self._token_infer: Any = None
 
-    # Functions of the system
+    def __repr__(self) -> str:
+        return f"Model({self.name}: {self.num_parameters:,} parameters; {', '.join(self.names)})"
+
+    @cached_property
+    def sentencepiece(self) -> bytes | None:
+        """The serialised tokenizer; None where the data has no text."""
+        if self.data.tokenizer is None or self.data.source is None:
+            return None
+        return pipeline.fit_tokenizer(self.data, [self.data.source], paths.cache() / "tokenizers")
+
+    @cached_property
+    def tokenize(self) -> Any:
+        """(text, length) -> ids int32 [length], with `decode(ids)`; None where the data has no text."""
+        return pipeline.load_tokenizer(self.data, self.sentencepiece)
+
+    # What it is
+
+    @property
+    def name(self) -> str:
+        """Of the system: the name of its file, or of its class."""
+        kind = type(self.experiment.system)
+        module = kind.__module__.split(".")
+        return module[3] if module[:2] == ["mmrep", "systems"] and len(module) > 3 else kind.__qualname__
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -67,57 +107,295 @@ class Model:
         return tuple(self.system.infer)
 
     @property
+    def num_parameters(self) -> int:
+        return sum(math.prod(x.shape) for x in jax.tree.leaves(self.params))
+
+    @property
     def generates(self) -> bool:
         return self.system.tokens is not None
 
-    def infer(self, name: str, batch: Batch | Mapping[str, np.ndarray]) -> Any:
-        """The system's function `name` on a batch. Raises ConfigError with the near names."""
-        if name not in self._functions:
-            raise ConfigError(f"the system has no infer function {name!r}{near(name, self.names)}")
-        return self._functions[name](self.params, self.extras, batch)
-
-    def tokens(self) -> Any:
-        """What the system's decoder needs (`System.tokens`), made once. Raises ConfigError for a system that does not generate."""
-        if self.system.tokens is None:
-            raise ConfigError("this system does not generate: its build() gives no `tokens`")
-        self._token_infer = self._token_infer or self.system.tokens(self.params, self.extras)
-        return self._token_infer
-
-    def call(self, name: str, /, **values: Sequence[Any]) -> Any:
-        """infer[name] of raw values, as numpy arrays [N, ...]: `model.call("text", text=["a red circle"])`.
-
-        Raw values are what a record holds: pictures (uint8 [H, W, C]), texts, waveforms.
-        """
+    def modality(self, name: str) -> Modality:
+        """Raises ConfigError with the near names."""
         known = {m.name: m for m in self.data.modalities}
+        if name not in known:
+            raise ConfigError(f"no modality {name!r}{near(name, known)}")
+        return known[name]
+
+    # On raw values
+
+    def embed(self, **values: Any) -> Float[np.ndarray, "N D"]:
+        """One vector for each value: `infer["<modality>"]`, or `infer["fused"]` of several modalities together.
+
+        Values are a list, or one value: pictures (PIL, uint8 [H, W, C], floats in [0, 1], or a file's path), texts, waveforms (or a path).
+
+        >>> import mmrep
+        >>> model.embed(text="a red circle").shape
+        (1, 32)
+        """
+        if not values:
+            raise ConfigError("embed needs values, e.g. model.embed(image=[...])")
         for given in values:
-            if given not in known:
-                raise ConfigError(f"no modality {given!r}{near(given, known)}")
-        if len({len(v) for v in values.values()}) != 1:
-            raise ConfigError(f"infer {name!r} needs equally many values of each modality, at least one")
-        rows = [
-            {k: v for m, value in zip(values, row) for k, v in modality.encode(known[m], value, self.tokenize).items()}
-            for row in zip(*values.values())
-        ]
+            self.modality(given)
+        name = next(iter(values)) if len(values) == 1 else "fused"
+        name = "fused" if name not in self.names and "fused" in self.names else name
+        if name not in self.names:
+            raise ConfigError(
+                f"{self.name} has no embedding of {' and '.join(values)} (infer[{name!r}]); it has {', '.join(self.names)}"
+            )
+        found = self.call(name, **values)
+        if not isinstance(found, np.ndarray) or found.ndim != 2:
+            raise ConfigError(f"infer {name!r} of {self.name} is not one vector a row: use model.call({name!r}, ...)")
+        return found
+
+    def encode_tokens(self, **values: Any) -> TokenSet:
+        """(tokens [N, T, D], valid [N, T]) of one modality: `infer["<modality>_tokens"]`.
+
+        Raises ConfigError for a system without it.
+        """
+        if len(values) != 1:
+            raise ConfigError("encode_tokens takes one modality, e.g. model.encode_tokens(image=[...])")
+        (given,) = values
+        self.modality(given)
+        tokens, valid = self.call(self._function(f"{given}_tokens", "tokens"), **values)
+        return tokens, valid
+
+    def features(self, layers: str | Sequence[str] = "all", **values: Any) -> dict[str, Float[np.ndarray, "N D"]]:
+        """{layer: [N, D]}, the mean over each layer's tokens: `infer["<modality>_layers"]`, or "fused_layers" of several modalities.
+
+        layers: "all", one name, or several.   Raises ConfigError for a system without layers, or an unknown one.
+
+        >>> import mmrep
+        >>> sorted(model.features(text=["a star"]))
+        ['block00', 'block01', 'pooled', 'tokens']
+        """
+        if not values:
+            raise ConfigError("features needs values, e.g. model.features(image=[...])")
+        for given in values:
+            self.modality(given)
+        name = f"{next(iter(values))}_layers" if len(values) == 1 else "fused_layers"
+        found = self.call(self._function(name, "layers", "fused_layers"), **values)
+        if layers == "all":
+            return found
+        wanted = (layers,) if isinstance(layers, str) else tuple(layers)
+        for layer in wanted:
+            if layer not in found:
+                raise ConfigError(f"no layer {layer!r}{near(layer, found)}")
+        return {layer: found[layer] for layer in wanted}
+
+    def similarity(self, images: Any = None, texts: Any = None, /, **values: Any) -> Float[np.ndarray, "N M"]:
+        """Similarities of all pairs: the system's own `score` where it has one, else dot products of the embeddings.
+
+        Two positional lists are pictures and texts; other modalities are named: `similarity(text=[...], speech=[...])`.
+
+        >>> import mmrep
+        >>> import numpy as np
+        >>> pictures = np.zeros((3, 32, 32, 3), np.uint8)
+        >>> model.similarity(pictures, ["a star"]).shape
+        (3, 1)
+        """
+        if images is not None or texts is not None:
+            if values or images is None or texts is None:
+                raise ConfigError("similarity takes two lists (pictures, texts), or two named ones")
+            values = {self._first("image"): images, self._first("text"): texts}
+        if len(values) != 2:
+            raise ConfigError(f"similarity takes two modalities, {len(values)} are given: {', '.join(values)}")
+        (a, x), (b, y) = values.items()
+        if {a, b} == {"image", "text"} and "score" in self.names:
+            sides = {name: self.encode_tokens(**{name: v}) for name, v in ((a, x), (b, y))}
+            found = self.score_matrix(sides["image"], sides["text"])
+            return found if a == "image" else found.T
+        return self.embed(**{a: x}) @ self.embed(**{b: y}).T
+
+    def preprocess(self, name: str, value: Any) -> np.ndarray:
+        """Raw values as a batch of this model holds them: one array for one value, stacked for a list.
+
+        >>> import mmrep
+        >>> from PIL import Image
+        >>> model.preprocess("image", Image.new("RGB", (50, 40))).shape
+        (32, 32, 3)
+        """
+        m = self.modality(name)
+        rows = as_list(m, value)
+        single = len(rows) == 1 and not isinstance(value, (list, tuple)) and np.ndim(value) <= len(m.shape)
+        encoded = [self._encode(m, row)[name] for row in rows]
+        return encoded[0] if single else np.stack(encoded) if encoded else np.zeros((0, *m.shape), m.dtype)
+
+    def tokenizer(self, texts: str | Sequence[str], name: str = "") -> Int[np.ndarray, "N L"]:
+        """Token ids of texts, as the text modality `name` (default: the first) has them; `model.tokenize.decode(ids)` is the way back.
+
+        >>> import mmrep
+        >>> model.tokenizer(["a red circle"])[0, 0]  # BOS
+        np.int32(1)
+        """
+        name = name or self._first("text")
+        found = self.preprocess(name, texts)
+        return found[None] if found.ndim == 1 else found
+
+    def generate(
+        self, targets: str | Sequence[str], *, samples: int = 1, seed: int = 0, **given: Any
+    ) -> dict[str, np.ndarray | list[str]]:
+        """The target modalities, in order, from the given ones (or from nothing): `generate(["rgb"], caption="a red circle")`.
+
+        samples: of each given value.   Other keywords are settings of the system's decoder, e.g. guidance=3.0, temperature=0.7.
+        Returns images as floats [N, H, W, C] in [0, 1], class maps as ids [N, H, W], and a list of texts.
+        Raises ConfigError for a system that does not generate.
+        """
+        infer, wanted = self.tokens(), [targets] if isinstance(targets, str) else list(targets)
+        known = {m.name: m for m in self.data.modalities}
+        if not wanted:
+            raise ConfigError("generate needs targets, e.g. model.generate(['rgb'], caption='a red circle')")
+        if samples < 1:
+            raise ConfigError(f"samples is {samples}: ask for at least 1")
+        settings = {k: v for k, v in given.items() if k not in known}
+        rows = [{}]
+        if values := {k: v for k, v in given.items() if k in known}:
+            rows = self._rows("generate", values)
+            if not rows:
+                raise ConfigError(f"generate needs at least one value of {', '.join(values)}")
+        batch = pipeline.collate([row for row in rows for _ in range(samples)]) if values else {}
+        found = infer.generate(batch, wanted, batch_size=samples, seed=seed, **settings)
+        texts = {k for k in found if k in known and known[k].kind == "text"}
+        return {k: [self.tokenize.decode(ids) for ids in v] if k in texts else np.asarray(v) for k, v in found.items()}
+
+    def call(self, name: str, /, **values: Any) -> Any:
+        """infer[name] of raw values, as numpy arrays [N, ...]: `model.call("reconstruct", rgb=pictures)`. Any of `names`.
+
+        Raises ConfigError for an unknown function or modality, and for lists of unequal lengths; DataError for a value that does not fit.
+        """
+        if name not in self._functions:
+            raise ConfigError(f"{self.name} has no infer function {name!r}{near(name, self.names)}")
+        rows = self._rows(name, values)
+        if not rows:  # nothing in, nothing out: arrays of 0 rows
+            one = modality.example([self.modality(k) for k in values], 1)
+            shapes = jax.eval_shape(self.system.infer[name], self.params, self.extras, one)
+            return jax.tree.map(lambda s: np.zeros((0, *s.shape[1:]), s.dtype), shapes)
         # A power of two: few shapes to compile, whatever the number of values.
         size = min(self.data.eval_batch_size, 1 << (len(rows) - 1).bit_length())
         parts = []
         for i in range(0, len(rows), size):
             part = rows[i : i + size]
             batch = pipeline.collate(part + [part[-1]] * (size - len(part)))
-            parts.append(jax.tree.map(lambda x, n=len(part): np.asarray(x)[:n], self.infer(name, batch)))  # noqa: B008
+            try:
+                found = self.infer(name, batch)
+            except KeyError as error:
+                missing = str(error.args[0]) if error.args else ""
+                if missing not in {m.name for m in self.data.modalities}:
+                    raise
+                raise ConfigError(f"infer {name!r} of {self.name} needs {missing!r}, too") from None
+            parts.append(jax.tree.map(lambda x, n=len(part): np.asarray(x)[:n], found))  # noqa: B008
         return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
-    # Its data
+    def _rows(self, name: str, values: Mapping[str, Any]) -> list[dict[str, np.ndarray]]:
+        """Batch entries of each row of raw values."""
+        if not values:
+            raise ConfigError(f"{name} needs values, e.g. image=[...]; modalities: {self._modalities()}")
+        lists = {k: as_list(self.modality(k), v) for k, v in values.items()}
+        lengths = {k: len(v) for k, v in lists.items()}
+        if len({*lengths.values()}) != 1:
+            told = ", ".join(f"{n} of {k}" for k, n in lengths.items())
+            raise ConfigError(f"{name} needs equally many values of each modality, found {told}")
+        return [
+            {k: v for m, value in zip(lists, row) for k, v in self._encode(self.modality(m), value).items()}
+            for row in zip(*lists.values())
+        ]
+
+    def _encode(self, m: Modality, value: Any) -> dict[str, np.ndarray]:
+        if m.kind in ("image", "audio") and isinstance(value, (str, Path)):
+            from mmrep.data import decode
+
+            content, path = decode.read(str(value)), str(value)
+            value = decode.image(content, path) if m.kind == "image" else decode.audio(content, path, m.rate)
+        return modality.encode(m, value, self.tokenize if m.kind == "text" else None)
+
+    def _function(self, *names: str) -> str:
+        for name in names:
+            if name in self.names:
+                return name
+        raise ConfigError(f"{self.name} has no infer function {names[0]!r}; it has {', '.join(self.names)}")
+
+    def _first(self, kind: str) -> str:
+        """The name of the first modality of a kind, preferring one that is called so."""
+        found = [m.name for m in self.data.modalities if m.kind == kind]
+        if not found:
+            raise ConfigError(f"{self.name} has no {kind}; its modalities are {self._modalities()}")
+        return kind if kind in found else found[0]
+
+    def _modalities(self) -> str:
+        return ", ".join(m.name for m in self.data.modalities)
+
+    # On batches
+
+    def infer(self, name: str, batch: Batch | Mapping[str, np.ndarray]) -> Any:
+        """The system's function `name` on a batch. Raises ConfigError with the near names."""
+        if name not in self._functions:
+            raise ConfigError(f"{self.name} has no infer function {name!r}{near(name, self.names)}")
+        return self._functions[name](*self._parameters(), batch)
+
+    def score_pairs(
+        self, image: TokenSet, text: TokenSet, rows: Int[np.ndarray, " n"], columns: Int[np.ndarray, " n"], block: int = 512
+    ) -> Float[np.ndarray, " n"]:  # fmt: skip
+        """`infer["score"]` of the pairs (image rows[k], text columns[k]), `block` pairs at a time.
+
+        image, text: as `encode_tokens` returns them.   Raises ConfigError for a system without `score`.
+        """
+        self._function("score")
+        found, sides = np.empty(len(rows), np.float32), jax.device_put((image, text))
+        for start in range(0, len(rows), block):
+            at = np.minimum(np.arange(start, start + block), len(rows) - 1)  # the last block is filled up by repetition
+            values = self._score(*self._parameters(), *sides, rows[at], columns[at])
+            real = min(block, len(rows) - start)
+            found[start : start + real] = np.asarray(values)[:real]
+        return found
+
+    def score_matrix(self, image: TokenSet, text: TokenSet, block: int = 512) -> Float[np.ndarray, "N M"]:
+        """`score_pairs` of all pairs."""
+        n, m = len(image[1]), len(text[1])
+        rows, columns = np.divmod(np.arange(n * m), max(m, 1))
+        return self.score_pairs(image, text, rows, columns, block).reshape(n, m)
+
+    @cached_property
+    def _score(self) -> Any:
+        score = self.system.infer["score"]
+
+        def of(params: Params, extras: Extras, image: TokenSet, text: TokenSet, i: Array, j: Array) -> Array:
+            pairs = {"image_tokens": image[0][i], "image_valid": image[1][i]}
+            return score(params, extras, pairs | {"text_tokens": text[0][j], "text_valid": text[1][j]})
+
+        return jax.jit(of)
+
+    def _parameters(self) -> tuple[Params, Extras]:
+        """Parameters on the device: those of a file are moved there once."""
+        params, extras, moved = self._on_device
+        if params is not self.params or extras is not self.extras:
+            host = any(isinstance(x, np.ndarray) for x in jax.tree.leaves((self.params, self.extras)))
+            moved = jax.device_put((self.params, self.extras)) if host else (self.params, self.extras)
+            self._on_device = (self.params, self.extras, moved)
+        return moved
+
+    def tokens(self) -> Any:
+        """The system's decoder (`System.tokens`), made once. Raises ConfigError for a system that does not generate."""
+        if self.system.tokens is None:
+            raise ConfigError(f"{self.name} does not generate: its build() gives no `tokens`")
+        self._token_infer = self._token_infer or self.system.tokens(*self._parameters())
+        return self._token_infer
+
+    # On splits of its data
 
     def split(self, name: str = "test") -> pipeline.Split:
+        """A split of the model's data, opened once."""
         if name not in self._splits:
             self._splits[name] = pipeline.open_split(self.data, self.tokenize, name)
         return self._splits[name]
 
-    def column(self, field: str, split: str = "test") -> list[Any]:
-        """The raw values of a record field over the split, without training augmentation."""
+    def records(self, split: str = "test", limit: int = 0) -> list[Any]:
+        """The raw usable records of a split (the first `limit`; 0: all), without training augmentation."""
         opened = self.split(split)
-        return [opened.record(i)[field] for i in range(len(opened))]
+        rows = opened.usable()
+        return [opened.record(int(i)) for i in (rows[:limit] if limit else rows)]
+
+    def column(self, field: str, split: str = "test") -> list[Any]:
+        """The raw values of a record field over the split."""
+        return [record[field] for record in self.records(split)]
 
     def embed_split(self, name: str, split: str = "test", fields: Fields = ()) -> Any:
         """infer[name] over the whole split, as numpy arrays [N, ...]; cached, since several evaluators use it."""
@@ -131,14 +409,89 @@ class Model:
             self._embedded[key] = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
         return self._embedded[key]
 
+    def on(self, data: Any) -> "Model":
+        """The same model over other data: a `Data`, or a source whose records have the fields of this model's modalities.
+
+        >>> import mmrep
+        >>> from mmrep.data.scenes import SceneData
+        >>> len(model.on(SceneData(n_test=7)).split("test"))
+        7
+        """
+        data = data if isinstance(data, Data) else dataclasses.replace(self.data, source=data)
+        return Model(
+            dataclasses.replace(self.experiment, data=data), self.params, self.extras, self.sentencepiece,
+            system=self.system, tokenize=self.tokenize,
+        )  # fmt: skip
+
     # To share
 
     def save(self, path: str | Path) -> Path:
-        """Writes parameters, config and tokenizer to one safetensors file, which `mmrep.load` reads."""
+        """Writes parameters, config and tokenizer to one safetensors file, which `mmrep.load` reads.
+
+        >>> import tempfile
+        >>> path = model.save(tempfile.mkdtemp() + "/clip.safetensors")
+        >>> mmrep.load(path).name
+        'clip'
+        """
         from mmrep.interop import safetensors
 
-        safetensors.write(Path(path), self.experiment, self.params, self.extras, self.sentencepiece)
-        return Path(path)
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise ConfigError(f"{path} must end in .safetensors, by which mmrep.load recognises it")
+        safetensors.write(path, self.experiment, self.params, self.extras, self.sentencepiece)
+        return path
+
+    def card(self) -> str:
+        """A model card in Markdown: what the model is, its parameters, data, training, results and licence.
+
+        >>> import mmrep
+        >>> print(model.card().splitlines()[0])
+        # clip
+        """
+        data, system = self.data, self.experiment.system
+        counts: dict[str, int] = {}
+        for path, x in flatten(self.params).items():
+            counts[path.split("/")[0]] = counts.get(path.split("/")[0], 0) + math.prod(x.shape)
+        about = (sys.modules[type(system).__module__].__doc__ or "").strip().splitlines() or [self.name]
+        source = type(data.source).__name__ if data.source is not None else "none given"
+        attribution = getattr(data.source, "attribution", ())
+        steps = f"{self.experiment.steps:,} steps of {data.batch_size} examples, seed {self.experiment.train.seed}"
+        shapes = [f"- `{m.name}`: {m.kind} {list(m.shape)}" for m in data.modalities]
+        parts = [f"- `{name}`: {n:,}" for name, n in counts.items()]
+        results = [f"| {k} | {v:.4g} |" for k, v in self.metrics.items()]
+        sections = {
+            "Modalities": shapes,
+            "Functions": [f"`{'`, `'.join(self.names)}`"],
+            f"Parameters: {self.num_parameters:,}": parts,
+            "Data": [f"`{source}`", *(f"- {line}" for line in attribution)],
+            "Training": [steps if self.rows or self.metrics else f"Not trained here; the config asks for {steps}."],
+            "Results": ["| metric | value |", "|---|---|", *results] if results else ["Not evaluated."],
+            "Licence": ["Code: Apache-2.0. The weights carry the terms of the data they were trained on."],
+            "Config": ["```json", json.dumps(to_json(self.experiment), indent=1, ensure_ascii=False), "```"],
+        }
+        body = [line for title, lines in sections.items() for line in (f"## {title}", "", *lines, "")]
+        return "\n".join([f"# {self.name}", "", about[0], "", *body])
+
+
+def as_list(m: Modality, values: Any) -> list[Any]:
+    """The values of a modality as a list: a single value is a list of one, an array with one axis more than a value is split along it.
+
+    Raises ConfigError for what is neither.
+    """
+    if values is None or isinstance(values, Mapping):
+        raise ConfigError(f"{m.name} is {type(values).__name__}: give a list of values, or one value")
+    if isinstance(values, (str, bytes, Path)) or raw.is_pil(values):
+        return [values]
+    if isinstance(values, np.generic | np.ndarray | jax.Array):
+        rank = 0 if m.kind == "text" else len(m.shape)
+        array = np.asarray(values)
+        return list(array) if array.ndim > rank else [array if array.ndim else array[()]]
+    try:
+        return list(values)
+    except TypeError:
+        if m.shape == ():
+            return [values]
+        raise ConfigError(f"{m.name} is {type(values).__name__}: give a list of values, or one value") from None
 
 
 def embed_rows(

@@ -1,5 +1,7 @@
 """The contract: a published system is a small tuple of pure functions over plain nested dicts of arrays."""
 
+import hashlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -33,6 +35,27 @@ class System(NamedTuple):
     infer: Mapping[str, Infer]
     update: Callable[[Params, Extras], Extras] = _keep
     tokens: Callable[[Params, Extras], Any] | None = None
+
+    def build(self) -> "System":
+        """A plain System stands in an Experiment where its config would: `Experiment(System(init, loss, infer), data)`."""
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """Names and a hash of the functions' source text, by which a run recognises them; a file does not hold code."""
+        parts = {"init": self.init, "loss": self.loss, "update": self.update, "tokens": self.tokens}
+        parts |= {f"infer[{name!r}]": function for name, function in self.infer.items()}
+        functions = {k: f for k, f in parts.items() if f is not None}
+        digest = hashlib.sha256("\n".join(map(_source, functions.values())).encode()).hexdigest()[:16]
+        names = {k: getattr(f, "__qualname__", type(f).__name__) for k, f in functions.items()}
+        return {"type": "mmrep.system:System", "functions": names, "source": digest}
+
+
+def _source(function: Callable[..., Any]) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):  # a partial, or a function typed at a prompt
+        code = getattr(function, "__code__", None)
+        return code.co_code.hex() if code else type(function).__qualname__
 
 
 def stateless(loss: Callable[[Params, Batch, PRNGKeyArray], tuple[Array, Metrics]]) -> LossFn:

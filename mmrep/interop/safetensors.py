@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmrep.config import Experiment, flatten, from_json, to_json, unflatten
+from mmrep.config import Experiment, experiment_from_json, flatten, to_json, unflatten
 from mmrep.errors import DataError
 from mmrep.system import Extras, Params
 
@@ -31,7 +31,18 @@ def write(path: Path, experiment: Experiment, params: Params, extras: Extras, to
     part.replace(path)
 
 
-def read(path: Path) -> tuple[Experiment, Params, Extras, bytes | None]:
+def is_ours(path: Path) -> bool:
+    """Whether `write` wrote this file; False for a missing, foreign or damaged one."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
+
+
+def read(path: Path, system: Any = None) -> tuple[Experiment, Params, Extras, bytes | None]:
     """(experiment, params, extras, tokenizer) as `write` wrote them. Raises DataError for a missing, foreign or damaged file. Nothing in it is ever unpickled."""
     from safetensors import SafetensorError, safe_open
 
@@ -47,5 +58,5 @@ def read(path: Path) -> tuple[Experiment, Params, Extras, bytes | None]:
         raise DataError(f"{path} is not a whole safetensors file: {error}") from None
     tree = unflatten(flat)
     model = about.get("tokenizer")
-    experiment = from_json(json.loads(about["experiment"]))
+    experiment = experiment_from_json(json.loads(about["experiment"]), system)
     return experiment, tree.get("params", {}), tree.get("extras", {}), base64.b64decode(model) if model else None

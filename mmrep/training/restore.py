@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from mmrep.config import from_json
+from mmrep.config import experiment_from_json
 from mmrep.errors import DataError
 from mmrep.model import Model
 from mmrep.training import sharding, state
@@ -14,21 +15,25 @@ from mmrep.training.loop import abstract_state
 from mmrep.training.metrics import read
 
 
-def restore(folder: Path) -> Model:
-    """The model of the newest checkpoint of the run in `folder`, on one device. Raises DataError where there is none."""
-    experiment = from_json(json.loads((folder / "config.json").read_text(encoding="utf-8"))["experiment"])
+def restore(folder: Path, system: Any = None) -> Model:
+    """The model of the newest checkpoint of the run in `folder`, on one device.
+
+    system: in place of the stored one, for a system whose code is not part of mmrep.   Raises DataError where there is no checkpoint.
+    """
+    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    experiment = experiment_from_json(stored["experiment"], system)
     mesh = sharding.make_mesh(type(experiment.mesh)(), jax.devices()[:1])
     with Checkpoints(folder / "checkpoints", experiment.train.keep_checkpoints, write=False) as saves:
         found = saves.newest(lambda step: abstract_state(experiment, experiment.phase_at(step - 1)[0], mesh))
     if found is None:
         raise DataError(f"{folder} has no finished checkpoint yet: train on, or set train.checkpoint_every")
     _, current = found
-    tokenizer, evaluation = folder / "tokenizer.model", folder / "evaluation.json"
+    tokenizer, evaluation, log = folder / "tokenizer.model", folder / "evaluation.json", folder / "metrics.jsonl"
     return Model(
         experiment,
         state.evaluated(current),
         current["extras"],
         tokenizer.read_bytes() if tokenizer.exists() else None,
         metrics=json.loads(evaluation.read_text(encoding="utf-8")) if evaluation.exists() else {},
-        rows=read(folder / "metrics.jsonl"),
+        rows=read(log) if log.exists() else [],
     )
