@@ -29,11 +29,12 @@ def open_clip(experiment: Any) -> tuple[str, Callable[[], float]]:
             f"--against open_clip needs torch and open_clip_torch in this environment ({error})"
         ) from None
     image, text = system.image, system.text
+    vision, language = image.transformer, text.transformer
     pixels, ids = (m for m in experiment.data.modalities)
     model = CLIP(
         system.dim,
-        {"image_size": pixels.shape[0], "layers": image.depth, "width": image.width, "head_width": image.width // image.heads, "patch_size": image.patch},
-        {"context_length": text.length, "vocab_size": text.vocab, "width": text.width, "heads": text.heads, "layers": text.depth},
+        {"image_size": pixels.shape[0], "layers": vision.depth, "width": vision.width, "head_width": vision.width // vision.heads, "patch_size": image.patch},
+        {"context_length": text.length, "vocab_size": text.vocab, "width": language.width, "heads": language.heads, "layers": language.depth},
     )  # fmt: skip
     optim, loss = experiment.optim, ClipLoss()
     rule = torch.optim.AdamW(

@@ -8,7 +8,8 @@ import pytest
 import test_systems as generic
 
 from mmrep.data import pipeline
-from mmrep.nn import heads, text
+from mmrep.nn import heads
+from mmrep.nn.encoders import text
 from mmrep.training import loop, state
 
 

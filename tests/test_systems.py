@@ -16,7 +16,7 @@ from experiments import _cli
 from mmrep import catalogue, modality
 from mmrep.config import Experiment, Mesh, Rule, flatten, from_json, to_json
 from mmrep.data import pipeline
-from mmrep.nn.towers import inputs
+from mmrep.nn.dual import inputs
 from mmrep.training import loop, sharding
 from mmrep.training.state import split
 

@@ -14,7 +14,9 @@ from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Pretrained
 from mmrep.data.scenes import CaptionSpec, Joint, SceneData, domain
 from mmrep.data.scenes.world import COLOURS, SHAPES
 from mmrep.evals.suite import evaluate
-from mmrep.nn.towers import ImageTower, TextTower
+from mmrep.nn.config import TransformerConfig, variant
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.continual.modx import Config, snapshot
 from mmrep.systems.continual.modx.data import Domain
 from mmrep.systems.continual.modx.evals import Domains, measures
@@ -22,6 +24,7 @@ from mmrep.training import loop
 
 VOCAB, LENGTH = 64, 22
 NAMES = ("clean", "texture", "night", "line")
+SHAPE = TransformerConfig(width=64, depth=2, heads=4)
 
 
 def stream(n: int = 3000, n_test: int = 400, size: int = 32) -> Joint:
@@ -53,20 +56,23 @@ def experiment(source: Joint, system: Config, steps: tuple[int, ...], batch: int
 
 def get_config(size: str = "small") -> Experiment:
     if size == "tiny":
-        system = Config(ImageTower(32, 2, 4, 8), TextTower(VOCAB, LENGTH, 32, 2, 4), 32)
+        shape = TransformerConfig(width=32, depth=2, heads=4)
+        system = Config(ImageEncoder(shape, patch=8), TextEncoder(shape, vocab=VOCAB, length=LENGTH), dim=32)
         return experiment(stream(48, 8), system, (4, 2, 2, 2), 8)
     if size == "small":
-        system = Config(ImageTower(64, 3, 4, 4), TextTower(VOCAB, LENGTH, 64, 2, 4), 64)
+        image = ImageEncoder(TransformerConfig(width=64, depth=3, heads=4), patch=4)
+        system = Config(image, TextEncoder(SHAPE, vocab=VOCAB, length=LENGTH), dim=64)
         return experiment(stream(6000), system, (2000, 500, 500, 500), 64)
     # CLIP ViT-B/32; COCO for the base, then parts of Flickr30K: 35 epochs each, AdamW at 5e-4.
-    text = TextTower(49_408, 77, 512, 12, 8, causal=True, pool="eos", scan=True, remat=True)
-    system = Config(ImageTower(768, 12, 12, 32, pool="cls", scan=True, remat=True), text, 512, dtype="bfloat16")
+    shape, patch = variant("B/32", scan=True, remat=True)
+    text = TextEncoder(replace(shape, width=512, heads=8), vocab=49_408, length=77, causal=True, pool="eos")
+    system = Config(ImageEncoder(shape, patch=patch, pool="cls"), text, dim=512, dtype="bfloat16")
     paper = experiment(stream(100_000, 5000, 224), system, (14_000, 760, 760, 760), 280, 49_408)
     optim = Optim(lr=5e-4, warmup=152, weight_decay=0.1, eps=1e-5)
     return replace(paper, optim=optim, sharding=(Rule(".*", "fsdp"),))
 
 
-SYSTEM = Config(ImageTower(64, 2, 4, 8), TextTower(VOCAB, LENGTH, 64, 2, 4), 64)
+SYSTEM = Config(ImageEncoder(SHAPE, patch=8), TextEncoder(SHAPE, vocab=VOCAB, length=LENGTH), dim=64)
 BASE, LATER = 1000, 150
 
 

@@ -14,7 +14,9 @@ from mmrep.config import Arm, Expect, Experiment, Optim, Proof, Rule
 from mmrep.data.scenes import CaptionSpec, Noise, SceneData, WorldSpec
 from mmrep.data.scenes.world import COLOURS, SHAPES
 from mmrep.evals.suite import Retrieval, ZeroShot
-from mmrep.nn.towers import ImageTower, TextTower
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.contrastive.align import Config
 from mmrep.systems.contrastive.align.evals import QueryArithmetic
 
@@ -42,26 +44,28 @@ def experiment(
 
 def get_config(size: str = "small") -> Experiment:
     if size == "tiny":
-        text = TextTower(64, LENGTH, 32, 2, 4)
-        system = Config(ImageTower(32, 2, 4, 8), text, 32)
+        shape = TransformerConfig(width=32, depth=2, heads=4)
+        system = Config(ImageEncoder(shape, patch=8), TextEncoder(shape, vocab=64, length=LENGTH), dim=32)
         return experiment(scenes(64, 0.5, n_val=16, n_test=16), system, 4, 8, vocab=64)
     if size == "small":
-        system = Config(ImageTower(64, 3, 4, 4), TextTower(VOCAB, LENGTH, 64, 2, 4), 64, sigma=0.1)
+        image = ImageEncoder(TransformerConfig(width=64, depth=3, heads=4), patch=4)
+        text = TextEncoder(TransformerConfig(width=64, depth=2, heads=4), vocab=VOCAB, length=LENGTH)
+        system = Config(image, text, dim=64, sigma=0.1)
         return experiment(scenes(16_000, 0.5), system, 3000, 128)
     # EfficientNet-L2 and BERT-Large become the ViT and transformer of their widths; LAMB, 1.2 M steps, batch 16,384.
-    image, text = (
-        ImageTower(1408, 39, 16, 17, scan=True, remat=True),
-        TextTower(100_000, 64, 1024, 24, 16, scan=True, remat=True),
-    )
-    large = experiment(
-        scenes(1_000_000, size=289), Config(image, text, 640, dtype="bfloat16"), 1_200_000, 16_384, vocab=100_000
-    )
+    of_image = TransformerConfig(width=1408, depth=39, heads=16, scan=True, remat=True)
+    of_text = TransformerConfig(width=1024, depth=24, heads=16, scan=True, remat=True)
+    image, text = ImageEncoder(of_image, patch=17), TextEncoder(of_text, vocab=100_000, length=64)
+    system = Config(image, text, dim=640, dtype="bfloat16")
+    large = experiment(scenes(1_000_000, size=289), system, 1_200_000, 16_384, vocab=100_000)
     optim = Optim("lamb", lr=1e-3, schedule="linear", warmup=10_000, weight_decay=1e-5)
     return replace(large, optim=optim, sharding=(Rule(".*", "fsdp"),))
 
 
 def get_proof() -> Proof:
-    system = Config(ImageTower(48, 2, 4, 8), TextTower(VOCAB, LENGTH, 48, 2, 4), 48, sigma=0.1)
+    shape = TransformerConfig(width=48, depth=2, heads=4)
+    image, text = ImageEncoder(shape, patch=8), TextEncoder(shape, vocab=VOCAB, length=LENGTH)
+    system = Config(image, text, dim=48, sigma=0.1)
 
     def arm(name: str, n: int, rho: float) -> Arm:
         return Arm(name, experiment(scenes(n, rho), system, 1000, 64, 2e-3))

@@ -14,13 +14,17 @@ from mmrep.config import Arm, Expect, Experiment, Optim, Proof, Rule
 from mmrep.data.scenes import CaptionSpec, SceneData, WorldSpec
 from mmrep.data.scenes.world import COLOURS, SHAPES
 from mmrep.losses.large_batch import LargeBatch
-from mmrep.nn.towers import ImageTower, TextTower
+from mmrep.nn.config import TransformerConfig, variant
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.contrastive.filip import Config
 from mmrep.systems.contrastive.filip.evals import LateRetrieval, LateZeroShot, Localisation
 
 VOCAB, LENGTH = 64, 20
 WORLD = WorldSpec(n_objects=(3, 4), grid=4, distinct="each", sizes=("big",))
 WORDS = (*WORLD.shapes, *WORLD.colours)
+IMAGE = ImageEncoder(TransformerConfig(width=64, depth=2, heads=4), patch=16)
+TEXT = TextEncoder(TransformerConfig(width=64, depth=1, heads=4), vocab=VOCAB, length=LENGTH)
 
 
 def evals(patch: int):
@@ -47,15 +51,18 @@ def experiment(
 
 def get_config(size: str = "small") -> Experiment:
     if size == "tiny":
-        system = Config(ImageTower(32, 2, 4, 8), TextTower(VOCAB, LENGTH, 32, 2, 4), 32, keep=0.5, chunk=4)
+        shape = TransformerConfig(width=32, depth=2, heads=4)
+        image, text = ImageEncoder(shape, patch=8), TextEncoder(shape, vocab=VOCAB, length=LENGTH)
+        system = Config(image, text, dim=32, keep=0.5, chunk=4)
         return experiment(scenes(n_train=64, n_val=16, n_test=16), system, 4, 8)
     if size == "small":
-        system = Config(ImageTower(64, 2, 4, 16), TextTower(VOCAB, LENGTH, 64, 1, 4), 64)
+        system = Config(IMAGE, TEXT, dim=64)
         return experiment(scenes(grid=2), system, 1500, 64, 2e-3)
     # FILIP-base: LAMB, batch 40,960, 30 epochs of 340 M pairs; a quarter of the tokens is kept before they are gathered.
-    text = TextTower(49_408, 77, 512, 12, 8, scan=True, remat=True)
-    image = ImageTower(768, 12, 12, 32, scan=True, remat=True)
-    system = Config(image, text, 256, keep=0.25, chunk=256, dtype="bfloat16", large_batch=LargeBatch("chunked", 64))
+    shape, patch = variant("B/32", scan=True, remat=True)
+    image = ImageEncoder(shape, patch=patch)
+    text = TextEncoder(replace(shape, width=512, heads=8), vocab=49_408, length=77)
+    system = Config(image, text, dim=256, keep=0.25, chunk=256, dtype="bfloat16", large_batch=LargeBatch("chunked", 64))
     base = experiment(scenes(224, n_train=1_000_000), system, 249_000, 40_960, vocab=49_408)
     optim = Optim("lamb", lr=6e-3, warmup=5000, weight_decay=3e-2)
     return replace(base, optim=optim, sharding=(Rule(".*", "fsdp"),))
@@ -63,12 +70,11 @@ def get_config(size: str = "small") -> Experiment:
 
 def get_proof() -> Proof:
     """Crowded scenes: every patch but one at most shows an object. "sparse" are the same on 4x4 cells, where 12 patches of 16 are blank."""
-    image, text = ImageTower(64, 2, 4, 16), TextTower(VOCAB, LENGTH, 64, 1, 4)
 
     def arm(name: str, grid: int = 2, interaction: str = "max", published: bool = False) -> Arm:
         system = Config(
-            replace(image, patch=32 // grid, pool="cls" if published else "mean"),
-            replace(text, pool="eos" if published else "mean"), 64, interaction=interaction,
+            replace(IMAGE, patch=32 // grid, pool="cls" if published else "mean"),
+            replace(TEXT, pool="eos" if published else "mean"), 64, interaction=interaction,
         )  # fmt: skip
         return Arm(name, experiment(scenes(grid=grid), system, 300, 64, 2e-3))
 
@@ -96,7 +102,7 @@ def get_proof() -> Proof:
     return Proof(
         "Comparing token by token makes words find their objects without boxes, and retrieves better than one global vector does.",
         found, arms, expects,
-        notes="Equal towers, steps and data; only the similarity differs. \"pooled\", a dual encoder of mean-pooled tokens, is the fair baseline: its "
+        notes="Equal encoders, steps and data; only the similarity differs. \"pooled\", a dual encoder of mean-pooled tokens, is the fair baseline: its "
         "every token counts. \"mean\" is FILIP with the mean in place of the maximum; \"clip\" compares class token and EOS as published (64 parameters "
         "more), so its other tokens were never trained to be compared. Tried on the val split: sparse scenes, first planned, where words missed their "
         "objects (beside the crowded ones); 3x3 cells with 5 to 7 objects, where pooling localised and retrieved better than FILIP; and these crowded "

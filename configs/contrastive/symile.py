@@ -12,7 +12,11 @@ from dataclasses import replace
 
 from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
-from mmrep.nn.towers import AudioTower, ImageTower, TextTower, VectorTower
+from mmrep.nn.config import TransformerConfig, variant
+from mmrep.nn.encoders.audio import AudioEncoder
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
+from mmrep.nn.encoders.vector import VectorEncoder
 from mmrep.systems.contrastive.symile import Config, Objective
 from mmrep.systems.contrastive.symile.data import PolyglotData, XorData
 from mmrep.systems.contrastive.symile.evals import Predict
@@ -27,7 +31,7 @@ def xor(p: float, objective: Objective = "symile", steps: int = 400) -> Experime
         Predict("c", ("a",), objective, group="c_id"),
         Predict("c", ("a",), objective, ("b",), "c_id", name="c|a, b averaged"),
     )
-    system = Config(tuple((n, VectorTower()) for n in "abc"), 16, objective, scale=0.74)
+    system = Config(tuple((n, VectorEncoder()) for n in "abc"), dim=16, objective=objective, scale=0.74)
     data = Data(XorData(p=p, n_test=2000), parts, batch_size=256, eval_batch_size=1000)
     return Experiment(system, data, (Phase(steps=steps),), Optim(lr=0.05, warmup=20), evals, Train(log_every=100))
 
@@ -45,16 +49,17 @@ def polyglot(
         modality.audio("speech", source.samples, source.rate),
         *((modality.vector("present", 3),) if source.missing else ()),
     )
-    towers = (
-        ("image", ImageTower(width, depth, 4, 4)),
-        ("text", TextTower(vocab, length, width, depth, 4)),
-        ("speech", AudioTower(width, depth, 4, source.rate, 128, 64, 24, (2,))),
+    shape = TransformerConfig(width=width, depth=depth, heads=4)
+    encoders = (
+        ("image", ImageEncoder(shape, patch=4)),
+        ("text", TextEncoder(shape, vocab=vocab, length=length)),
+        ("speech", AudioEncoder(shape, sample_rate=source.rate, n_fft=128, hop=64, n_mels=24, strides=(2,))),
     )
     evals = (
         Predict("image", ("text", "speech"), objective, group="class", candidates=20),
         Predict("image", ("text",), objective, group="class", candidates=20),
     )
-    system = Config(towers, dim, objective, missing=source.missing > 0)
+    system = Config(encoders, dim=dim, objective=objective, missing=source.missing > 0)
     return Experiment(
         system, Data(source, parts, Tokenizer(vocab, "word"), batch, 250), (Phase(steps=steps),),
         Optim(lr=lr, warmup=min(100, steps // 10)), evals, Train(log_every=50),
@@ -69,10 +74,12 @@ def get_config(size: str = "small") -> Experiment:
     # Symile-M3 with 10 languages: image (ViT-L/14) and sound (Whisper-large's encoder) are frozen but for their projections, text is
     # XLM-R-large's embeddings and first layer.
     source = PolyglotData(10_000_000, languages=10, size=224, rate=16_000, seconds=10.0, missing=0.5)
-    towers = (
-        ("image", ImageTower(1024, 24, 16, 14, scan=True, remat=True)),
-        ("text", TextTower(250_002, 256, 1024, 1, 16)),
-        ("speech", AudioTower(1280, 32, 20, 16_000, 400, 160, 80, scan=True, remat=True)),
+    vit, patch = variant("L/14", scan=True, remat=True)
+    whisper = TransformerConfig(width=1280, depth=32, heads=20, scan=True, remat=True)
+    encoders = (
+        ("image", ImageEncoder(vit, patch=patch)),
+        ("text", TextEncoder(TransformerConfig(width=1024, depth=1, heads=16), vocab=250_002, length=256)),
+        ("speech", AudioEncoder(whisper, n_mels=80)),
     )
     large = polyglot(steps=500_000, batch=280, lr=1e-4, source=source)
     image, _, speech, present = large.data.modalities
@@ -83,7 +90,7 @@ def get_config(size: str = "small") -> Experiment:
     )
     learnt = ("(image|speech)/projection/.*", "(text|scale|missing)/.*")
     return replace(
-        large, system=Config(towers, 8192, missing=True, dtype="bfloat16"), data=data, sharding=(Rule(".*", "fsdp"),),
+        large, system=Config(encoders, dim=8192, missing=True, dtype="bfloat16"), data=data, sharding=(Rule(".*", "fsdp"),),
         phases=(Phase(steps=500_000, trainable=learnt),),
     )  # fmt: skip
 

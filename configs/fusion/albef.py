@@ -14,15 +14,18 @@ from dataclasses import replace
 from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
 from mmrep.data.scenes import CaptionSpec, Noise, SceneData, WorldSpec
-from mmrep.nn.towers import ImageTower, TextTower
+from mmrep.nn.config import TransformerConfig, variant
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.fusion.albef import Config
 from mmrep.systems.fusion.albef.evals import Foil, Rerank
 
 SIDE, VOCAB, LENGTH = 16, 64, 10
 EVALS = (Rerank(k=16, group="caption"), Rerank(k=0, group="caption", name="match"), Foil())
+SHAPE = TransformerConfig(width=48, depth=1, heads=2)
 SMALL = Config(
-    ImageTower(width=48, depth=1, heads=2, patch=8, pool="cls"),
-    TextTower(VOCAB, LENGTH, width=48, depth=1, heads=2, pool="cls", norm="post"),
+    ImageEncoder(SHAPE, patch=8, pool="cls"),
+    TextEncoder(replace(SHAPE, norm="post"), vocab=VOCAB, length=LENGTH, pool="cls"),
     dim=32, queue=512, ramp=94,
 )  # fmt: skip
 
@@ -60,9 +63,10 @@ def get_config(size: str = "small") -> Experiment:
     if size == "small":
         return made(SMALL, steps=2000)
     if size == "tiny":
+        shape = TransformerConfig(width=32, depth=2, heads=2)
         system = Config(
-            ImageTower(width=32, depth=2, heads=2, patch=8, pool="cls"),
-            TextTower(VOCAB, LENGTH, width=32, depth=2, heads=2, pool="cls", norm="post"),
+            ImageEncoder(shape, patch=8, pool="cls"),
+            TextEncoder(replace(shape, norm="post"), vocab=VOCAB, length=LENGTH, pool="cls"),
             dim=16, queue=24, ramp=2,
         )  # fmt: skip
         data = Data(
@@ -70,9 +74,10 @@ def get_config(size: str = "small") -> Experiment:
         )
         evals = (Rerank(k=4, group="caption", block=16), Foil())
         return Experiment(system, data, (Phase(steps=4),), Optim(lr=1e-3), evals, Train(log_every=2))
+    shape, patch = variant("B/16", scan=True, remat=True)
     system = Config(
-        ImageTower(width=768, depth=12, heads=12, patch=16, pool="cls", scan=True, remat=True),
-        TextTower(30522, 30, width=768, depth=6, heads=12, pool="cls", norm="post", scan=True, remat=True),
+        ImageEncoder(shape, patch=patch, pool="cls"),
+        TextEncoder(replace(shape, depth=6, norm="post"), vocab=30522, length=30, pool="cls"),
         fusion_depth=6, dim=256, queue=65536, ramp=27_000, dtype="bfloat16",
     )  # fmt: skip
     data = Data(

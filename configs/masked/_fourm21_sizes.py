@@ -10,6 +10,7 @@ from mmrep.data.scenes.words import DIM, LENGTH
 from mmrep.systems.masked.fourm import Config
 from mmrep.systems.masked.fourm.evals import TokenAccuracy
 from mmrep.systems.masked.fourm.masking import Mixture, Stream
+from mmrep.systems.masked.fourm.model import BASE
 from mmrep.systems.masked.fourm.tokens import Levels
 
 
@@ -73,8 +74,10 @@ def paper() -> Experiment:
     levels = (
         Levels("rgb", (25, 25, 25)), Levels("depth", (8192,)), Levels("normals", (20, 20, 20)), Levels("edges", (8192,)), *LEVELS[-2:],
     )  # fmt: skip
-    shape = {"n_input": 256, "n_target": 256, "width": 2048, "encoder_depth": 24, "decoder_depth": 24, "heads": 32}
-    model = Config(every, mixtures(every), levels, scan=True, remat=True, dtype="bfloat16", **shape)  # type: ignore[arg-type]
+    shape = replace(BASE, width=2048, depth=24, heads=32, scan=True, remat=True)
+    model = Config(
+        every, mixtures(every), levels, n_input=256, n_target=256, encoder=shape, decoder=shape, dtype="bfloat16"
+    )  # fmt: skip
     optim = Optim(lr=2e-5 * 4096 / 256, warmup=4_800, weight_decay=0.05, b2=0.95, clip=3.0)
     scenes = data(224, 12_000_000, 5000, 4096, 256, 30_000)
     return with_words(Experiment(model, scenes, (Phase(steps=238_000),), optim, sharding=(Rule(".*", "fsdp"),)))

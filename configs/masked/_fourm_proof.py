@@ -5,6 +5,7 @@ from dataclasses import replace
 from configs.masked import _fourm_sizes as stages
 from configs.masked.fourm import ACCURACY, ALL, CROSS, FROM_PIXELS, MADE, PROBE, SMALL, data, made
 from mmrep.config import Arm, Expect, Experiment, Proof
+from mmrep.nn.config import TransformerConfig
 from mmrep.nn.maps import Map
 from mmrep.systems.masked import multimae
 from mmrep.systems.masked.fourm.evals import TextLeak, TokenAccuracy
@@ -20,8 +21,9 @@ def get_proof() -> Proof:
         return made(replace(SMALL, mixtures=(alone,)), steps // 3, (TokenAccuracy(("pixels",), (name,)),))
 
     rgb = Map("rgb", (32, 32), 4, 3)
-    vit = multimae.Config((rgb,), (multimae.Task("rgb", "norm_mse"),), visible=16, width=64, depth=2, heads=2, decoder_width=48,
-                          decoder_depth=1, decoder_heads=4, position_base=10.0)  # fmt: skip
+    vit = multimae.Config((rgb,), (multimae.Task("rgb", "norm_mse"),), visible=16, position_base=10.0,
+                          encoder=TransformerConfig(width=64, depth=2, heads=2, epsilon=1e-6),
+                          decoder=TransformerConfig(width=48, depth=1, heads=4, epsilon=1e-6))  # fmt: skip
     scenes = data(32, 8000, 400, 32, 64, 16)
     mae = replace(
         made(evals=(replace(PROBE, given=("rgb",)),)),

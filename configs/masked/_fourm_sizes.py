@@ -9,6 +9,7 @@ from mmrep.data.tokenised import Tokenised
 from mmrep.systems.masked.fourm import Config
 from mmrep.systems.masked.fourm.evals import SuperResolution, TokenAccuracy
 from mmrep.systems.masked.fourm.masking import Mixture, Stream
+from mmrep.systems.masked.fourm.model import BASE
 from mmrep.systems.masked.fourm.panels import Panels
 from mmrep.systems.masked.fourm.schedules import Target
 from mmrep.systems.masked.fourm.tokens import Levels
@@ -19,10 +20,9 @@ def paper(size: str) -> Experiment:
     whole = *streams(14, 16, 30_000, 256)[:1], *(Stream(n, v, (14, 14)) for n, v in
              (("rgb", 16384), ("depth", 8192), ("normals", 8192), ("semseg", 4096))), Stream("caption", 30_000, length=256)  # fmt: skip
     levels = Levels("rgb", (25, 25, 25)), Levels("depth", (8192,)), Levels("normals", (20, 20, 20))
-    system = Config(whole, SMALL.mixtures[:2], levels, scan=True, remat=True, dtype="bfloat16")
-    if size != "paper":
-        width, heads = (1024, 16) if size == "large" else (2048, 32)
-        system = replace(system, width=width, encoder_depth=24, decoder_depth=24, heads=heads)
+    width, depth, heads = {"paper": (768, 12, 12), "large": (1024, 24, 16), "xlarge": (2048, 24, 32)}[size]
+    shape = replace(BASE, width=width, depth=depth, heads=heads, scan=True, remat=True)
+    system = Config(whole, SMALL.mixtures[:2], levels, encoder=shape, decoder=shape, dtype="bfloat16")
     optim = Optim(lr=3.2e-3 if size != "xlarge" else 6.4e-4, warmup=4_800, weight_decay=0.05, b2=0.95, clip=None)
     scenes = data(224, 12_000_000, 5000, 8192, 30_000, 256)
     return Experiment(system, scenes, (Phase(steps=238_000),), optim, sharding=(Rule(".*", "fsdp"),))
@@ -75,6 +75,7 @@ def bench(images: int, vocab: int = 2048, words: int = 4096) -> Experiment:
     every = *(Stream(n, vocab, (8, 8)) for n in names), Stream("caption", words, length=32)
     parts = *(modality.label_map(n, 8, vocab) for n in names), modality.text("caption", 32, words)
     even = (0.5,) * len(every)
-    system = Config(every, (Mixture(even, even),), n_input=64, n_target=64, width=192, encoder_depth=6, decoder_depth=6, heads=3)  # fmt: skip
+    shape = replace(BASE, width=192, depth=6, heads=3)
+    system = Config(every, (Mixture(even, even),), n_input=64, n_target=64, encoder=shape, decoder=shape)
     whole = replace(data(32, 256, 8, 32, words, 32), modalities=parts)  # timed on random ids; the source is not read
     return Experiment(system, whole, (Phase(steps=20),), Optim(lr=1e-4, b2=0.95, clip=None))

@@ -15,6 +15,7 @@ from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rul
 from mmrep.data.scenes import landcover, optical, radar
 from mmrep.data.scenes.source import SceneData
 from mmrep.data.scenes.world import MATERIALS, SHAPES, WorldSpec
+from mmrep.nn.config import TransformerConfig, variant
 from mmrep.nn.maps import Map
 from mmrep.systems.masked.croma import Config
 from mmrep.systems.masked.croma.evals import Cover, LargerImages
@@ -44,7 +45,10 @@ LARGER = (
     scenes(48, replace(WORLD, n_objects=(8, 16), grid=4), 1, 50),
     scenes(72, replace(WORLD, n_objects=(15, 16), grid=6), 1, 50),
 )
-SMALL = Config(OPTICAL, RADAR, width=64, depth=2, heads=4, decoder_width=48, decoder_depth=1, decoder_heads=4)
+SMALL = Config(
+    OPTICAL, RADAR, encoder=TransformerConfig(width=64, depth=2, heads=4),
+    decoder=TransformerConfig(width=48, depth=1, heads=4),
+)  # fmt: skip
 EVALS = (Cover(COVER), LargerImages(COVER, LARGER))
 
 
@@ -71,15 +75,17 @@ def get_config(size: str = "small") -> Experiment:
         return made(steps=1500)
     if size == "tiny":
         first, second, cover = maps(16, 4)
-        system = Config(first, second, 0.5, 0.5, width=32, depth=2, heads=2, decoder_width=16, decoder_heads=2)
+        system = Config(
+            first, second, mask_optical=0.5, mask_radar=0.5, encoder=TransformerConfig(width=32, depth=2, heads=2),
+            decoder=TransformerConfig(width=16, depth=1, heads=2),
+        )  # fmt: skip
         larger = (scenes(32, replace(WORLD, n_objects=(4, 8), grid=4), 1, 8),)
         evals = Cover(cover, labelled=24), LargerImages(cover, larger, labelled=16, batch=8)
         small = replace(data(16, 64, 16, 8), eval_batch_size=8)
         return Experiment(system, small, (Phase(steps=4),), Optim(lr=1e-3), evals, Train(log_every=2))
     first, second, _ = maps(120, 8)
-    system = Config(first, second, scan=True, remat=True, dtype="bfloat16")
-    if size == "large":
-        system = replace(system, width=1024, depth=24)
+    shape, _ = variant("B/8" if size == "paper" else "L/8", heads=16, scan=True, remat=True)
+    system = Config(first, second, encoder=shape, dtype="bfloat16")
     optim = Optim(lr=4e-6 * 7200 / 256, warmup=2100, weight_decay=0.05, b2=0.95, clip=None)
     whole = data(120, 1_000_000, 1000, 7200, world=replace(WORLD, n_objects=(8, 16), grid=4))
     steps = 42_000 if size == "paper" else 84_000  # 300 and 600 epochs of about a million pairs

@@ -20,6 +20,7 @@ from mmrep.nn.maps import Map
 from mmrep.systems.masked.fourm import Config
 from mmrep.systems.masked.fourm.evals import Agreement, TextLeak, TokenAccuracy
 from mmrep.systems.masked.fourm.masking import Mixture, Stream
+from mmrep.systems.masked.fourm.model import BASE
 from mmrep.systems.masked.fourm.panels import Panels
 from mmrep.systems.masked.fourm.schedules import Guide, Target
 from mmrep.systems.masked.fourm.tokens import Levels
@@ -59,9 +60,10 @@ def data(size: int, n_train: int, n_eval: int, batch: int, vocab: int, length: i
     return Data(source, parts, Tokenizer(vocab, kind="word"), batch_size=batch, eval_batch_size=100)
 
 
+SHAPE = replace(BASE, width=64, depth=2, heads=2)
 SMALL = Config(
-    streams(8, 4, 64, 16), (FROM_PIXELS, ALL_TO_ALL, FROM_CAPTION), LEVELS, n_input=64, n_target=96, width=64, encoder_depth=2,
-    decoder_depth=2, heads=2, position_base=10.0,
+    streams(8, 4, 64, 16), (FROM_PIXELS, ALL_TO_ALL, FROM_CAPTION), LEVELS, n_input=64, n_target=96, encoder=SHAPE,
+    decoder=SHAPE, position_base=10.0,
 )  # fmt: skip
 ACCURACY = TokenAccuracy(("pixels",), ("depth", "semseg", "caption"))
 CROSS = TokenAccuracy(("depth",), ("semseg", "normals"))
@@ -92,7 +94,14 @@ def get_config(size: str = "small") -> Experiment:
     if size == "small":
         return made(evals=(ACCURACY, CROSS, TextLeak(), *MADE, PROBE, Panels()))
     if size == "tiny":
-        system = replace(SMALL, streams=streams(4, 4, 64, 12), n_input=12, n_target=12, width=32)
+        system = replace(
+            SMALL,
+            streams=streams(4, 4, 64, 12),
+            n_input=12,
+            n_target=12,
+            encoder=replace(SHAPE, width=32),
+            decoder=replace(SHAPE, width=32),
+        )
         evals = (
             TokenAccuracy(("pixels",), ("depth", "caption"), 8),
             Agreement(("caption",), guided(2.0, True, 2), "made", 4, 16),

@@ -18,6 +18,7 @@ from mmrep.data import serialise
 from mmrep.data.mixture import CoTraining, Group
 from mmrep.data.scenes.source import SceneData
 from mmrep.data.scenes.world import SHAPES
+from mmrep.nn.config import TransformerConfig
 from mmrep.systems.masked.fourm import Config
 from mmrep.systems.masked.fourm.evals import TokenAccuracy
 from mmrep.systems.masked.fourm.masking import Mixture, Stream
@@ -61,7 +62,7 @@ def mixtures(every: tuple[Stream, ...]) -> tuple[Mixture, ...]:
     )
 
 
-def system(names: tuple[str, ...] = (), chunk: int = 2, **sizes: int) -> Config:
+def system(names: tuple[str, ...] = (), chunk: int = 2, **sizes: TransformerConfig) -> Config:
     every = tuple(s for s in streams(8, 4, chunk=chunk) if not names or s.name in names)
     levels = tuple(x for x in LEVELS if x.name in [s.name for s in every])
     return replace(fourm.SMALL, streams=every, mixtures=mixtures(every), levels=levels, **sizes)  # type: ignore[arg-type]
@@ -105,7 +106,10 @@ def get_config(size: str = "small") -> Experiment:
     if size == "small":
         return made(system(), 3000, (SHARED, *USES, Panels()))
     if size == "tiny":
-        model = replace(system(width=32), streams=streams(4, 4, caption=12), n_input=24, n_target=24)
+        shape = replace(fourm.SHAPE, width=32)
+        model = replace(
+            system(encoder=shape, decoder=shape), streams=streams(4, 4, caption=12), n_input=24, n_target=24
+        )
         small = replace(data(16, 64, 24, 8, 12), eval_batch_size=8)
         evals = (
             replace(SHARED, targets=("depth", "detections"), limit=8),

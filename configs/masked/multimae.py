@@ -14,6 +14,7 @@ from mmrep.data.aligned import Aligned
 from mmrep.data.scenes.source import SceneData
 from mmrep.data.scenes.world import GROUNDS, SHAPES, TEXTURES, WorldSpec
 from mmrep.evals.dense import CrossPrediction, EverySubset, Segmentation
+from mmrep.nn.config import TransformerConfig, variant
 from mmrep.nn.maps import Map
 from mmrep.systems.masked.multimae import Config, Task
 
@@ -39,8 +40,9 @@ def maps(size: int, patch: int, stride: int = 1, classes: int = CLASSES, dim: in
 RGB, DEPTH, SEMSEG = maps(32, 4)
 TASKS = (Task("rgb"), Task("rgb", "norm_mse"), Task("depth", "l1"), Task("semseg", "ce"))
 SMALL = Config(
-    (RGB, DEPTH, SEMSEG), TASKS, visible=48, width=64, depth=3, heads=4, decoder_width=48, decoder_depth=1, decoder_heads=4,
-    position_base=10.0,
+    (RGB, DEPTH, SEMSEG), TASKS, visible=48, position_base=10.0,
+    encoder=TransformerConfig(width=64, depth=3, heads=4, epsilon=1e-6),
+    decoder=TransformerConfig(width=48, depth=1, heads=4, epsilon=1e-6),
 )  # fmt: skip
 ALONE = replace(SMALL, maps=(RGB,), tasks=TASKS[:2], visible=16)  # a masked autoencoder of colour
 EVALS = Segmentation(SEMSEG), CrossPrediction(DEPTH), Segmentation(SEMSEG, ("rgb", "depth"))
@@ -67,7 +69,8 @@ def get_config(size: str = "small") -> Experiment:
     if size == "tiny":
         parts = maps(16, 4, dim=8)
         system = Config(
-            parts, TASKS, visible=12, width=32, depth=2, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2
+            parts, TASKS, visible=12, encoder=TransformerConfig(width=32, depth=2, heads=2, epsilon=1e-6),
+            decoder=TransformerConfig(width=16, depth=1, heads=2, epsilon=1e-6),
         )  # fmt: skip
         evals = Segmentation(parts[2], labelled=24), CrossPrediction(parts[1], limit=16)
         few = data(16, 64, 8)
@@ -77,12 +80,14 @@ def get_config(size: str = "small") -> Experiment:
         parts = maps(64, 8, classes=21)
         tasks = Task("rgb"), Task("depth", "l1"), Task("semseg", "ce")
         system = Config(
-            parts, tasks, visible=32, width=192, depth=6, heads=3, decoder_width=128, decoder_depth=2, decoder_heads=4
+            parts, tasks, visible=32, encoder=TransformerConfig(width=192, depth=6, heads=3, epsilon=1e-6),
+            decoder=TransformerConfig(width=128, depth=2, heads=4, epsilon=1e-6),
         )  # fmt: skip
         return Experiment(system, data(64, 256, 32, 21), (Phase(steps=20),), Optim(lr=1e-4, b2=0.95, clip=None))
     parts = maps(224, 16, stride=4, classes=133, dim=64)
     imagenet = replace(parts[0], mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    system = Config((imagenet, *parts[1:]), TASKS, scan=True, remat=True, dtype="bfloat16")
+    encoder, _ = variant("B/16", epsilon=1e-6, scan=True, remat=True)
+    system = Config((imagenet, *parts[1:]), TASKS, encoder=encoder, dtype="bfloat16")
     optim = Optim(lr=8e-4, warmup=25_000, weight_decay=0.05, b2=0.95, clip=None)
     whole = data(224, 1_281_167, 2048, 133, stride=4)
     whole = replace(whole, source=Aligned(whole.source, crop=(0.2, 1.0)))

@@ -10,6 +10,7 @@ from dataclasses import replace
 from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Train
 from mmrep.data.climate import COVER, Climate
+from mmrep.nn.config import TransformerConfig
 from mmrep.nn.maps import Map
 from mmrep.systems.masked.multimae import Config, Task
 from mmrep.systems.recipes.climate import MissingVariable, ProbedVariable
@@ -28,8 +29,9 @@ HOLES = Map("cover", TILE, PATCH, classes=len(COVER), class_dim=8)
 MAPS = (SST, AIRT, SPEH, WIND, SLP, RELIEF, SKY, HOLES)
 TASKS = tuple(Task(m.name) for m in (SST, AIRT, SPEH, WIND, SLP))
 SMALL = Config(
-    MAPS, TASKS, visible=24, width=64, depth=3, heads=4, decoder_width=48, decoder_depth=1, decoder_heads=4,
-    scan=True, position_base=10.0,
+    MAPS, TASKS, visible=24, position_base=10.0,
+    encoder=TransformerConfig(width=64, depth=3, heads=4, epsilon=1e-6, scan=True),
+    decoder=TransformerConfig(width=48, depth=1, heads=4, epsilon=1e-6),
 )  # fmt: skip
 GIVEN = (RELIEF, SKY, HOLES)
 AIR, WINDS, MOIST = (
@@ -53,7 +55,12 @@ def made(system: Config = SMALL, steps: int = 1500, evals: tuple = (AIR, WINDS, 
 def get_config(size: str = "small") -> Experiment:
     if size == "small":
         return made()
-    system = replace(SMALL, visible=12, width=32, depth=2, heads=2, decoder_width=16, decoder_heads=2)
+    system = replace(
+        SMALL,
+        visible=12,
+        encoder=replace(SMALL.encoder, width=32, depth=2, heads=2),
+        decoder=replace(SMALL.decoder, width=16, heads=2),
+    )
     evals = MissingVariable(AIRT, (SST, *GIVEN), limit=40), ProbedVariable("wspd", (SLP,), labelled=40)
     source = data(Climate(sample=True), 8)  # two months, in this package
     return Experiment(system, source, (Phase(steps=4),), Optim(lr=1e-3), evals, Train(log_every=2))

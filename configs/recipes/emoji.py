@@ -1,6 +1,6 @@
 """Emoji: pictures, names in 12 languages and speech of 1,300 concepts in one space (the main job)
 
-Three towers and CLIP's loss over all three pairs (Radford et al. 2021, arXiv 2103.00020; the pairwise baseline of Symile, 2411.01053).
+Three encoders and CLIP's loss over all three pairs (Radford et al. 2021, arXiv 2103.00020; the pairwise baseline of Symile, 2411.01053).
     make train
 7m19s beside other jobs (6m31s of CPU time; not timed idle). On 122 held-out test concepts: image->text R@1 .08, R@10 .31, median rank 25.5 (ridge
 from pixels .07, .27, 50; from gradients .09, .31, 28.5; chance R@10 .08; frozen EfficientNet to MiniLM, on other families: .24, .55), speech->text
@@ -14,12 +14,18 @@ from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rul
 from mmrep.data.augment import Colour, Cutout, DropPieces, Warp
 from mmrep.data.emoji import CATEGORIES, Emoji
 from mmrep.evals.suite import Retrieval, ZeroShot
-from mmrep.nn.towers import AudioTower, ImageTower, NgramTower, SketchTower, TextTower
+from mmrep.nn.config import TransformerConfig, variant
+from mmrep.nn.encoders.audio import AudioEncoder
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.ngram import NgramEncoder
+from mmrep.nn.encoders.sketch import SketchEncoder
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.contrastive.symile import Config
 from mmrep.systems.recipes.emoji import RidgeBaseline
 
 SIDES = ("image", "text", "speech")
 LENGTH, VOCAB, SECONDS = 48, 4096, 1.5  # characters of a text, different ones, the longest speech
+SPEECH = AudioEncoder(TransformerConfig(width=64, depth=1, heads=4), n_fft=512, hop=320, n_mels=48)
 # A mirror image keeps its name but for arrows and hands that point, a few of the 1,300 concepts.
 PICTURE = (Warp(16.0, (0.8, 1.12), 1.16, 0.12, 0.08, mirror=0.5), Colour(0.08, 0.2, 0.24, 12.0, 0.1), Cutout(0.35, 0.3))
 
@@ -64,20 +70,23 @@ def experiment(
 
 def get_config(size: str = "small") -> Experiment:
     if size == "tiny":
-        towers = SketchTower(16), NgramTower(32, 512), AudioTower(32, 1, 4, 16_000, 512, 640, 32)
-        system = Config(tuple(zip(SIDES, towers)), 32, "pairwise", smoothing=0.1)
+        speech = AudioEncoder(TransformerConfig(width=32, depth=1, heads=4), n_fft=512, hop=640, n_mels=32)
+        encoders = SketchEncoder((16, 32)), NgramEncoder(32, buckets=512), speech
+        system = Config(tuple(zip(SIDES, encoders)), 32, "pairwise", smoothing=0.1)
         return experiment(Emoji(size=32, limit=60), system, 4, 8, Optim(), 0.9, (*PAIRS, *CATEGORY))
     if size == "small":
-        towers = SketchTower(64), NgramTower(128), AudioTower(64, 1, 4, 16_000, 512, 320, 48)
-        system = Config(tuple(zip(SIDES, towers)), 128, "pairwise", smoothing=0.1)
+        encoders = SketchEncoder((64, 128)), NgramEncoder(128), SPEECH
+        system = Config(tuple(zip(SIDES, encoders)), 128, "pairwise", smoothing=0.1)
         optim = Optim(lr=1.5e-3, warmup=90, weight_decay=0.3)
         return experiment(Emoji(keywords=0.3), system, 1800, 64, optim, 0.99, (*EVALS, *CATEGORY, *FLAGS))
-    large = {"scan": True, "remat": True}
-    towers = (
-        ImageTower(768, 12, 12, 8, pool="map", **large), TextTower(VOCAB, LENGTH, 512, 12, 8, **large),
-        AudioTower(512, 12, 8, 16_000, 400, 160, 80, **large),
-    )  # fmt: skip
-    system = Config(tuple(zip(SIDES, towers)), 512, "pairwise", dtype="bfloat16")
+    image, patch = variant("B/8", scan=True, remat=True)
+    shape = replace(image, width=512, heads=8)
+    encoders = (
+        ImageEncoder(image, patch=patch, pool="map"),
+        TextEncoder(shape, vocab=VOCAB, length=LENGTH),
+        AudioEncoder(shape, n_mels=80),
+    )
+    system = Config(tuple(zip(SIDES, encoders)), 512, "pairwise", dtype="bfloat16")
     optim = Optim(lr=5e-4, warmup=2000, weight_decay=0.2)
     whole = experiment(
         Emoji(size=128, keywords=0.3), system, 100_000, 1024, optim, 0.9999, (*EVALS, *CATEGORY, *FLAGS), 128
@@ -87,8 +96,8 @@ def get_config(size: str = "small") -> Experiment:
 
 def paired(*pairs: tuple[str, str]) -> Experiment:
     """A quick training in which only these pairs of modalities are contrasted."""
-    towers = SketchTower(48), NgramTower(96), AudioTower(64, 1, 4, 16_000, 512, 320, 48)
-    system = Config(tuple(zip(SIDES, towers)), 96, "pairwise", pairs=pairs)
+    encoders = SketchEncoder((48, 96)), NgramEncoder(96), SPEECH
+    system = Config(tuple(zip(SIDES, encoders)), 96, "pairwise", pairs=pairs)
     source = Emoji(keywords=0.3)
     return experiment(source, system, 500, 64, Optim(lr=1e-3, warmup=25, weight_decay=0.1), 0.98, PAIRS)
 
@@ -110,5 +119,5 @@ def get_proof() -> Proof:
             Expect("joint", "pivot", 0.02, "paired speech and pictures help beyond the pivot", headline=False),
         ),
         data="real (emoji; speech is synthetic)",
-        notes="Equal towers, steps and data; the arms differ only in which pairs of modalities the loss contrasts (cf. ImageBind, 2305.05665).",
+        notes="Equal encoders, steps and data; the arms differ only in which pairs of modalities the loss contrasts (cf. ImageBind, 2305.05665).",
     )

@@ -38,10 +38,10 @@ def transfer(
     m, source = whole.system, getattr(whole.data.source, "source", whole.data.source)
     target = None if task == "classification" else m.of("semseg" if task == "segmentation" else "depth")
     system = Config(
-        tuple(x for x in m.maps if x.name in given), task, target, label="n_objects", classes=COUNTS, width=m.width,
-        depth=m.depth, heads=m.heads, global_tokens=m.global_tokens, position_base=m.position_base,
-        head_width=4 * m.width, head_depth=2,
-        hooks=tuple(max(0, m.depth * i // 4 - 1) for i in (1, 2, 3, 4)), head_dims=(16, 24, 32, 48), features=32,
+        tuple(x for x in m.maps if x.name in given), task, target, label="n_objects", classes=COUNTS,
+        encoder=m.encoder, global_tokens=m.global_tokens, position_base=m.position_base,
+        head_width=4 * m.encoder.width, head_depth=2,
+        hooks=tuple(max(0, m.encoder.depth * i // 4 - 1) for i in (1, 2, 3, 4)), head_dims=(16, 24, 32, 48), features=32,
     )  # fmt: skip
     answer = modality.label("n_objects", COUNTS) if target is None else None
     wanted = {*given} | ({target.name} if target else set())
@@ -81,10 +81,8 @@ def get_config(size: str = "small") -> Experiment:
         system = Config(
             (rgb,),
             target=Map("semseg", (512, 512), 16, classes=150),
-            scan=True,
-            remat=True,
+            encoder=replace(base.system.encoder, drop_path=0.1),
             dtype="bfloat16",
-            drop_path=0.1,
         )
         source = SceneData(20_210, 2000, 2000, size=512, sensors=("rgb", "semseg"), world=multimae.WORLD)
         data = Data(

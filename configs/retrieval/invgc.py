@@ -18,7 +18,9 @@ from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rul
 from mmrep.data.scenes import CaptionSpec, SceneData, WorldSpec
 from mmrep.evals.retrieval import unit
 from mmrep.evals.suite import Retrieval
-from mmrep.nn.towers import ImageTower, TextTower
+from mmrep.nn.config import TransformerConfig, variant
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.retrieval.invgc import Config, collect_banks
 from mmrep.systems.retrieval.invgc.data import crowded
 from mmrep.systems.retrieval.invgc.evals import Robust, compare
@@ -54,18 +56,21 @@ def evals(bank: int) -> tuple:
 
 def get_config(size: str = "small") -> Experiment:
     if size == "tiny":
-        system = Config(ImageTower(32, 2, 4, 8), TextTower(VOCAB, LENGTH, 32, 2, 4), 32, bank=32, rate=0.1)
+        shape = TransformerConfig(width=32, depth=2, heads=4)
+        image, text = ImageEncoder(shape, patch=8), TextEncoder(shape, vocab=VOCAB, length=LENGTH)
+        system = Config(image, text, dim=32, bank=32, rate=0.1)
         plain = (Retrieval("text", "image_gallery"), Retrieval("image", "text_gallery"))
         return experiment(scenes(n_train=64, n_val=16, n_test=16), system, 4, 8, plain)
     if size == "small":  # trained briefly on purpose: the claim is about embeddings that crowd
-        system = Config(ImageTower(48, 2, 4, 8), TextTower(VOCAB, LENGTH, 48, 2, 4), 64, bank=2000)
+        shape = TransformerConfig(width=48, depth=2, heads=4)
+        image, text = ImageEncoder(shape, patch=8), TextEncoder(shape, vocab=VOCAB, length=LENGTH)
+        system = Config(image, text, dim=64, bank=2000)
         return experiment(scenes(n_val=200), system, 600, 64, evals(2000))
-    # The towers of CLIP ViT-B/32, whose stored embeddings the paper treats; the bank is MSCOCO's training set.
-    system = Config(
-        ImageTower(768, 12, 12, 32, pool="cls", pre_norm=True, scan=True, remat=True),
-        TextTower(49_408, 77, 512, 12, 8, causal=True, pool="eos", scan=True, remat=True),
-        512, bank=113_287, dtype="bfloat16",
-    )  # fmt: skip
+    # The encoders of CLIP ViT-B/32, whose stored embeddings the paper treats; the bank is MSCOCO's training set.
+    shape, patch = variant("B/32", scan=True, remat=True)
+    image = ImageEncoder(shape, patch=patch, pool="cls", pre_norm=True)
+    text = TextEncoder(replace(shape, width=512, heads=8), vocab=49_408, length=77, causal=True, pool="eos")
+    system = Config(image, text, dim=512, bank=113_287, dtype="bfloat16")
     large = experiment(scenes(224, n_train=1_000_000), system, 390_000, 32_768, evals(2000), vocab=49_408)
     return replace(large, sharding=(Rule(".*", "fsdp"),))
 

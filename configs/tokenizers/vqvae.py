@@ -16,6 +16,7 @@ from mmrep.data import pipeline
 from mmrep.data.scenes.source import SceneData
 from mmrep.data.scenes.world import GROUNDS, SHAPES, TEXTURES, WorldSpec
 from mmrep.evals.tokens import Reconstruction, code_use, errors
+from mmrep.nn.config import TransformerConfig, variant
 from mmrep.nn.maps import Map
 from mmrep.nn.quantise import patch_ids, patch_values
 from mmrep.systems.tokenizers.vqvae import Config
@@ -25,10 +26,9 @@ CLASSES = 1 + len(SHAPES)
 WORLD = WorldSpec((2, 4), textures=TEXTURES, grounds=GROUNDS, distinct="none", overlap=True, rotation=0.4)
 LEVELS = (6, 6, 6)  # 216 ids, as many as the codebook
 RGB = Map("rgb", (32, 32), 4, 3)
-SMALL = Config(
-    RGB, codes=216, latent=8, width=64, depth=1, heads=2, decoder_width=64, decoder_depth=1, decoder_heads=2
-)  # fmt: skip
-DIFFUSION = replace(SMALL, decoder="diffusion", unet_widths=(32, 64), unet_blocks=1, unet_patch=2)
+SHAPE = TransformerConfig(width=64, depth=1, heads=2, epsilon=1e-6)
+SMALL = Config(RGB, codes=216, latent=8, encoder=SHAPE, decoder=SHAPE)
+DIFFUSION = replace(SMALL, decoder_type="diffusion", unet_widths=(32, 64), unet_blocks=1, unet_patch=2)
 
 
 def data(size: int, n_train: int, batch: int, name: str = "rgb") -> Data:
@@ -66,15 +66,15 @@ def get_config(size: str = "small") -> Experiment:
         depth = Map("depth", (32, 32), 4, mean=(0.8,), std=(0.25,))
         return made(replace(SMALL, map=depth, codes=64, loss="smooth_l1"))
     if size == "tiny":
-        system = replace(
-            SMALL, map=replace(RGB, size=(16, 16)), codes=16, latent=4, width=16, depth=2, decoder_width=16, decoder_depth=2
-        )  # fmt: skip
+        shape, picture = replace(SHAPE, width=16, depth=2), replace(RGB, size=(16, 16))
+        system = replace(SMALL, map=picture, codes=16, latent=4, encoder=shape, decoder=shape)
         small = data(16, 64, 8)
         small = replace(small, source=replace(small.source, n_val=24, n_test=24), eval_batch_size=8)
         evals = (Reconstruction("rgb", 16),)
         return Experiment(system, small, (Phase(steps=4),), Optim(lr=1e-3), evals, Train(log_every=2))
     # DiVAE: 50 epochs of ImageNet; the batch of 1024 is ours, the paper's table of it was not at hand.
-    system = Config(decoder="diffusion", scan=True, remat=True, dtype="bfloat16")
+    encoder, _ = variant("B/16", epsilon=1e-6, scan=True, remat=True)
+    system = Config(decoder_type="diffusion", encoder=encoder, dtype="bfloat16")
     optim = Optim(lr=4e-4, warmup=6_250, weight_decay=0.05, b2=0.99)
     whole = data(224, 1_281_167, 1024)
     train = Train(ema=0.9999)

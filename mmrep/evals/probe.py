@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, Shaped
 
 from mmrep.errors import DataError
-from mmrep.nn.towers import layer_features
+from mmrep.nn.pooling import layer_features
 
 __all__ = [
     "LAMBDAS",

@@ -14,11 +14,10 @@ from jaxtyping import Array, Float, Int
 
 from mmrep.errors import ConfigError
 from mmrep.nn.attention import Attention
-from mmrep.nn.image import patchify
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.patches import patchify
 from mmrep.nn.positions import sincos_2d
-from mmrep.nn.transformer import Block, Mlp, layer_norm
-
-EPS = 1e-6  # of MultiMAE's LayerNorms
+from mmrep.nn.transformer import Block, Mlp, norm_layer
 
 
 def grid_positions(rows: int, columns: int, width: int, base: float = 10_000.0) -> Float[Array, "N D"]:
@@ -132,14 +131,11 @@ class MapDecoder(nn.Module):
     maps: number of modalities that may go in.   own: index of this decoder's among them; None: it never goes in.
     """
 
-    width: int
-    depth: int
-    heads: int
+    config: TransformerConfig
     values: int
     maps: int
     own: int | None
     grid: tuple[int, int]
-    mlp_ratio: float = 4.0
     dtype: Any = jnp.float32
     base: float = 10_000.0
 
@@ -156,19 +152,19 @@ class MapDecoder(nn.Module):
 
         blind: hide the other modalities' tokens from the queries (an ablation).
         """
-        b, v = keep.shape
+        c, (b, v) = self.config, keep.shape
         n = self.grid[0] * self.grid[1]
         if restore.shape[1] != n * len(order):
             raise ConfigError(
                 f"decoder grid {self.grid} does not fit {restore.shape[1]} tokens of {len(order)} maps: give all maps one grid"
             )
-        dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="context")
-        context = dense(encoded.reshape(-1, encoded.shape[-1])).reshape(b, -1, self.width)
+        dense = nn.Dense(c.width, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="context")
+        context = dense(encoded.reshape(-1, encoded.shape[-1])).reshape(b, -1, c.width)
         tokens, extra = context[:, :v], context[:, v:]
-        fill = self.param("mask_token", nn.initializers.zeros_init(), (self.width,), jnp.float32).astype(self.dtype)
-        names = self.param("map", nn.initializers.truncated_normal(0.02), (self.maps, self.width), jnp.float32)
+        fill = self.param("mask_token", nn.initializers.zeros_init(), (c.width,), jnp.float32).astype(self.dtype)
+        names = self.param("map", nn.initializers.truncated_normal(0.02), (self.maps, c.width), jnp.float32)
         names = names.astype(self.dtype)
-        positions = grid_positions(*self.grid, self.width, self.base).astype(self.dtype)
+        positions = grid_positions(*self.grid, c.width, self.base).astype(self.dtype)
         which = jnp.asarray(order)[keep // n]
         # A product with one-hot rows: the gradient of a look-up is a scatter, many times slower on a CPU.
         where = positions[keep % n] + jax.nn.one_hot(which, self.maps, dtype=self.dtype) @ names
@@ -176,7 +172,7 @@ class MapDecoder(nn.Module):
             start = order.index(self.own) * n
             queries = place(tokens, jnp.asarray(fill), keep, restore[:, start : start + n], jnp.int32(start))
         else:
-            queries = jnp.broadcast_to(fill, (b, n, self.width))
+            queries = jnp.broadcast_to(fill, (b, n, c.width))
         queries = queries + (positions if self.own is None else positions + names[self.own])
         context = jnp.concatenate([tokens + where, extra], axis=1)
         mask = None
@@ -184,16 +180,16 @@ class MapDecoder(nn.Module):
             seen = jnp.concatenate([which == self.own, jnp.ones((b, extra.shape[1]), bool)], axis=1)
             mask = seen[:, None, None, :]
 
-        def norm(name: str) -> nn.LayerNorm:
-            return layer_norm(self.dtype, name, EPS)
+        def norm(name: str) -> nn.Module:
+            return norm_layer(c, self.dtype, name)
 
-        attend = Attention(self.heads, self.dtype, name="cross")
+        attend = Attention(c, self.dtype, name="cross")
         x = attend(norm("norm_query")(queries), norm("norm_context")(context), mask=mask)
-        x = x + Mlp(int(self.width * self.mlp_ratio), self.dtype, name="mlp")(norm("norm_out")(x))
-        for i in range(self.depth):
-            x = Block(self.heads, self.mlp_ratio, dtype=self.dtype, epsilon=EPS, name=f"block{i:02d}")(x)
+        x = x + Mlp(c.hidden, self.dtype, c.activation, c.use_bias, name="mlp")(norm("norm_out")(x))
+        for i in range(c.depth):
+            x = Block(c, dtype=self.dtype, name=f"block{i:02d}")(x)
         out = nn.Dense(self.values, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="out")
-        return out(x.reshape(-1, self.width)).reshape(b, n, self.values)
+        return out(x.reshape(-1, c.width)).reshape(b, n, self.values)
 
 
 class GlobalTokens(nn.Module):

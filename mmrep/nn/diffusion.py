@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, Int
 
 from mmrep.errors import ConfigError
 from mmrep.nn.attention import Attention, flat_dense
-from mmrep.nn.image import patchify, unpatchify
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.patches import patchify, unpatchify
 
 
 def signal_share(steps: int = 1000, first: float = 1e-4, last: float = 0.02, zero_end: bool = True) -> np.ndarray:
@@ -127,7 +128,8 @@ class GridAttention(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         b, h, w, c = x.shape
         y = _norm(c, self.dtype, "norm")(x).reshape(b, h * w, c)
-        return x + Attention(max(1, c // self.head), self.dtype, name="attn")(y).reshape(x.shape)
+        attend = Attention(TransformerConfig(width=c, heads=max(1, c // self.head)), self.dtype, name="attn")
+        return x + attend(y).reshape(x.shape)
 
 
 class Denoiser(nn.Module):

@@ -1,6 +1,6 @@
 """A masked autoencoder over pixel-aligned maps, as pure functions: adapters, one encoder over the visible tokens, a decoder a task.
 
-a = map_autoencoder(maps, outputs={"depth": maps[1]}, encoder=Encoder(...), decoder=Decoder(...))
+a = map_autoencoder(maps, outputs={"depth": maps[1]}, encoder=TransformerConfig(...), decoder=TransformerConfig(...))
 params = a.init(rng, {"rgb": ..., "depth": ...})
 encoded, out, seen = a.encode(params, values, budgets.choose(...))     # only the visible patches are embedded
 patches = a.decode(params, encoded, seen, values)                      # {output: [B, N, values of a patch]}
@@ -19,7 +19,8 @@ from mmrep.errors import ConfigError
 from mmrep.masking import budgets
 from mmrep.masking.budgets import Visible
 from mmrep.modality import Modality
-from mmrep.nn.adapters import EPS, ClassAdapter, GlobalTokens, MapDecoder, PatchAdapter, take
+from mmrep.nn.adapters import ClassAdapter, GlobalTokens, MapDecoder, PatchAdapter, take
+from mmrep.nn.config import TransformerConfig
 from mmrep.nn.transformer import Transformer
 from mmrep.system import Batch, Params
 
@@ -100,16 +101,6 @@ def check(maps: Sequence[Map], targets: Sequence[Map] = ()) -> None:
             raise ConfigError(f"map {m.name!r} has grid {m.grid}, {maps[0].name!r} {maps[0].grid}: change its patch")
 
 
-@dataclass(frozen=True)
-class Stack:
-    """Sizes of a transformer.   drop_path: see Transformer; of the encoder alone, where `encode` is given an rng."""
-
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    drop_path: float = 0.0
-
-
 class MapAutoencoder(NamedTuple):
     """init: (rng, batch of all maps) -> params.
 
@@ -126,13 +117,11 @@ class MapAutoencoder(NamedTuple):
 def map_autoencoder(
     maps: Sequence[Map],
     outputs: Mapping[str, Map],
-    encoder: Stack,
-    decoder: Stack,
+    encoder: TransformerConfig,
+    decoder: TransformerConfig,
     *,
     global_tokens: int = 1,
     blind: bool = False,
-    scan: bool = False,
-    remat: bool = False,
     dtype: str = "float32",
     position_base: float = 10_000.0,
 ) -> MapAutoencoder:
@@ -140,11 +129,9 @@ def map_autoencoder(
 
     blind: decoders attend to their own modality's tokens alone (an ablation).   position_base: see sincos_2d.   Raises ConfigError for widths that cannot work.
     """
-    for name, stack in (("width", encoder), ("decoder_width", decoder)):
-        if stack.width % 4 or stack.width % stack.heads:
-            raise ConfigError(
-                f"system.{name} is {stack.width}: it must be a multiple of 4 and of its {stack.heads} heads"
-            )
+    for name, size in (("encoder", encoder), ("decoder", decoder)):
+        if size.width % 4:
+            raise ConfigError(f"system.{name}.width is {size.width}: two-dimensional positions need a multiple of 4")
     names, kind, n = [m.name for m in maps], jnp.dtype(dtype), maps[0].grid[0] * maps[0].grid[1]
     modules: dict[str, nn.Module] = {}
     for m in maps:
@@ -152,28 +139,11 @@ def map_autoencoder(
         classes = ClassAdapter(encoder.width, m.patch, m.classes, m.class_dim, dtype=kind, base=position_base)
         modules[f"in_{m.name}"] = classes if m.classes else numbers
     modules["global"] = GlobalTokens(global_tokens, kind)
-    modules["encoder"] = Transformer(
-        encoder.depth,
-        encoder.heads,
-        scan=scan,
-        remat=remat,
-        dtype=kind,
-        epsilon=EPS,
-        final_norm=False,
-        drop_path=encoder.drop_path,
-    )
+    modules["encoder"] = Transformer(encoder, final_norm=False, dtype=kind)
     for label, m in outputs.items():
         own = names.index(m.name) if m.name in names else None
         modules[f"out_{label}"] = MapDecoder(
-            decoder.width,
-            decoder.depth,
-            decoder.heads,
-            m.values,
-            len(names),
-            own,
-            maps[0].grid,
-            dtype=kind,
-            base=position_base,
+            decoder, m.values, len(names), own, maps[0].grid, dtype=kind, base=position_base
         )
 
     def run(params: Params, name: str, *inputs: Any, rngs: Any = None, **options: Any) -> Any:

@@ -1,7 +1,7 @@
 """Transformer blocks and stacks, with or without cross-attention, looped or scanned."""
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,8 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mmrep.errors import ConfigError, near
 from mmrep.nn.attention import Attention
+from mmrep.nn.config import TransformerConfig
 from mmrep.nn.placement import by_rows
-
-EPSILON = 1e-5  # of every LayerNorm, as in CLIP
 
 
 @jax.custom_jvp
@@ -40,15 +39,20 @@ ACTIVATIONS: dict[str, Any] = {
 }
 
 
-def layer_norm(dtype: Any, name: str, epsilon: float = EPSILON, use_bias: bool = True) -> nn.LayerNorm:
+def layer_norm(dtype: Any, name: str, epsilon: float = 1e-5, use_bias: bool = True) -> nn.LayerNorm:
     """LayerNorm with statistics in float32, whatever `dtype` goes in and out."""
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_bias=use_bias, name=name)
 
 
-class Mlp(nn.Module):
-    """Dense, activation ("gelu" exact, "gelu_tanh", "quick_gelu"), Dense back to the width that came in.
+def norm_layer(config: TransformerConfig, dtype: Any, name: str) -> nn.Module:
+    """The normalisation of a transformer of this config."""
+    return layer_norm(dtype, name, config.epsilon, config.use_bias)
 
-    "swiglu": SiLU(up(x)) * gate(x) (Shazeer 2020), with two thirds of `hidden`, so that the three products cost what two do.
+
+class Mlp(nn.Module):
+    """Dense to `hidden`, activation, Dense back to the width of the input; `activation` as in TransformerConfig.
+
+    "swiglu" is silu(up(x)) * gate(x), with a third matrix `gate` (Shazeer 2020).
     """
 
     hidden: int
@@ -64,11 +68,13 @@ class Mlp(nn.Module):
                 f"activation {self.activation!r} is unknown{near(self.activation, [*ACTIVATIONS, 'swiglu'])}"
             )
         settings = {"use_bias": self.use_bias, "dtype": self.dtype, "kernel_init": nn.initializers.xavier_uniform()}
-        hidden = 2 * self.hidden // 3 if gated else self.hidden
         # One axis for all tokens: see `flat_dense`.
         flat = x.reshape(-1, x.shape[-1])
-        y = nn.Dense(hidden, **settings, name="up")(flat)
-        y = nn.silu(y) * nn.Dense(hidden, **settings, name="gate")(flat) if gated else ACTIVATIONS[self.activation](y)
+        y = nn.Dense(self.hidden, **settings, name="up")(flat)
+        if gated:
+            y = nn.silu(y) * nn.Dense(self.hidden, **settings, name="gate")(flat)
+        else:
+            y = ACTIVATIONS[self.activation](y)
         y = nn.Dense(x.shape[-1], **settings, name="down")(y)
         return y.reshape(x.shape)
 
@@ -82,27 +88,21 @@ def take_rows(mask: Shaped[Array, "_ H N M"] | None, at: Int[Array, " B"]) -> Sh
 
 
 class Block(nn.Module):
-    """Self-attention, with `cross` cross-attention to `context`, then an MLP, each with a residual.
+    """Self-attention, with `cross` also cross-attention to `context`, then an MLP, each with a residual connection.
 
-    norm="pre" normalises what goes into each part (Xiong et al. 2020), "post" the sum behind it (BERT).
-    `at` [B] asks for one token of each example alone: [B,1,D], the same numbers as that row of the whole, for far less work.
-    `bias` and `context_bias` are added to the logits of self- and cross-attention. `norm_context` sends the context through the LayerNorm
-    of the cross-attention's queries too (CROMA), "own" through one of its own (4M). `use_bias` False leaves out every bias (4M).
+    norm_context: False leaves the context as it comes, "shared" normalises it by the LayerNorm of the cross-attention's queries
+    (CROMA), "own" by one of its own (4M).
     `mask` is over the N tokens themselves, or over all K that Attention remembers of earlier calls.
-    `drop`: how likely each part is left out for an example, all its tokens at once, where an rng "drop" is given (stochastic depth,
-    Huang et al. 2016); what stays counts 1 / (1 - drop) times.
+    `bias` and `context_bias` are added to the logits of self- and cross-attention.
+    `at` [B] computes one token of each example alone: [B,1,D], equal to that row of the full output at a fraction of the work.
+    `drop` is the probability that a part is left out for an example, all its tokens at once, where an rng "drop" is given
+    (stochastic depth, Huang et al. 2016); parts that stay are scaled by 1 / (1 - drop).
     """
 
-    heads: int
-    mlp_ratio: float = 4.0
+    config: TransformerConfig
     cross: bool = False
-    norm: str = "pre"
+    norm_context: Literal[False, "shared", "own"] = False
     dtype: Any = jnp.float32
-    activation: str = "gelu"
-    implementation: str | None = None
-    epsilon: float = EPSILON
-    norm_context: bool | str = False
-    use_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -116,79 +116,59 @@ class Block(nn.Module):
         context_bias: Float[Array, "#B #H #N #M"] | None = None,
         drop: float | Float[Array, ""] | None = None,
     ) -> Float[Array, "B _ D"]:
-        if self.norm not in ("pre", "post"):
-            raise ConfigError(f"norm is {self.norm!r}; choose 'pre' or 'post'.")
+        c = self.config
         if self.cross != (context is not None):
             raise ConfigError(
                 "cross=True needs a context to attend to." if self.cross else "A context was given; set cross=True."
             )
-        attention = {
-            "heads": self.heads,
-            "dtype": self.dtype,
-            "implementation": self.implementation,
-            "use_bias": self.use_bias,
-        }
         rows = (lambda y: y) if at is None else (lambda y: jnp.take_along_axis(y, at[:, None, None], axis=1))
         if at is not None:
             mask, context_mask, bias, context_bias = (
                 take_rows(m, at) for m in (mask, context_mask, bias, context_bias)
             )
-        parts = [
-            ("attn", lambda y: Attention(**attention, name="attn")(rows(y), None if at is None else y, mask, bias))
-        ]
-        if self.cross:
+        own = self.norm_context == "own"
+        names = ["attn"] + ["cross"] * self.cross + ["mlp"] + ["context"] * (self.cross and own)
+        norms = {name: norm_layer(c, self.dtype, f"norm_{name}") for name in names}
 
-            def cross(y: Array) -> Array:
-                own = self.norm_context == "own"
-                read = norms["context" if own else "cross"](context) if self.norm_context else context
-                return Attention(**attention, name="cross")(y, read, context_mask, context_bias)
+        def attend_self(y: Array) -> Array:
+            return Attention(c, self.dtype, name="attn")(rows(y), None if at is None else y, mask, bias)
 
-            parts.append(("cross", cross))
-        hidden = int(x.shape[-1] * self.mlp_ratio)
-        parts.append(("mlp", lambda y: Mlp(hidden, self.dtype, self.activation, self.use_bias, name="mlp")(y)))
-        names = [name for name, _ in parts] + ["context"] * (self.cross and self.norm_context == "own")
-        norms = {name: layer_norm(self.dtype, f"norm_{name}", self.epsilon, self.use_bias) for name in names}
+        def attend_context(y: Array) -> Array:
+            keys = norms["context" if own else "cross"](context) if self.norm_context else context
+            return Attention(c, self.dtype, name="cross")(y, keys, context_mask, context_bias)
 
-        def kept(y: Array) -> Array:
+        def mlp(y: Array) -> Array:
+            return Mlp(c.hidden, self.dtype, c.activation, c.use_bias, name="mlp")(y)
+
+        def dropped(y: Array) -> Array:
             if drop is None or not self.has_rng("drop"):
                 return y
             stays = jax.random.bernoulli(self.make_rng("drop"), 1 - drop, (len(y), 1, 1))
             return y * by_rows((stays / (1 - drop)).astype(y.dtype))
 
         x = by_rows(x)
-        for name, part in parts:
-            norm = norms[name]
-            residual = rows(x) if name == "attn" else x
-            x = by_rows(residual + kept(part(norm(x))) if self.norm == "pre" else norm(residual + kept(part(x))))
+        for name, part in (("attn", attend_self), ("cross", attend_context), ("mlp", mlp)):
+            if name in norms:
+                norm = norms[name]
+                residual = rows(x) if name == "attn" else x
+                x = by_rows(residual + dropped(part(norm(x))) if c.norm == "pre" else norm(residual + dropped(part(x))))
         return x
 
 
 class Transformer(nn.Module):
-    """`depth` Blocks; with norm="pre" a final LayerNorm follows, unless `final_norm` is off.
+    """The blocks of `config`; with norm="pre" a final norm follows, unless `final_norm` is off.
 
     Returns (y, out): y is the final (normed) [B,N,D], out holds it as "tokens" and every block's output as "block00", "block01", ...,
-    or with `scan` as "blocks" [depth,B,N,D]. `scan` compiles one block whatever the depth and keeps parameters stacked under
-    "blocks" (see `stack_blocks`); `remat` recomputes a block's inside in the backward pass instead of keeping it.
-    `bias`, `context_bias`, `norm_context` and `use_bias` as in Block.
-    `drop_path`: the last block's `drop`, the first one's is 0 and it rises evenly between; it acts where an rng "drop" is given.
-    `at` [B] asks for one token of each example: y is [B,1,D] and the last block works for it alone; out has neither "tokens" nor that block.
+    or with `config.scan` as "blocks" [depth,B,N,D], whose parameters are stacked under "blocks" (see `stack_blocks`).
+    `cross`, `norm_context`, `bias` and `context_bias` as in Block. `config.drop_path` acts where an rng "drop" is given.
+    `at` [B] computes one token of each example: y is [B,1,D] and the last block processes it alone; out has neither "tokens" nor that block.
     """
 
-    depth: int
-    heads: int
-    mlp_ratio: float = 4.0
+    config: TransformerConfig
     cross: bool = False
-    norm: str = "pre"
-    scan: bool = False
-    remat: bool = False
-    dtype: Any = jnp.float32
-    activation: str = "gelu"
-    implementation: str | None = None
-    epsilon: float = EPSILON
+    norm_context: Literal[False, "shared", "own"] = False
     final_norm: bool = True
-    norm_context: bool | str = False
-    use_bias: bool = True
-    drop_path: float = 0.0
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -201,29 +181,15 @@ class Transformer(nn.Module):
         bias: Float[Array, "#B #H #N #N"] | None = None,
         context_bias: Float[Array, "#B #H #N #M"] | None = None,
     ) -> tuple[Float[Array, "B _ D"], dict[str, Array]]:
-        if self.scan and at is not None:
+        c = self.config
+        if c.scan and at is not None:
             raise ConfigError("pooled_only (or `at`) treats the last block apart, which a scan cannot; set scan=False.")
-        if self.depth < 1:
-            raise ConfigError(f"depth is {self.depth}; it must be at least 1.")
-        if not 0 <= self.drop_path < 1:
-            raise ConfigError(f"drop_path is {self.drop_path}; it lies in [0, 1).")
-        drops = np.linspace(0, self.drop_path, self.depth).astype(np.float32) if self.drop_path else None
-        settings = {
-            "heads": self.heads,
-            "mlp_ratio": self.mlp_ratio,
-            "cross": self.cross,
-            "norm": self.norm,
-            "dtype": self.dtype,
-            "activation": self.activation,
-            "implementation": self.implementation,
-            "epsilon": self.epsilon,
-            "norm_context": self.norm_context,
-            "use_bias": self.use_bias,
-        }
-        block = nn.remat(Block, prevent_cse=not self.scan) if self.remat else Block
+        drops = np.linspace(0, c.drop_path, c.depth).astype(np.float32) if c.drop_path else None
+        settings = {"config": c, "cross": self.cross, "norm_context": self.norm_context, "dtype": self.dtype}
+        block = nn.remat(Block, prevent_cse=not c.scan) if c.remat else Block
         x = x.astype(self.dtype)
         out: dict[str, Array] = {}
-        if self.scan:
+        if c.scan:
 
             def layer(module, x, drop, *rest):
                 y = module(x, *rest, drop)
@@ -234,26 +200,26 @@ class Transformer(nn.Module):
                 variable_axes={"params": 0, "cache": 0},
                 split_rngs={"params": True, "drop": True},
                 in_axes=(nn.broadcast if drops is None else 0, *[nn.broadcast] * 6),
-                length=self.depth,
+                length=c.depth,
             )
             scanned = None if drops is None else jnp.asarray(drops)
             x, out["blocks"] = layers(
                 block(**settings, name="blocks"), x, scanned, mask, context, context_mask, None, bias, context_bias
             )
         else:
-            for i in range(self.depth):
-                here = at if i == self.depth - 1 else None
+            for i in range(c.depth):
+                here = at if i == c.depth - 1 else None
                 drop = None if drops is None else float(drops[i])
                 x = block(**settings, name=f"block{i:02d}")(
                     x, mask, context, context_mask, here, bias, context_bias, drop
                 )
                 out[f"block{i:02d}"] = x
-        if self.norm == "pre" and self.final_norm:
-            x = layer_norm(self.dtype, "norm", self.epsilon, self.use_bias)(x)
+        if c.norm == "pre" and self.final_norm:
+            x = norm_layer(c, self.dtype, "norm")(x)
         if at is None:
             out["tokens"] = x
         else:
-            del out[f"block{self.depth - 1:02d}"]
+            del out[f"block{c.depth - 1:02d}"]
         return x, out
 
 

@@ -1,6 +1,6 @@
 """What stands around a quantiser: an encoder and a decoder of maps (ViT-VQGAN; 4M, arXiv 2312.06647) and of vectors (4M-21, arXiv 2406.09406).
 
-codec = map_codec(Map("rgb", (32, 32), 4, 3), latent=16, encoder=Stack(96, 2, 4), decoder=Stack(96, 2, 4))
+codec = map_codec(Map("rgb", (32, 32), 4, 3), latent=16, encoder=TransformerConfig(...), decoder=TransformerConfig(...))
 params = codec.init(rng)
 z = codec.encode(params, standardised)      # [B, R, C, latent], float32: to be quantised
 patches = codec.decode(params, codes)       # [B, R * C, values of a patch]
@@ -16,10 +16,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from mmrep.errors import ConfigError
-from mmrep.nn.adapters import EPS, ClassAdapter, PatchAdapter, grid_positions
-from mmrep.nn.attention import check_heads
+from mmrep.nn.adapters import ClassAdapter, PatchAdapter, grid_positions
+from mmrep.nn.config import TransformerConfig
 from mmrep.nn.diffusion import Denoiser
-from mmrep.nn.maps import Map, Stack
+from mmrep.nn.maps import Map
 from mmrep.nn.transformer import Mlp, Transformer, layer_norm
 from mmrep.system import Params
 
@@ -33,7 +33,7 @@ class PostMlp(nn.Module):
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         x = x.astype(jnp.float32)
         init = nn.initializers.xavier_uniform()
-        y = layer_norm(jnp.float32, "norm", EPS)(x).reshape(-1, x.shape[-1])
+        y = layer_norm(jnp.float32, "norm", 1e-6)(x).reshape(-1, x.shape[-1])
         y = jnp.tanh(nn.Dense(int(self.ratio * x.shape[-1]), kernel_init=init, name="up")(y))
         return x + nn.Dense(x.shape[-1], kernel_init=init, name="down")(y).reshape(x.shape)
 
@@ -42,20 +42,18 @@ class MapEncoder(nn.Module):
     """Patches of numbers, or of learnt vectors of class ids, through a ViT to one latent a patch."""
 
     map: Map
-    stack: Stack
+    config: TransformerConfig
     latent: int
-    scan: bool = False
-    remat: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Num[Array | np.ndarray, "B H W *C"]) -> Float[Array, "B R S K"]:
-        m, width = self.map, self.stack.width
+        m, width = self.map, self.config.width
         if m.classes:
             tokens = ClassAdapter(width, m.patch, m.classes, m.class_dim, dtype=self.dtype, name="embed")(x)
         else:
             tokens = PatchAdapter(width, m.patch, self.dtype, name="embed")(x)
-        tokens = vit(self)(tokens)[0]
+        tokens = Transformer(self.config, final_norm=False, dtype=self.dtype, name="vit")(tokens)[0]
         latents = nn.Dense(self.latent, name="latent")(PostMlp(name="post")(tokens))
         return latents.reshape(len(x), x.shape[1] // m.patch, x.shape[2] // m.patch, self.latent)
 
@@ -64,26 +62,19 @@ class PatchDecoder(nn.Module):
     """Quantised latents through a ViT to the values of each patch."""
 
     map: Map
-    stack: Stack
-    scan: bool = False
-    remat: bool = False
+    config: TransformerConfig
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, latents: Float[Array, "B R S K"]) -> Float[Array, "B N P"]:
         b, rows, columns, _ = latents.shape
         init = nn.initializers.xavier_uniform()
-        tokens = nn.Dense(self.stack.width, dtype=self.dtype, name="embed")(latents.reshape(b, rows * columns, -1))
-        tokens = tokens + grid_positions(rows, columns, self.stack.width).astype(self.dtype)
-        tokens = PostMlp(name="post")(vit(self)(tokens)[0])
+        tokens = nn.Dense(self.config.width, dtype=self.dtype, name="embed")(latents.reshape(b, rows * columns, -1))
+        tokens = tokens + grid_positions(rows, columns, self.config.width).astype(self.dtype)
+        tokens = PostMlp(name="post")(
+            Transformer(self.config, final_norm=False, dtype=self.dtype, name="vit")(tokens)[0]
+        )
         return nn.Dense(self.map.values, kernel_init=init, name="out")(tokens)
-
-
-def vit(part: MapEncoder | PatchDecoder) -> Transformer:
-    s = part.stack
-    return Transformer(
-        s.depth, s.heads, scan=part.scan, remat=part.remat, dtype=part.dtype, epsilon=EPS, final_norm=False, name="vit"
-    )
 
 
 class BottleneckMlp(nn.Module):
@@ -155,28 +146,24 @@ def _codec(encoder: nn.Module, decoder: nn.Module, first: tuple[Array, ...], sec
 def map_codec(
     m: Map,
     latent: int,
-    encoder: Stack,
-    decoder: Stack | Denoiser,
+    encoder: TransformerConfig,
+    decoder: TransformerConfig | Denoiser,
     *,
-    scan: bool = False,
-    remat: bool = False,
     dtype: str = "float32",
 ) -> Codec:
     """A ViT on either side, or a denoiser as the decoder. Raises ConfigError for widths and patches that cannot work."""
     if m.patch < 1 or m.size[0] % m.patch or m.size[1] % m.patch:
         raise ConfigError(f"map {m.name!r}: patch {m.patch} does not divide its size {m.size}")
-    for stack in (encoder, decoder):
-        if isinstance(stack, Stack):
-            check_heads(stack.width, stack.heads)
-            if stack.width % 4:
-                raise ConfigError(f"width is {stack.width}: positions need a multiple of 4")
-    kind, settings = jnp.dtype(dtype), {"scan": scan, "remat": remat}
-    into = MapEncoder(m, encoder, latent, **settings, dtype=kind)
+    for size in (encoder, decoder):
+        if isinstance(size, TransformerConfig) and size.width % 4:
+            raise ConfigError(f"width is {size.width}: two-dimensional positions need a multiple of 4")
+    kind = jnp.dtype(dtype)
+    into = MapEncoder(m, encoder, latent, dtype=kind)
     x = jnp.zeros((1, *m.size), jnp.int32) if m.classes else jnp.zeros((1, *m.size, m.channels), jnp.float32)
     z = jnp.zeros((1, *m.grid, latent), jnp.float32)
     if isinstance(decoder, Denoiser):
         return _codec(into, decoder, (x,), (z, x, jnp.zeros(1, jnp.int32)))
-    return _codec(into, PatchDecoder(m, decoder, **settings, dtype=kind), (x,), (z,))
+    return _codec(into, PatchDecoder(m, decoder, dtype=kind), (x,), (z,))
 
 
 def vector_codec(

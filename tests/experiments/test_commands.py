@@ -50,7 +50,7 @@ def test_train_evaluate_and_resume_as_a_user_would(run_command, tmp_path):
         (["align", "--optim.lrr", "1"], "--optim.lrr is no field of this config (did you mean 'optim.lr'?)"),
         (["align", "--zzz", "1"], "--zzz is no field of this config; --fields lists them"),
         (["align", "--optim.lr", "fast"], "error: --optim.lr is 'fast': it takes a number"),
-        (["align", "--system.image.heads", "5"], "heads"),
+        (["align", "--system.image.transformer.heads", "5"], "heads"),
         (["align", "--system.image.patch", "7"], "patch"),
         (["align", "--data.source.n-val", "0", "--data.source.n-test", "0"], "empty"),
         (["align", "--system.smoothing", "2"], "system.smoothing is 2.0: it must lie in [0, 1)"),
@@ -105,7 +105,7 @@ def test_bench_prints_one_json_line(run_command):
 
 def test_fields_lists_every_override(run_command):
     code, out, _ = run_command("train", "align", "--fields")
-    assert code == 0 and "--optim.lr  0.001" in out and "--system.image.width  64" in out
+    assert code == 0 and "--optim.lr  0.001" in out and "--system.image.transformer.width  64" in out
 
 
 @pytest.mark.parametrize("args", [["-m", "experiments.list"], ["-m", "experiments.train", "--help"]])

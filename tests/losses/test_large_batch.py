@@ -13,13 +13,19 @@ from mmrep import modality
 from mmrep.config import fingerprint, from_json, to_json
 from mmrep.errors import ConfigError
 from mmrep.losses.large_batch import LargeBatch, in_micro_batches
-from mmrep.nn.towers import ImageTower, TextTower, VectorTower
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
+from mmrep.nn.encoders.vector import VectorEncoder
 from mmrep.systems.contrastive import clip, filip, symile
 
-IMAGE, TEXT = ImageTower(32, 1, 4, 8), TextTower(64, 12, 32, 1, 4)
+IMAGE, TEXT = (
+    ImageEncoder(TransformerConfig(width=32, depth=1, heads=4), patch=8),
+    TextEncoder(TransformerConfig(width=32, depth=1, heads=4), vocab=64, length=12),
+)
 CLIP = clip.Config(IMAGE, TEXT, 16)
 FILIP = filip.Config(IMAGE, TEXT, 16, keep=0.5)
-SYMILE = symile.Config(tuple((n, VectorTower()) for n in "abc"), 16)
+SYMILE = symile.Config(tuple((n, VectorEncoder()) for n in "abc"), 16)
 PAIR = (modality.image("image", 16), modality.text("text", 12, 64))
 MESH = jax.make_mesh((4, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4])
 

@@ -5,6 +5,9 @@ import pytest
 
 from mmrep.errors import ConfigError
 from mmrep.nn.attention import Attention, attend, causal_mask, padding_mask
+from mmrep.nn.config import TransformerConfig
+
+TWO = TransformerConfig(width=8, heads=2)
 
 
 def naive(params, x, context, heads, mask=None, bias=None):
@@ -43,22 +46,22 @@ def setting():
 
 def test_self_attention_causal_equals_naive(setting):
     x, *_, key = setting
-    params = jax.jit(Attention(2).init)(key, x)
-    y = jax.jit(Attention(2).apply)(params, x, mask=causal_mask(5))
+    params = jax.jit(Attention(TWO).init)(key, x)
+    y = jax.jit(Attention(TWO).apply)(params, x, mask=causal_mask(5))
     np.testing.assert_allclose(y, naive(params["params"], x, x, 2, causal_mask(5)), atol=1e-5)
 
 
 def test_cross_attention_with_padding_and_bias_equals_naive(setting):
     x, context, valid, bias, key = setting
-    params = jax.jit(Attention(2).init)(key, x, context)
-    y = jax.jit(Attention(2).apply)(params, x, context, padding_mask(valid), bias)
+    params = jax.jit(Attention(TWO).init)(key, x, context)
+    y = jax.jit(Attention(TWO).apply)(params, x, context, padding_mask(valid), bias)
     np.testing.assert_allclose(y, naive(params["params"], x, context, 2, padding_mask(valid), bias), atol=1e-5)
 
 
 def test_hidden_keys_have_no_influence_nor_gradient(setting):
     x, context, valid, _, key = setting
-    params = jax.jit(Attention(2).init)(key, x, context)
-    total = jax.jit(lambda c: Attention(2).apply(params, x, c, padding_mask(valid))[1].sum())
+    params = jax.jit(Attention(TWO).init)(key, x, context)
+    total = jax.jit(lambda c: Attention(TWO).apply(params, x, c, padding_mask(valid))[1].sum())
     assert total(context) == total(context.at[1, 3:].set(50.0))
     gradient = jax.jit(jax.grad(total))(context)
     assert (gradient[1, 3:] == 0).all() and (gradient[1, :3] != 0).all()
@@ -111,16 +114,16 @@ def test_masks():
 
 def test_bfloat16_keeps_float32_parameters(setting):
     x, *_, key = setting
-    module = Attention(2, dtype=jnp.bfloat16)
+    module = Attention(TWO, dtype=jnp.bfloat16)
     params = jax.jit(module.init)(key, x)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     y = jax.jit(module.apply)(params, x)
     assert y.dtype == jnp.bfloat16
-    np.testing.assert_allclose(y.astype(jnp.float32), Attention(2).apply(params, x), atol=0.05)
+    np.testing.assert_allclose(y.astype(jnp.float32), Attention(TWO).apply(params, x), atol=0.05)
 
 
-def test_heads_must_divide_the_width(setting):
-    with pytest.raises(ConfigError, match="heads is 3"):
-        Attention(3).init(setting[-1], setting[0])
+def test_errors_name_the_field(setting):
+    with pytest.raises(ConfigError, match="width is 16"):
+        Attention(TransformerConfig(width=16, heads=2)).init(setting[-1], setting[0])
     with pytest.raises(ConfigError, match="implementation"):
-        Attention(2, implementation="flash").init(setting[-1], setting[0])
+        attend(*qkv()[:3], implementation="flash")

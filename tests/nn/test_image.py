@@ -4,11 +4,21 @@ import numpy as np
 import pytest
 
 from mmrep.errors import ConfigError
-from mmrep.nn.image import ConvNet, ViT, patchify, unpatchify
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.encoders.conv import ConvEncoder, ConvNet
+from mmrep.nn.encoders.image import ImageEncoder, ViT
+from mmrep.nn.encoders.sketch import SketchEncoder, oriented_gradients
+from mmrep.nn.patches import patchify, unpatchify
 from mmrep.nn.positions import sincos_2d
 from mmrep.nn.transformer import stack_blocks
 
 KEY = jax.random.key(0)
+
+
+def shape(width, depth=1, heads=2, **options):
+    return TransformerConfig(width=width, depth=depth, heads=heads, **options)
+
+
 IMAGES = jax.random.uniform(KEY, (2, 16, 16, 3))
 
 
@@ -24,7 +34,7 @@ def test_patchify_is_reading_order_and_inverts():
 
 @pytest.mark.parametrize("pool", ["cls", "mean", "map"])
 def test_vit_shapes_and_pooling(pool):
-    module = ViT(32, 2, 2, 4, pool=pool)
+    module = ViT(ImageEncoder(shape(32, 2, 2), patch=4, pool=pool))
     params = jax.jit(module.init)(KEY, IMAGES)
     pooled, out = jax.jit(module.apply)(params, IMAGES)
     assert pooled.shape == (2, 32) and out["patches"].shape == (2, 16, 32)
@@ -41,7 +51,7 @@ def test_vit_shapes_and_pooling(pool):
 
 def test_vit_centres_the_image():
     """An image of 0.5 is zero to the patch embedding: only bias (0) and positions are left."""
-    module = ViT(8, 1, 2, 8, pool="mean", posemb="sincos2d", pre_norm=False)
+    module = ViT(ImageEncoder(shape(8, 1, 2), patch=8, pool="mean", pre_norm=False, positions="sincos2d"))
     params = jax.jit(module.init)(KEY, IMAGES)
     # With attention and MLP silenced the tokens are the normed positions.
     params = jax.tree_util.tree_map_with_path(
@@ -55,7 +65,7 @@ def test_vit_centres_the_image():
 
 
 def test_vit_keep_all_in_order_changes_nothing_and_a_subset_sees_only_itself():
-    module = ViT(32, 1, 2, 4)
+    module = ViT(ImageEncoder(shape(32, 1, 2), patch=4, pool="cls"))
     params = jax.jit(module.init)(KEY, IMAGES)
     run = jax.jit(module.apply)
     everything = jnp.broadcast_to(jnp.arange(16), (2, 16))
@@ -68,30 +78,34 @@ def test_vit_keep_all_in_order_changes_nothing_and_a_subset_sees_only_itself():
 
 
 def test_scan_and_remat_equal_the_loop():
-    params = jax.jit(ViT(32, 2, 2, 4).init)(KEY, IMAGES)
-    pooled, _ = jax.jit(ViT(32, 2, 2, 4).apply)(params, IMAGES)
-    scanned, _ = jax.jit(ViT(32, 2, 2, 4, scan=True, remat=True).apply)(stack_blocks(params), IMAGES)
+    params = jax.jit(ViT(ImageEncoder(shape(32, 2, 2), patch=4, pool="cls")).init)(KEY, IMAGES)
+    pooled, _ = jax.jit(ViT(ImageEncoder(shape(32, 2, 2), patch=4, pool="cls")).apply)(params, IMAGES)
+    scanned, _ = jax.jit(ViT(ImageEncoder(shape(32, 2, 2, scan=True, remat=True), patch=4, pool="cls")).apply)(
+        stack_blocks(params), IMAGES
+    )
     np.testing.assert_allclose(scanned, pooled, atol=1e-5)
 
 
 def test_pooled_only_equals_pooled():
-    params = jax.jit(ViT(16, 2, 2, 4).init)(KEY, IMAGES)
-    pooled, out = jax.jit(ViT(16, 2, 2, 4, pooled_only=True).apply)(params, IMAGES)
-    np.testing.assert_allclose(pooled, jax.jit(ViT(16, 2, 2, 4).apply)(params, IMAGES)[0], atol=1e-5)
+    params = jax.jit(ViT(ImageEncoder(shape(16, 2, 2), patch=4, pool="cls")).init)(KEY, IMAGES)
+    pooled, out = jax.jit(ViT(ImageEncoder(shape(16, 2, 2), patch=4, pool="cls"), cls_only=True).apply)(params, IMAGES)
+    np.testing.assert_allclose(
+        pooled, jax.jit(ViT(ImageEncoder(shape(16, 2, 2), patch=4, pool="cls")).apply)(params, IMAGES)[0], atol=1e-5
+    )
     assert set(out) == {"block00", "pooled"}
-    with pytest.raises(ConfigError, match="pooled_only"):
-        ViT(16, 2, 2, 4, pool="mean", pooled_only=True).init(KEY, IMAGES)
+    with pytest.raises(ConfigError, match="cls_only"):
+        ViT(ImageEncoder(shape(16, 2, 2), patch=4, pool="mean"), cls_only=True).init(KEY, IMAGES)
 
 
 def test_examples_are_independent():
-    for module in (ViT(16, 1, 2, 4), ConvNet((8,))):
+    for module in (ViT(ImageEncoder(shape(16, 1, 2), patch=4, pool="cls")), ConvNet(ConvEncoder((8,)))):
         params = jax.jit(module.init)(KEY, IMAGES)
         run = jax.jit(module.apply)
         np.testing.assert_allclose(run(params, IMAGES)[0][0], run(params, IMAGES.at[1].set(0.0))[0][0], atol=1e-6)
 
 
 def test_convnet_shapes_and_stage_names():
-    module = ConvNet((8, 16))
+    module = ConvNet(ConvEncoder((8, 16)))
     params = jax.jit(module.init)(KEY, IMAGES)
     pooled, out = jax.jit(module.apply)(params, IMAGES)
     assert [out[f"stage{i}"].shape for i in range(2)] == [(2, 8, 8, 8), (2, 4, 4, 16)]
@@ -101,25 +115,34 @@ def test_convnet_shapes_and_stage_names():
 
 
 def test_bfloat16():
-    params = jax.jit(ViT(32, 1, 2, 4).init)(KEY, IMAGES)
-    pooled, _ = jax.jit(ViT(32, 1, 2, 4, dtype=jnp.bfloat16).apply)(params, IMAGES)
+    params = jax.jit(ViT(ImageEncoder(shape(32, 1, 2), patch=4, pool="cls")).init)(KEY, IMAGES)
+    pooled, _ = jax.jit(ViT(ImageEncoder(shape(32, 1, 2), patch=4, pool="cls"), dtype=jnp.bfloat16).apply)(
+        params, IMAGES
+    )
     assert pooled.dtype == jnp.bfloat16
-    exact, _ = jax.jit(ViT(32, 1, 2, 4).apply)(params, IMAGES)
+    exact, _ = jax.jit(ViT(ImageEncoder(shape(32, 1, 2), patch=4, pool="cls")).apply)(params, IMAGES)
     np.testing.assert_allclose(pooled.astype(jnp.float32), exact, atol=0.1)
 
 
 def test_errors_name_the_field():
-    for module, word in [
-        (ViT(32, 1, 2, 5), "patch"),
-        (ViT(32, 1, 3, 4), "heads"),
-        (ViT(32, 1, 2, 4, pool="max"), "pool"),
-        (ViT(32, 1, 2, 4, posemb="rope"), "posemb"),
-        (ConvNet((12,)), "groups"),
-    ]:
-        with pytest.raises(ConfigError, match=word):
-            module.init(KEY, IMAGES)
+    with pytest.raises(ConfigError, match="patch"):
+        ViT(ImageEncoder(shape(32), patch=5)).init(KEY, IMAGES)
+    with pytest.raises(ConfigError, match="groups"):
+        ConvEncoder((12,))
     with pytest.raises(ConfigError, match="grid"):
         unpatchify(jnp.ones((1, 6, 12)), 2)
+
+
+def test_a_flat_map_keeps_the_place_and_a_wide_stem_sees_every_pixel():
+    image = np.zeros((2, 16, 16, 3), np.float32)
+    image[0, 6, 6], image[1, 6, 7] = 1, 1
+    net = ConvEncoder((8, 16), pool="flat", stem_stride=4).module(np.float32)
+    params = net.init(jax.random.key(0), image)
+    pooled, out = net.apply(params, image)
+    np.testing.assert_array_equal(pooled, out["tokens"].reshape(2, -1))
+    blank = net.apply(params, np.zeros((1, 16, 16, 3), np.float32))[0]
+    for one in pooled:
+        assert np.abs(one - blank[0]).max() > 1e-4
 
 
 def histograms(images, cells, bins=9):
@@ -141,7 +164,6 @@ def histograms(images, cells, bins=9):
 
 
 def test_oriented_gradients_equal_the_numpy_form():
-    from mmrep.nn.image import oriented_gradients
 
     images = (np.random.default_rng(0).random((3, 32, 32, 3)) * 255).astype(np.uint8)
     images[:, :16] = images[:, :1]
@@ -153,9 +175,10 @@ def test_oriented_gradients_equal_the_numpy_form():
 
 
 def test_sketch_net_puts_fixed_features_behind_the_learnt_map():
-    from mmrep.nn.image import SketchNet
-
-    net, images = SketchNet((8, 16), cells=(4,)), np.random.default_rng(1).random((2, 32, 32, 3)).astype(np.float32)
+    net, images = (
+        SketchEncoder((8, 16), cells=(4,)).module(np.float32),
+        np.random.default_rng(1).random((2, 32, 32, 3)).astype(np.float32),
+    )
     pooled, out = net.apply(net.init(jax.random.key(0), images), images)
     learnt = out["tokens"].reshape(2, -1)
     assert pooled.shape == (2, learnt.shape[1] + 4 * 4 * 9 + 8 * 8 * 3)

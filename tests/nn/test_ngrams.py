@@ -3,9 +3,7 @@ import numpy as np
 import pytest
 
 from mmrep.errors import ConfigError
-from mmrep.nn.image import ConvNet
-from mmrep.nn.text import NgramEncoder, ngram_buckets
-from mmrep.nn.towers import ImageTower, NgramTower
+from mmrep.nn.encoders.ngram import NgramEncoder, ngram_buckets
 
 
 def ids(*rows, length=8):
@@ -16,7 +14,7 @@ def grams(row, sizes):
     return {tuple(row[i : i + n]) for n in sizes for i in range(len(row) - n + 1)}
 
 
-def test_every_ngram_has_its_bucket_and_padding_none():
+def test_every_ngram_has_a_bucket_and_padding_none():
     text = [1, 7, 8, 7, 8, 2]
     found, valid = (np.asarray(x) for x in ngram_buckets(ids(text), (1, 2, 3), 1 << 20))
     assert found.shape == valid.shape == (1, 24) and found.min() >= 0 and found.max() < 1 << 20
@@ -34,8 +32,8 @@ def test_buckets_are_evenly_used():
     assert counts.min() > 0.5 * counts.mean() and counts.max() < 1.6 * counts.mean()
 
 
-def test_padding_changes_nothing_and_rows_are_their_own():
-    model = NgramEncoder(16, 256, (1, 2, 3))
+def test_padding_has_no_effect_and_rows_are_independent():
+    model = NgramEncoder(16, 256, (1, 2, 3)).module(np.float32)
     short, long = ids([1, 7, 8, 2], [1, 9, 2], length=6), ids([1, 7, 8, 2], [1, 9, 2], length=11)
     params = model.init(jax.random.key(0), short)
     a, out = model.apply(params, short)
@@ -46,8 +44,8 @@ def test_padding_changes_nothing_and_rows_are_their_own():
     assert np.isfinite(model.apply(params, np.zeros((1, 6), np.int32))[0]).all()
 
 
-def test_at_the_start_all_ngrams_weigh_the_same():
-    model = NgramEncoder(8, 64, (1,))
+def test_ngrams_have_equal_weights_at_init():
+    model = NgramEncoder(8, 64, (1,)).module(np.float32)
     text = ids([5, 6, 7], length=4)
     params = model.init(jax.random.key(1), text)
     table = np.asarray(params["params"]["embed"]["embedding"])
@@ -63,21 +61,8 @@ def test_at_the_start_all_ngrams_weigh_the_same():
     np.testing.assert_allclose(alone, only, atol=1e-5)
 
 
-def test_what_cannot_work_is_refused():
+def test_errors_name_the_field():
     with pytest.raises(ConfigError, match="sizes"):
-        NgramEncoder(8, 64, (1, 9)).init(jax.random.key(0), ids([5, 6], length=4))
-    with pytest.raises(ConfigError, match="pool"):
-        ConvNet((8,), pool="max").init(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
-
-
-def test_a_flat_map_keeps_the_place_and_a_wide_stem_sees_every_pixel():
-    image = np.zeros((2, 16, 16, 3), np.float32)
-    image[0, 6, 6], image[1, 6, 7] = 1, 1
-    tower = ImageTower(8, 2, kind="conv", pool="flat", stem_stride=4).module(np.float32)
-    params = tower.init(jax.random.key(0), image)
-    pooled, out = tower.apply(params, image)
-    np.testing.assert_array_equal(pooled, out["tokens"].reshape(2, -1))
-    blank = tower.apply(params, np.zeros((1, 16, 16, 3), np.float32))[0]
-    for one in pooled:
-        assert np.abs(one - blank[0]).max() > 1e-4
-    assert isinstance(NgramTower(8).module(np.float32), NgramEncoder)
+        NgramEncoder(8, 64, (1, 9)).module(np.float32).init(jax.random.key(0), ids([5, 6], length=4))
+    with pytest.raises(ConfigError, match="buckets"):
+        NgramEncoder(8, 0)

@@ -4,24 +4,32 @@ import numpy as np
 import pytest
 
 from mmrep.errors import ConfigError
-from mmrep.nn.text import TextTransformer, last_valid, masked_mean
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.encoders.text import TextEncoder, TextTransformer
+from mmrep.nn.pooling import last_pool, mean_pool
 
 KEY = jax.random.key(0)
+
+
+def shape(width, depth, heads, **options):
+    return TransformerConfig(width=width, depth=depth, heads=heads, **options)
+
+
 IDS = np.array([[1, 9, 8, 7, 2], [1, 6, 2, 0, 0]], np.int32)
 
 
 def test_pools_on_numbers():
     tokens = jnp.arange(12.0).reshape(2, 3, 2)
     valid = jnp.array([[True, True, False], [False, False, False]])
-    np.testing.assert_array_equal(last_valid(tokens, valid), [[2, 3], [6, 7]])
-    np.testing.assert_array_equal(masked_mean(tokens, valid), [[1, 2], [0, 0]])
+    np.testing.assert_array_equal(last_pool(tokens, valid), [[2, 3], [6, 7]])
+    np.testing.assert_array_equal(mean_pool(tokens, valid), [[1, 2], [0, 0]])
 
 
 @pytest.mark.parametrize(
     "pool, causal, norm", [("eos", True, "pre"), ("mean", True, "pre"), ("mean", False, "pre"), ("cls", False, "post")]
 )
-def test_extra_padding_changes_nothing(pool, causal, norm):
-    module = TextTransformer(20, 16, 1, 2, max_len=12, causal=causal, pool=pool, norm=norm)
+def test_padding_has_no_effect(pool, causal, norm):
+    module = TextTransformer(TextEncoder(shape(16, 1, 2, norm=norm), vocab=20, length=12, causal=causal, pool=pool))
     params = jax.jit(module.init)(KEY, IDS)
     run = jax.jit(module.apply)
     pooled, out = run(params, IDS)
@@ -34,9 +42,9 @@ def test_extra_padding_changes_nothing(pool, causal, norm):
     np.testing.assert_allclose(alone[0], pooled[1], atol=1e-6)
 
 
-def test_pooled_is_the_token_it_says():
+def test_pooled_is_the_eos_or_cls_token():
     for pool, places in [("eos", (4, 2)), ("cls", (0, 0))]:
-        module = TextTransformer(20, 32, 1, 2, max_len=6, pool=pool)
+        module = TextTransformer(TextEncoder(shape(32, 1, 2), vocab=20, length=6, pool=pool))
         pooled, out = jax.jit(module.init_with_output)(KEY, IDS)[0]
         for i, place in enumerate(places):
             np.testing.assert_array_equal(pooled[i], out["tokens"][i, place])
@@ -44,21 +52,12 @@ def test_pooled_is_the_token_it_says():
 
 @pytest.mark.parametrize("pool, causal, norm", [("eos", True, "pre"), ("cls", False, "post")])
 def test_pooled_only_equals_pooled_with_gradients(pool, causal, norm):
-    kind = {
-        "vocab": 20,
-        "width": 16,
-        "depth": 2,
-        "heads": 2,
-        "max_len": 6,
-        "pool": pool,
-        "causal": causal,
-        "norm": norm,
-    }
-    params = jax.jit(TextTransformer(**kind).init)(KEY, IDS)
+    config = TextEncoder(shape(16, 2, 2, norm=norm), vocab=20, length=6, pool=pool, causal=causal)
+    params = jax.jit(TextTransformer(config).init)(KEY, IDS)
 
     def run(pooled_only):
         def f(params):
-            pooled, _ = TextTransformer(**kind, pooled_only=pooled_only).apply(params, IDS)
+            pooled, _ = TextTransformer(config, pooled_only=pooled_only).apply(params, IDS)
             return jnp.sin(pooled).sum(), pooled
 
         (_, pooled), gradient = jax.value_and_grad(f, has_aux=True)(params)
@@ -72,7 +71,7 @@ def test_causal_tokens_do_not_see_the_future_and_others_do():
     changed = IDS.copy()
     changed[0, 3] = 11
     for causal in (True, False):
-        module = TextTransformer(20, 32, 1, 2, max_len=6, causal=causal)
+        module = TextTransformer(TextEncoder(shape(32, 1, 2), vocab=20, length=6, causal=causal))
         params = jax.jit(module.init)(KEY, IDS)
         run = jax.jit(lambda ids, module=module, params=params: module.apply(params, ids)[1]["tokens"])
         same = np.allclose(run(IDS)[0, :3], run(changed)[0, :3], atol=1e-7)
@@ -80,7 +79,7 @@ def test_causal_tokens_do_not_see_the_future_and_others_do():
 
 
 def test_embedding_start_and_parameter_tree():
-    module = TextTransformer(500, 32, 1, 2, max_len=6, norm="post")
+    module = TextTransformer(TextEncoder(shape(32, 1, 2, norm="post"), vocab=500, length=6))
     params = jax.jit(module.init)(KEY, IDS)["params"]
     table = params["embed"]["embedding"]
     assert table.shape == (500, 32) and 0.0195 < table.std() < 0.0205
@@ -90,7 +89,7 @@ def test_embedding_start_and_parameter_tree():
 
 
 def test_an_empty_text_is_finite_with_finite_gradient():
-    module = TextTransformer(20, 32, 1, 2, max_len=6, pool="mean")
+    module = TextTransformer(TextEncoder(shape(32, 1, 2), vocab=20, length=6, pool="mean"))
     params = jax.jit(module.init)(KEY, IDS)
     value, gradient = jax.jit(jax.value_and_grad(lambda p: module.apply(p, np.zeros((1, 4), np.int32))[0].sum()))(
         params
@@ -100,12 +99,12 @@ def test_an_empty_text_is_finite_with_finite_gradient():
 
 
 def test_errors_name_the_field():
-    for kind, word in [({"max_len": 4}, "max_len"), ({"heads": 3}, "heads"), ({"pool": "max"}, "pool")]:
-        with pytest.raises(ConfigError, match=word):
-            TextTransformer(**({"vocab": 20, "width": 32, "depth": 1, "heads": 2, "max_len": 8} | kind)).init(KEY, IDS)
+    with pytest.raises(ConfigError, match="raise the length"):
+        TextTransformer(TextEncoder(shape(32, 1, 2), vocab=20, length=4)).init(KEY, IDS)
     with pytest.raises(ConfigError, match="pooled_only"):
-        TextTransformer(20, 32, 1, 2, 8, pool="mean", pooled_only=True).init(KEY, IDS)
+        TextTransformer(TextEncoder(shape(32, 1, 2), vocab=20, length=8, pool="mean"), pooled_only=True).init(KEY, IDS)
     with pytest.raises(ConfigError, match="scan=False"):
-        TextTransformer(20, 32, 1, 2, 8, scan=True, pooled_only=True).init(KEY, IDS)
+        config = TextEncoder(shape(32, 1, 2, scan=True), vocab=20, length=8, pool="eos")
+        TextTransformer(config, pooled_only=True).init(KEY, IDS)
     with pytest.raises(ConfigError, match="causal"):
-        TextTransformer(20, 32, 1, 2, 8, causal=True, pool="cls").init(KEY, IDS)
+        TextEncoder(causal=True, pool="cls")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,9 +8,14 @@ from flax import linen as nn
 
 from mmrep.errors import ConfigError
 from mmrep.nn.attention import causal_mask
+from mmrep.nn.config import TransformerConfig
 from mmrep.nn.transformer import Block, Mlp, Transformer, gelu, stack_blocks, unstack_blocks
 
 KEY = jax.random.key(0)
+
+
+def shape(width, depth=1, heads=2, **options):
+    return TransformerConfig(width=width, depth=depth, heads=heads, **options)
 
 
 def close(a, b, atol=1e-5):
@@ -18,8 +25,9 @@ def close(a, b, atol=1e-5):
 @pytest.mark.parametrize("norm, remat", [("pre", True), ("post", False)])
 def test_scanned_equals_looped_with_gradients(norm, remat):
     x, context = jax.random.normal(KEY, (2, 5, 16)), jax.random.normal(KEY, (2, 3, 8))
-    kind = {"depth": 3, "heads": 2, "cross": True, "norm": norm}
-    looped, scanned = Transformer(**kind), Transformer(**kind, scan=True, remat=remat)
+    config = shape(16, 3, norm=norm)
+    looped = Transformer(config, cross=True)
+    scanned = Transformer(replace(config, scan=True, remat=remat), cross=True)
     params = jax.jit(looped.init)(KEY, x, causal_mask(5), context)["params"]
     stacked = stack_blocks(params)
     close(unstack_blocks(stacked), params, atol=0)
@@ -43,7 +51,9 @@ def test_scanned_equals_looped_with_gradients(norm, remat):
 
 
 def test_scan_gives_every_layer_its_own_start():
-    kernel = Transformer(2, 2, scan=True).init(KEY, jnp.ones((1, 2, 8)))["params"]["blocks"]["mlp"]["up"]["kernel"]
+    kernel = Transformer(shape(8, 2, scan=True)).init(KEY, jnp.ones((1, 2, 8)))["params"]["blocks"]["mlp"]["up"][
+        "kernel"
+    ]
     assert kernel.shape == (2, 8, 32) and (kernel[0] != kernel[1]).all()
 
 
@@ -59,10 +69,10 @@ def norm(x):
 
 
 @pytest.mark.parametrize("order", ["pre", "post"])
-def test_where_the_norms_stand(order):
+def test_pre_and_post_norm(order):
     """With one key to attend to, attention is linear, so that a block can be written out by hand."""
     x = np.asarray(jax.random.normal(KEY, (1, 1, 8)))
-    block = Block(2, norm=order)
+    block = Block(shape(8, norm=order))
     params = jax.jit(block.init)(KEY, x)["params"]
     attn = lambda v: v @ params["attn"]["value"]["kernel"] @ params["attn"]["out"]["kernel"]  # noqa: E731
     mlp = lambda v: jax.nn.gelu(v @ params["mlp"]["up"]["kernel"], approximate=False) @ params["mlp"]["down"]["kernel"]  # noqa: E731
@@ -77,7 +87,7 @@ def test_where_the_norms_stand(order):
 
 def test_causal_mask_stops_the_future_through_all_layers():
     x = jax.random.normal(KEY, (1, 6, 16))
-    module = Transformer(2, 2)
+    module = Transformer(shape(16, 2))
     params = jax.jit(module.init)(KEY, x)
     run = jax.jit(lambda x: module.apply(params, x, causal_mask(6))[0])
     changed = run(x.at[:, 3].add(1.0))
@@ -88,7 +98,7 @@ def test_causal_mask_stops_the_future_through_all_layers():
 def test_context_mask_hides_context():
     x, context = jax.random.normal(KEY, (1, 4, 16)), jax.random.normal(KEY, (1, 3, 16))
     mask = jnp.array([True, True, False])[None, None, None]
-    module = Transformer(1, 2, cross=True)
+    module = Transformer(shape(16), cross=True)
     params = jax.jit(module.init)(KEY, x, None, context)
     run = jax.jit(lambda c: module.apply(params, x, None, c, mask)[0])
     np.testing.assert_array_equal(run(context), run(context.at[:, 2].set(9.0)))
@@ -97,7 +107,7 @@ def test_context_mask_hides_context():
 def test_biases_reach_both_attentions_and_the_context_shares_the_norm_of_the_queries():
     """A bias of -1e9 is a mask, in one token's row too; a normed context is the same at any scale."""
     x, context = jax.random.normal(KEY, (2, 4, 16)), jax.random.normal(KEY, (2, 3, 16))
-    module = Transformer(2, 2, cross=True, norm_context=True)
+    module = Transformer(shape(16, 2), cross=True, norm_context="shared")
     params = jax.jit(module.init)(KEY, x, None, context)
     keep, keep_context = causal_mask(4), jnp.array([True, True, False])[None, None, None]
     whole = jax.jit(lambda x, *rest: module.apply(params, x, *rest)[0])
@@ -108,7 +118,7 @@ def test_biases_reach_both_attentions_and_the_context_shares_the_norm_of_the_que
     close(whole(x, None, context, None, at, bias, context_bias)[:, 0], masked[jnp.arange(2), at])
     assert not np.allclose(whole(x, None, context), masked, atol=1e-3)
     close(whole(x, None, 3 * context + 1), whole(x, None, context), atol=1e-4)
-    plain = Transformer(2, 2, cross=True)
+    plain = Transformer(shape(16, 2), cross=True)
     assert not np.allclose(plain.apply(params, x, None, context)[0], whole(x, None, context), atol=1e-3)
 
 
@@ -122,11 +132,12 @@ def test_activations(activation, at_one):
 
 
 @pytest.mark.parametrize("options", [{}, {"scan": True}, {"remat": True}])
-def test_stochastic_depth_leaves_out_parts_of_whole_examples(options):
-    model = Transformer(3, 2, drop_path=0.5, final_norm=False, **options)
+def test_stochastic_depth_drops_parts_of_whole_examples(options):
+    config = shape(8, 3, drop_path=0.5, **options)
+    model = Transformer(config, final_norm=False)
     x = jax.random.normal(jax.random.key(0), (600, 2, 8))
     params = model.init(jax.random.key(1), x)
-    plain = Transformer(3, 2, final_norm=False, **options)
+    plain = Transformer(replace(config, drop_path=0.0), final_norm=False)
     np.testing.assert_array_equal(model.apply(params, x)[0], plain.apply(params, x)[0])  # no rng, as where one infers
     blocks = jax.jit(lambda key: model.apply(params, x, rngs={"drop": key})[1])(jax.random.key(2))
     first, second, third = blocks["blocks"] if "scan" in options else (blocks[f"block{i:02d}"] for i in range(3))
@@ -139,8 +150,8 @@ def test_stochastic_depth_leaves_out_parts_of_whole_examples(options):
         assert abs(same[:, 0].mean() - share) < 4 * (share * (1 - share) / 600) ** 0.5
 
 
-def test_what_stays_counts_for_what_is_left_out():
-    block = Block(2)
+def test_kept_parts_are_scaled_up():
+    block = Block(shape(8))
     x = jnp.repeat(jax.random.normal(jax.random.key(0), (1, 2, 8)), 64, axis=0)
     params = block.init(jax.random.key(1), x)
     silent = jax.tree_util.tree_map_with_path(lambda path, v: v * ("attn" not in str(path)), params)  # the MLP alone
@@ -153,14 +164,14 @@ def test_what_stays_counts_for_what_is_left_out():
 
 def test_errors_name_the_field():
     x = jnp.ones((1, 2, 8))
-    with pytest.raises(ConfigError, match="norm"):
-        Block(2, norm="mid").init(KEY, x)
     with pytest.raises(ConfigError, match="context"):
-        Block(2, cross=True).init(KEY, x)
+        Block(shape(8), cross=True).init(KEY, x)
     with pytest.raises(ConfigError, match="cross=True"):
-        Block(2).init(KEY, x, None, x)
-    with pytest.raises(ConfigError, match="depth"):
-        Transformer(0, 2).init(KEY, x)
+        Block(shape(8)).init(KEY, x, None, x)
+    with pytest.raises(ConfigError, match="width is 16"):
+        Transformer(shape(16)).init(KEY, x)
+    with pytest.raises(ConfigError, match="scan=False"):
+        Transformer(shape(8, scan=True)).init(KEY, x, at=jnp.zeros(1, jnp.int32))
     with pytest.raises(ConfigError, match="did you mean 'gelu'"):
         Mlp(4, activation="gelo").init(KEY, x)
 

@@ -23,7 +23,7 @@ def compiled(config):
 
 
 def clip(mesh, *rules, batch=256):
-    shallow = [a for t in ("image", "text") for a in (f"--system.{t}.depth", "1")]
+    shallow = [a for t in ("image", "text") for a in (f"--system.{t}.transformer.depth", "1")]
     config = _cli.experiment("clip", "tiny", shallow)
     return dataclasses.replace(
         config, mesh=Mesh(*mesh), sharding=rules, data=dataclasses.replace(config.data, batch_size=batch)

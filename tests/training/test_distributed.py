@@ -82,7 +82,7 @@ def free_port():
 def test_two_processes_give_the_losses_of_one_and_read_half_each(tmp_path):
     steps, batch = 4, 8
     base = ["-c", COUNTED, "clip", "--size", "tiny", "--train.log-every", "1", "--no-report", "--quiet"]
-    base += ["--system.image.depth", "1", "--system.text.depth", "1"]
+    base += ["--system.image.transformer.depth", "1", "--system.text.transformer.depth", "1"]
     base += ["--sharding.0.how", "fsdp", "--sharding.0.min-size", "64", "--data.eval-batch-size", "8"]
     joined = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2", "--heartbeat", "30"]
     runs = [start([*base, "--workdir", str(tmp_path / "two"), *joined, "--process-id", str(i)]) for i in (0, 1)]

@@ -81,7 +81,7 @@ DEVICES = int(os.environ.get("JAX_NUM_CPU_DEVICES", "4"))
 @cache
 def twenty_steps(data: int, model: int, fsdp: int, rules: tuple) -> SimpleNamespace:
     """The state of tiny clip, one block deep, after 20 AdamW steps on a mesh, its abstract twin and the losses."""
-    shallow = ["--system.image.depth", "1", "--system.text.depth", "1"]
+    shallow = ["--system.image.transformer.depth", "1", "--system.text.transformer.depth", "1"]
     config = _cli.experiment("clip", "tiny", shallow)
     optim = dataclasses.replace(config.optim, warmup=5)
     config = dataclasses.replace(

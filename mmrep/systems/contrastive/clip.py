@@ -12,8 +12,10 @@ from mmrep.errors import ConfigError, near
 from mmrep.losses.contrastive import cross_entropy, sigmoid_pairs, symmetric_info_nce
 from mmrep.losses.large_batch import LargeBatch, in_micro_batches
 from mmrep.modality import FIRST_PIECE
+from mmrep.nn.dual import Embedder, dual_encoder, init_parts, inputs
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.nn.heads import LogitBias
-from mmrep.nn.towers import Embedder, ImageTower, TextTower, encoders, init_parts, inputs
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
 
 LOSSES = ("softmax", "sigmoid", "words")
@@ -28,8 +30,8 @@ class Config:
     large_batch: how much of the batch is compared and encoded at once; not for words, which compare nothing.
     """
 
-    image: ImageTower = ImageTower(pool="cls", pre_norm=True)
-    text: TextTower = TextTower(causal=True, pool="eos")
+    image: ImageEncoder = ImageEncoder(pool="cls", pre_norm=True)
+    text: TextEncoder = TextEncoder(causal=True, pool="eos")
     dim: int = 64
     loss: Literal["softmax", "sigmoid", "words"] = "softmax"
     scale: float = 1 / 0.07
@@ -50,8 +52,8 @@ class Config:
 
 
 def _pairs(config: Config) -> System:
-    towers = {"image": config.image, "text": config.text}
-    model = encoders(towers, config.dim, scale=config.scale, max_scale=config.max_scale, dtype=config.dtype)
+    encoders = {"image": config.image, "text": config.text}
+    model = dual_encoder(encoders, config.dim, scale=config.scale, max_scale=config.max_scale, dtype=config.dtype)
     sigmoid, offset = config.loss == "sigmoid", LogitBias(config.bias)
     blocks, parts = config.large_batch.blocks(), config.large_batch.micro_batches
 
@@ -60,7 +62,7 @@ def _pairs(config: Config) -> System:
         return params | (init_parts(rng, {"bias": offset}, batch) if sigmoid else {}), {}
 
     def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
-        x, y = in_micro_batches(lambda of: tuple(model.embed(params, of, n) for n in towers), batch, parts)
+        x, y = in_micro_batches(lambda of: tuple(model.embed(params, of, n) for n in encoders), batch, parts)
         scale = model.scale(params)
         metrics = {"scale": scale, "cosine": (x * y).sum(-1).mean()}
         if not sigmoid:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from mmrep.errors import ConfigError, DataError
 from mmrep.evals import retrieval
 from mmrep.model import Model
-from mmrep.nn.image import oriented_gradients
+from mmrep.nn.encoders.sketch import oriented_gradients
 
 Images = Sequence[np.ndarray] | np.ndarray
 Pairs = tuple[Images, Sequence[str]]

@@ -5,7 +5,7 @@ Probing trains `trainable=("head/.*",)`; fine-tuning trains all, with `Optim.lay
 have is left out of `parts` and starts with a fresh adapter.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
@@ -16,19 +16,20 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from mmrep.errors import ConfigError
 from mmrep.losses import masked
 from mmrep.nn import maps as aligned
+from mmrep.nn.config import TransformerConfig
 from mmrep.nn.heads_dense import ConvNeXtHead, DPTHead, TokenHead
-from mmrep.nn.maps import Map, Stack, map_autoencoder
+from mmrep.nn.maps import Map, map_autoencoder
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
 
 
 @dataclass(frozen=True)
 class Config:
-    """maps, width, depth, heads, global_tokens, position_base: as in the pretrained MultiMAE; `maps` may be some of its, or new ones.
+    """maps, encoder, global_tokens, position_base: as in the pretrained MultiMAE; `maps` may be some of its, or new ones.
 
     task:    classification of `label`, `classes` of them (from the mean of all tokens);  segmentation or depth of the map `target`.
     read:    the maps whose tokens a dense head gets, channels side by side; the others act through the encoder's attention alone.
     head_width, head_depth: of the ConvNeXt head (segmentation).   hooks, head_dims, features: of the DPT head (depth).
-    loss:    of depth: reversed Huber, or mean absolute error.   drop_path: stochastic depth of the encoder in training (see Transformer).
+    loss:    of depth: reversed Huber, or mean absolute error.   encoder.drop_path acts in training alone.
     """
 
     maps: tuple[Map, ...] = ()
@@ -37,9 +38,7 @@ class Config:
     label: str = "label"
     classes: int = 0
     read: tuple[str, ...] = ("rgb",)
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
+    encoder: TransformerConfig = TransformerConfig(width=768, depth=12, heads=12, epsilon=1e-6)
     global_tokens: int = 1
     head_width: int = 6144
     head_depth: int = 4
@@ -47,11 +46,8 @@ class Config:
     head_dims: tuple[int, int, int, int] = (96, 192, 384, 768)
     features: int = 256
     loss: Literal["berhu", "l1"] = "berhu"
-    scan: bool = False
-    remat: bool = False
     dtype: str = "float32"
     position_base: float = 10_000.0
-    drop_path: float = field(default=0.0, metadata={"since": 2})
 
     def check(self) -> None:
         aligned.check(self.maps)
@@ -68,8 +64,10 @@ class Config:
             raise ConfigError(f"system.target {self.target.name!r} also goes in: leave it out of system.maps")
         if not self.read or not {*self.read} <= {*names}:
             raise ConfigError(f"system.read is {self.read}: name some of the maps {', '.join(names)}")
-        if self.task == "depth" and (len(self.hooks) != 4 or not all(0 <= h < self.depth for h in self.hooks)):
-            raise ConfigError(f"system.hooks is {self.hooks}: name four of the {self.depth} layers, counted from 0")
+        if self.task == "depth" and (len(self.hooks) != 4 or not all(0 <= h < self.encoder.depth for h in self.hooks)):
+            raise ConfigError(
+                f"system.hooks is {self.hooks}: name four of the {self.encoder.depth} layers, counted from 0"
+            )
 
     def head(self) -> nn.Module:
         kind = jnp.dtype(self.dtype)
@@ -84,10 +82,9 @@ class Config:
     def build(self) -> System:
         self.check()
         names, n = [m.name for m in self.maps], self.maps[0].grid[0] * self.maps[0].grid[1]
-        stack = Stack(self.width, self.depth, self.heads, self.drop_path)
         model = map_autoencoder(
-            self.maps, {}, stack, stack, global_tokens=self.global_tokens, scan=self.scan, remat=self.remat,
-            dtype=self.dtype, position_base=self.position_base,
+            self.maps, {}, self.encoder, self.encoder, global_tokens=self.global_tokens, dtype=self.dtype,
+            position_base=self.position_base,
         )  # fmt: skip
         head = self.head()
 
@@ -107,7 +104,7 @@ class Config:
 
             if self.task == "segmentation":
                 return tokens, read(tokens)
-            blocks = [out["blocks"][h] if self.scan else out[f"block{h:02d}"] for h in self.hooks]
+            blocks = [out["blocks"][h] if self.encoder.scan else out[f"block{h:02d}"] for h in self.hooks]
             return tokens, [read(b) for b in blocks]
 
         def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, Extras]:
@@ -119,7 +116,7 @@ class Config:
             return head.apply({"params": params["head"]}, encode(params, batch, rng)[1])
 
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
-            found = answer(params, batch, rng if self.drop_path else None)
+            found = answer(params, batch, rng if self.encoder.drop_path else None)
             if self.task == "classification":
                 labels = batch[self.label]
                 value = -jnp.take_along_axis(jax.nn.log_softmax(found), labels[:, None], axis=1).mean()

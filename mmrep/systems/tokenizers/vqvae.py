@@ -1,7 +1,7 @@
 """4M's tokeniser of maps: an autoencoder through a codebook, with a plain or a diffusion decoder (Mizrahi et al., NeurIPS 2023, arXiv 2312.06647)."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,10 @@ from mmrep.errors import ConfigError
 from mmrep.losses.masked import patch_cross_entropy, patch_l1, patch_mse
 from mmrep.nn import diffusion
 from mmrep.nn import quantise as q
+from mmrep.nn.config import TransformerConfig
 from mmrep.nn.diffusion import Denoiser
-from mmrep.nn.image import patchify, unpatchify
-from mmrep.nn.maps import Map, Stack
+from mmrep.nn.maps import Map
+from mmrep.nn.patches import patchify, unpatchify
 from mmrep.nn.vqvae import Codec, map_codec
 from mmrep.system import Batch, Extras, Metrics, Params, System
 
@@ -31,7 +32,7 @@ class Config:
     dead:       a code used less than 1/dead of its even share starts again at a latent of the batch; 0: never.
     loss:       of maps of numbers; a class map has cross-entropy.   bounded: numbers lie in [0, 1], and what is decoded is cut to it
                 (not where the map is `truncated`, whose scale the ids do not keep: such a map is decoded to standardised numbers).
-    decoder:    "direct", a ViT, or "diffusion", a U-Net that sees the latents beside a noisy map (DiVAE), of numbers only.
+    decoder_type: "direct", the ViT `decoder`, or "diffusion", a U-Net that sees the latents beside a noisy map (DiVAE), of numbers only.
     unet_widths, unet_blocks, unet_patch, diffusion_steps: of that; sample_steps: of DDIM, to decode.
     """
 
@@ -46,25 +47,19 @@ class Config:
     normalise: bool = False
     loss: Literal["mse", "l1", "smooth_l1"] = "mse"
     bounded: bool = True
-    decoder: Literal["direct", "diffusion"] = "direct"
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    decoder_width: int = 768
-    decoder_depth: int = 12
-    decoder_heads: int = 12
+    decoder_type: Literal["direct", "diffusion"] = "direct"
+    encoder: TransformerConfig = TransformerConfig(width=768, depth=12, heads=12, epsilon=1e-6)
+    decoder: TransformerConfig = TransformerConfig(width=768, depth=12, heads=12, epsilon=1e-6)
     unet_widths: tuple[int, ...] = (256, 512, 512, 512)
     unet_blocks: int = 3
     unet_patch: int = 4
     diffusion_steps: int = 1000
     sample_steps: int = 25
-    scan: bool = False
-    remat: bool = False
     dtype: str = "float32"
 
     def check(self) -> None:
         for name, known in (
-            ("quantiser", ("codebook", "fsq")), ("decoder", ("direct", "diffusion")), ("loss", tuple(LOSSES))
+            ("quantiser", ("codebook", "fsq")), ("decoder_type", ("direct", "diffusion")), ("loss", tuple(LOSSES))
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise ConfigError(f"system.{name} is {getattr(self, name)!r}: choose one of {', '.join(known)}")
@@ -74,12 +69,12 @@ class Config:
             raise ConfigError(
                 "system.quantiser 'codebook' needs codes >= 2, latent >= 1, decay in [0, 1), dead >= 0, and no levels"
             )
-        if self.decoder == "diffusion":
+        if self.decoder_type == "diffusion":
             diffusion.signal_share(self.diffusion_steps)
             diffusion.sampling_times(self.diffusion_steps, self.sample_steps)
             fine = self.unet_patch * 2 ** (len(self.unet_widths) - 1)
             if self.map.classes:
-                raise ConfigError("system.decoder 'diffusion' is for maps of numbers: take 'direct' for class ids")
+                raise ConfigError("system.decoder_type 'diffusion' is for maps of numbers: take 'direct' for class ids")
             if self.map.size[0] % fine or self.map.size[1] % fine:
                 raise ConfigError(f"unet_patch and unet_widths need a map of a multiple of {fine}, not {self.map.size}")
 
@@ -92,13 +87,12 @@ class Config:
         return size if self.quantiser == "fsq" else self.codes
 
     def codec(self) -> Codec:
-        decoder: Any = Stack(self.decoder_width, self.decoder_depth, self.decoder_heads)
-        if self.decoder == "diffusion":
+        decoder: TransformerConfig | Denoiser = self.decoder
+        if self.decoder_type == "diffusion":
             kind = jnp.dtype(self.dtype)
             decoder = Denoiser(self.map.channels, self.unet_patch, self.unet_widths, self.unet_blocks, dtype=kind)
         latent = len(self.levels) if self.quantiser == "fsq" else self.latent
-        stack = Stack(self.width, self.depth, self.heads)
-        return map_codec(self.map, latent, stack, decoder, scan=self.scan, remat=self.remat, dtype=self.dtype)
+        return map_codec(self.map, latent, self.encoder, decoder, dtype=self.dtype)
 
     def build(self) -> System:
         self.check()
@@ -148,7 +142,7 @@ def objective(
     m, codec, x = config.map, config.codec(), config.map.standard(x)
     z = codec.encode(params, x)
     found = quantised(config, extras, z)
-    if config.decoder == "diffusion":
+    if config.decoder_type == "diffusion":
         t = jax.random.randint(when, (len(x),), 0, config.diffusion_steps)
         signal = diffusion.signal_share(config.diffusion_steps)
         noisy = diffusion.noised(x, jax.random.normal(noise, x.shape), t, signal)
@@ -186,7 +180,7 @@ def detokenise(
     if m.classes:
         logits = unpatchify(codec.decode(params, codes), m.patch, grid)
         return logits.argmax(-1).astype(jnp.int32)
-    if config.decoder == "diffusion":
+    if config.decoder_type == "diffusion":
         shape = grid[0] * m.patch, grid[1] * m.patch, m.channels
         keys = jnp.broadcast_to(jax.random.key(0) if key is None else key, len(ids))
         noise = jax.vmap(lambda k: jax.random.normal(k, shape))(keys)

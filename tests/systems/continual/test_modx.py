@@ -14,14 +14,19 @@ from mmrep.data.scenes import CaptionSpec, Joint, SceneData, domain
 from mmrep.errors import ConfigError
 from mmrep.losses.contrastive import symmetric_info_nce
 from mmrep.model import Model
-from mmrep.nn.towers import ImageTower, TextTower
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.continual.modx import Config, snapshot
 from mmrep.systems.continual.modx.data import Domain
 from mmrep.systems.continual.modx.evals import Domains, forgetting, measures, ram, sam
 from mmrep.systems.continual.modx.model import similarity_distillation
 from mmrep.training import loop
 
-IMAGE, TEXT = ImageTower(32, 1, 4, 8), TextTower(64, 12, 32, 1, 4)
+IMAGE, TEXT = (
+    ImageEncoder(TransformerConfig(width=32, depth=1, heads=4), patch=8),
+    TextEncoder(TransformerConfig(width=32, depth=1, heads=4), vocab=64, length=12),
+)
 PAIR = (modality.image("image", 16, field="rgb"), modality.text("text", 12, 64, "caption"))
 BATCH = {k: jnp.asarray(v) for k, v in modality.example(PAIR, 6).items()}
 # The dossier of the paper's matrices: as unit vectors they are the cosines of an identity on one side.

@@ -9,12 +9,18 @@ from mmrep import modality
 from mmrep.config import flatten
 from mmrep.errors import ConfigError
 from mmrep.losses.contrastive import info_nce
-from mmrep.nn.towers import ImageTower, TextTower
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.contrastive.align import Config, align_loss, keep_pairs
 from mmrep.systems.contrastive.align.evals import compose
 
 PAIR = (modality.image("image", 16), modality.text("text", 8, 32))
-TINY = Config(ImageTower(32, 1, 4, 8), TextTower(32, 8, 32, 1, 4), 16)
+TINY = Config(
+    ImageEncoder(TransformerConfig(width=32, depth=1, heads=4), patch=8),
+    TextEncoder(TransformerConfig(width=32, depth=1, heads=4), vocab=32, length=8),
+    16,
+)
 
 
 def test_smoothed_loss_of_orthogonal_pairs():

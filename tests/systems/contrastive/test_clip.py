@@ -10,7 +10,10 @@ import pytest
 from configs.contrastive.clip import get_config
 from mmrep import modality
 from mmrep.errors import ConfigError
-from mmrep.nn.towers import encoders
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.dual import dual_encoder
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.contrastive.clip import Config, bag_of_words
 
 
@@ -95,7 +98,7 @@ def test_words_score_is_summed_information_and_common_words_do_not_lead(tiny):
 
 def test_embedding_from_the_pooled_token_alone_is_that_of_the_whole_tower(tiny):
     system, batch = tiny
-    model = encoders({"image": system.image, "text": system.text}, system.dim)
+    model = dual_encoder({"image": system.image, "text": system.text}, system.dim)
     params = jax.jit(model.init)(jax.random.key(0), batch)
     for name in ("image", "text"):
         fast = jax.value_and_grad(lambda p, n=name: jnp.sin(3 * model.embed(p, batch, n)).sum())
@@ -109,23 +112,9 @@ def test_embedding_from_the_pooled_token_alone_is_that_of_the_whole_tower(tiny):
 def test_bench_has_the_sizes_it_is_compared_at():
     config = get_config("bench")
     image, text = config.system.image, config.system.text
-    assert (image.width, image.depth, image.heads, image.patch, image.pool, image.pre_norm) == (
-        192,
-        6,
-        3,
-        8,
-        "cls",
-        True,
-    )
-    assert (text.width, text.depth, text.heads, text.length, text.vocab, text.causal, text.pool) == (
-        192,
-        6,
-        3,
-        32,
-        8192,
-        True,
-        "eos",
-    )
+    shape = TransformerConfig(width=192, depth=6, heads=3)
+    assert image == ImageEncoder(shape, patch=8, pool="cls", pre_norm=True)
+    assert text == TextEncoder(shape, vocab=8192, length=32, causal=True, pool="eos")
     assert config.system.dim == 128 and config.data.batch_size == 64 and config.data.modalities[0].shape == (64, 64, 3)
 
 

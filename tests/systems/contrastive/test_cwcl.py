@@ -10,10 +10,19 @@ import pytest
 from mmrep import modality
 from mmrep.errors import ConfigError
 from mmrep.losses.contrastive import info_nce, similarity, symmetric_info_nce
-from mmrep.nn.towers import AudioTower, TextTower
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.encoders.audio import AudioEncoder
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.contrastive.cwcl import Config, cwcl_loss, intra_modal_weights
 
-TINY = Config(TextTower(32, 8, 16, 1, 2), AudioTower(16, 1, 2, 4000, 128, 64, 8, (2,)), 8, intents=4)
+TINY = Config(
+    TextEncoder(TransformerConfig(width=16, depth=1, heads=2), vocab=32, length=8),
+    AudioEncoder(
+        TransformerConfig(width=16, depth=1, heads=2), sample_rate=4000, n_fft=128, hop=64, n_mels=8, strides=(2,)
+    ),
+    8,
+    intents=4,
+)
 PARTS = (modality.text("text", 8, 32), modality.audio("speech", 800, 4000), modality.label("intent", 4))
 HAND_P = jnp.array([[1.0, 0.0], [0.6, 0.8]])
 HAND_Q = jnp.array([[0.8, 0.6], [0.0, 1.0]])

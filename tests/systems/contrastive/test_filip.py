@@ -9,12 +9,17 @@ from mmrep import modality
 from mmrep.errors import ConfigError
 from mmrep.losses.contrastive import symmetric_info_nce, symmetric_info_nce_of_logits
 from mmrep.model import Model
-from mmrep.nn.towers import ImageTower, TextTower
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.contrastive.filip import Config
 from mmrep.systems.contrastive.filip.evals import Localisation, alignment, shown
 from mmrep.systems.contrastive.filip.model import late_similarity
 
-IMAGE, TEXT = ImageTower(32, 1, 4, 8), TextTower(64, 12, 32, 1, 4)
+IMAGE, TEXT = (
+    ImageEncoder(TransformerConfig(width=32, depth=1, heads=4), patch=8),
+    TextEncoder(TransformerConfig(width=32, depth=1, heads=4), vocab=64, length=12),
+)
 PAIR = (modality.image("image", 16), modality.text("text", 12, 64))
 BATCH = {k: jnp.asarray(v) for k, v in modality.example(PAIR, 6).items()}
 I = jnp.array([[[1, 0], [0, 1]], [[0.6, 0.8], [0.8, -0.6]]], jnp.float32)

@@ -12,7 +12,11 @@ from mmrep import modality
 from mmrep.errors import ConfigError
 from mmrep.losses.contrastive import symmetric_info_nce
 from mmrep.model import Model
-from mmrep.nn.towers import AudioTower, ImageTower, TextTower, VectorTower
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.encoders.audio import AudioEncoder
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
+from mmrep.nn.encoders.vector import VectorEncoder
 from mmrep.systems.contrastive.symile import Config
 from mmrep.systems.contrastive.symile.evals import Predict, scores
 from mmrep.systems.contrastive.symile.model import agreement, sum_loss
@@ -26,7 +30,7 @@ def vectors(n=4, dim=3, seed=7, m=3):
 
 def identity(dim, scale, names="xyz", **fields):
     """A system whose encoders hand unit vectors through, and its parameters."""
-    system = Config(tuple((n, VectorTower()) for n in names), dim, scale=scale, **fields).build()
+    system = Config(tuple((n, VectorEncoder()) for n in names), dim, scale=scale, **fields).build()
     params = {n: {"projection": {"out": {"kernel": jnp.eye(dim)}}} for n in names}
     return system, params | {"scale": {"log_scale": jnp.log(jnp.float32(scale))}}
 
@@ -120,7 +124,7 @@ def test_xor_is_seen_by_the_product_and_by_no_pair():
 
 
 def missing_system():
-    system = Config(tuple((n, VectorTower()) for n in "xyz"), 4, missing=True).build()
+    system = Config(tuple((n, VectorEncoder()) for n in "xyz"), 4, missing=True).build()
     batch = dict(zip("xyz", vectors(6, 4))) | {"present": jnp.ones((6, 3))}
     params, _ = jax.jit(system.init)(jax.random.key(0), batch)
     return system, params, batch
@@ -149,13 +153,13 @@ def test_a_zero_vector_would_silence_the_others():
 
 def test_takes_image_text_and_audio():
     parts = (modality.image("image", 16), modality.text("text", 8, 32), modality.audio("speech", 800, 4000))
-    towers = (
-        ("image", ImageTower(16, 1, 2, 8)), ("text", TextTower(32, 8, 16, 1, 2)),
-        ("speech", AudioTower(16, 1, 2, 4000, 128, 64, 8, (2,))),
+    encoders = (
+        ("image", ImageEncoder(TransformerConfig(width=16, depth=1, heads=2), patch=8)), ("text", TextEncoder(TransformerConfig(width=16, depth=1, heads=2), vocab=32, length=8)),
+        ("speech", AudioEncoder(TransformerConfig(width=16, depth=1, heads=2), sample_rate=4000, n_fft=128, hop=64, n_mels=8, strides=(2,))),
     )  # fmt: skip
     batch = jax.tree.map(jnp.asarray, modality.example(parts, 4))
     for objective in ("symile", "pairwise"):
-        system = Config(towers, 8, objective).build()
+        system = Config(encoders, 8, objective).build()
         params, _ = jax.jit(system.init)(jax.random.key(0), batch)
         assert np.isfinite(value(system, params, batch)[0])
         for name in ("image", "text", "speech"):
@@ -199,7 +203,7 @@ def test_predict_draws_candidates_of_other_groups():
     assert Predict("x", ("y",), candidates=9)._drawn(same).sum(1).tolist() == [3, 4, 3, 4]
 
 
-ABC = Config(tuple((n, VectorTower()) for n in "abc"))
+ABC = Config(tuple((n, VectorEncoder()) for n in "abc"))
 
 
 def unchecked(**fields):
@@ -214,12 +218,12 @@ def unchecked(**fields):
     "config, says",
     [
         (Config(), "at least two modalities"),
-        (replace(ABC, towers=ABC.towers[:1] * 2), "each once"),
-        (replace(ABC, towers=(("scale", VectorTower()), *ABC.towers)), "taken"),
+        (replace(ABC, encoders=ABC.encoders[:1] * 2), "each once"),
+        (replace(ABC, encoders=(("scale", VectorEncoder()), *ABC.encoders)), "taken"),
         (unchecked(objective="clip"), "system.objective is 'clip'"),
         (unchecked(negatives="all"), "system.negatives is 'all'"),
         (replace(ABC, objective="sum", negatives="n_squared"), 'only the "n" sampler'),
-        (replace(ABC, towers=ABC.towers[:2]), "with two modalities"),
+        (replace(ABC, encoders=ABC.encoders[:2]), "with two modalities"),
         (replace(ABC, scale=0.0), "system.scale is 0.0"),
         (replace(ABC, dim=0), "system.dim is 0"),
     ],

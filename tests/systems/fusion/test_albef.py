@@ -10,14 +10,16 @@ import pytest
 
 from mmrep import modality
 from mmrep.errors import ConfigError
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.nn.heads import Projection
-from mmrep.nn.towers import ImageTower, TextTower
 from mmrep.systems.fusion.albef import Config, enqueue, soft_targets
 from mmrep.systems.fusion.albef.model import FusionEncoder
 
 TINY = Config(
-    ImageTower(width=32, depth=1, heads=2, patch=8, pool="cls"),
-    TextTower(20, 8, width=32, depth=1, heads=2, pool="cls", norm="post"),
+    ImageEncoder(TransformerConfig(width=32, depth=1, heads=2), patch=8, pool="cls"),
+    TextEncoder(TransformerConfig(width=32, depth=1, heads=2, norm="post"), vocab=20, length=8, pool="cls"),
     dim=16, queue=4, ramp=10,
 )  # fmt: skip
 PAIR = (modality.image("image", 16), modality.text("text", 8, 20))

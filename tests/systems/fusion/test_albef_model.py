@@ -1,10 +1,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from mmrep.errors import ConfigError
-from mmrep.nn.text import TextTransformer
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.nn.transformer import Transformer, stack_blocks
 from mmrep.systems.fusion.albef.model import FusionEncoder
 
@@ -13,9 +12,13 @@ IDS = np.array([[1, 9, 8, 7, 2], [1, 6, 2, 0, 0]], np.int32)
 IMAGE = jax.random.normal(KEY, (2, 4, 24))
 
 
+def shape(depth, norm="post", **options):
+    return TransformerConfig(width=16, depth=depth, heads=2, norm=norm, **options)
+
+
 def test_upper_half_over_text_tokens_ignores_padding_of_both(norm="post"):
-    text = TextTransformer(20, 16, 1, 2, max_len=9, pool="cls", norm=norm)
-    fusion = FusionEncoder(1, 2, norm=norm)
+    text = TextEncoder(shape(1, norm=norm), vocab=20, length=9, pool="cls").module(np.float32)
+    fusion = FusionEncoder(shape(1, norm=norm))
     text_params = jax.jit(text.init)(KEY, IDS)
 
     @jax.jit
@@ -34,14 +37,14 @@ def test_upper_half_over_text_tokens_ignores_padding_of_both(norm="post"):
 
 
 def test_context_of_another_width_and_the_parameter_tree():
-    params = jax.jit(FusionEncoder(1, 2).init)(KEY, jnp.ones((2, 5, 16)), IMAGE)["params"]["transformer"]["block00"]
+    params = jax.jit(FusionEncoder(shape(1)).init)(KEY, jnp.ones((2, 5, 16)), IMAGE)["params"]["transformer"]["block00"]
     assert set(params) == {"attn", "cross", "mlp", "norm_attn", "norm_cross", "norm_mlp"}
     assert params["cross"]["key"]["kernel"].shape == (24, 16) and params["cross"]["query"]["kernel"].shape == (16, 16)
 
 
 def test_causal_fusion_is_a_decoder():
     tokens = jax.random.normal(KEY, (2, 5, 16))
-    module = FusionEncoder(2, 2, norm="pre", causal=True)
+    module = FusionEncoder(shape(2, norm="pre"), causal=True)
     params = jax.jit(module.init)(KEY, tokens, IMAGE)
     run = jax.jit(lambda t, i: module.apply(params, t, i)[1]["tokens"])
     changed = run(tokens.at[:, 3].add(1.0), IMAGE)
@@ -51,24 +54,19 @@ def test_causal_fusion_is_a_decoder():
 
 def test_scan_equals_loop():
     tokens = jax.random.normal(KEY, (2, 5, 16))
-    params = jax.jit(FusionEncoder(2, 2).init)(KEY, tokens, IMAGE)
-    pooled, _ = jax.jit(FusionEncoder(2, 2).apply)(params, tokens, IMAGE)
-    scanned, _ = jax.jit(FusionEncoder(2, 2, scan=True).apply)(stack_blocks(params), tokens, IMAGE)
+    params = jax.jit(FusionEncoder(shape(2)).init)(KEY, tokens, IMAGE)
+    pooled, _ = jax.jit(FusionEncoder(shape(2)).apply)(params, tokens, IMAGE)
+    scanned, _ = jax.jit(FusionEncoder(shape(2, scan=True)).apply)(stack_blocks(params), tokens, IMAGE)
     np.testing.assert_allclose(scanned, pooled, atol=1e-5)
 
 
 def test_is_a_cross_transformer():
     """The same parameters in a plain Transformer with cross=True give the same tokens."""
     tokens = jax.random.normal(KEY, (2, 5, 16))
-    params = jax.jit(FusionEncoder(2, 2).init)(KEY, tokens, IMAGE)
-    expected = jax.jit(Transformer(2, 2, cross=True, norm="post").apply)(
+    params = jax.jit(FusionEncoder(shape(2)).init)(KEY, tokens, IMAGE)
+    expected = jax.jit(Transformer(shape(2), cross=True).apply)(
         {"params": params["params"]["transformer"]}, tokens, None, IMAGE
     )[0]
     np.testing.assert_allclose(
-        jax.jit(FusionEncoder(2, 2).apply)(params, tokens, IMAGE)[1]["tokens"], expected, atol=1e-6
+        jax.jit(FusionEncoder(shape(2)).apply)(params, tokens, IMAGE)[1]["tokens"], expected, atol=1e-6
     )
-
-
-def test_errors_name_the_field():
-    with pytest.raises(ConfigError, match="heads"):
-        FusionEncoder(1, 3).init(KEY, jnp.ones((2, 5, 16)), IMAGE)

@@ -14,6 +14,7 @@ from mmrep.errors import ConfigError, DataError
 from mmrep.interop.foreign import read_foreign
 from mmrep.losses import masked
 from mmrep.masking import budgets
+from mmrep.nn.config import TransformerConfig
 from mmrep.nn.maps import Map
 from mmrep.nn.positions import alibi_2d, alibi_slopes
 from mmrep.systems.masked.croma import Config, objectives, targets
@@ -22,9 +23,13 @@ from mmrep.systems.masked.croma.weights import from_authors, to_authors
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "croma.npz")
 PLAIN = {"mean": (0.0,), "std": (1.0,)}
 OPTICAL, RADAR = Map("optical", (120, 120), 8, 12, **PLAIN), Map("radar", (120, 120), 8, 2, **PLAIN)
-AUTHORS = Config(OPTICAL, RADAR, one_bias=True, width=16, depth=4, heads=4, decoder_width=32, max_scale=None)
+AUTHORS = Config(
+    OPTICAL, RADAR, one_bias=True, encoder=TransformerConfig(width=16, depth=4, heads=4),
+    decoder=TransformerConfig(width=32, depth=1, heads=8), max_scale=None,
+)  # fmt: skip
 SMALL = Config(
-    Map("optical", (16, 16), 4, 3), Map("radar", (16, 16), 4, 2), width=16, depth=2, heads=2, decoder_width=8, decoder_heads=2
+    Map("optical", (16, 16), 4, 3), Map("radar", (16, 16), 4, 2), encoder=TransformerConfig(width=16, depth=2, heads=2),
+    decoder=TransformerConfig(width=8, depth=1, heads=2),
 )  # fmt: skip
 CLOSE = {"atol": 3e-5, "rtol": 3e-4}
 
@@ -179,7 +184,9 @@ def test_released_and_pretraining_files_are_recognised(tmp_path):
     np.savez(tmp_path / "released.npz", **as_released(weights()))
     for name in ("pretraining", "released"):
         experiment, params, _ = read_foreign(tmp_path / f"{name}.npz")
-        assert experiment.system == replace(AUTHORS, one_bias=False, heads=16, max_scale=100.0, decoder_width=experiment.system.decoder_width)  # fmt: skip
+        encoder = replace(AUTHORS.encoder, heads=16)
+        decoder = AUTHORS.decoder if name == "pretraining" else Config().decoder
+        assert experiment.system == replace(AUTHORS, one_bias=False, encoder=encoder, decoder=decoder, max_scale=100.0)
         assert [m.shape for m in experiment.data.modalities] == [(120, 120, 12), (120, 120, 2)]
         whole = flatten(from_authors(weights(), AUTHORS))
         assert all(np.array_equal(v, whole[k]) for k, v in flatten(params).items())
@@ -277,9 +284,10 @@ def test_each_loss_alone_has_the_parts_that_it_trains():
 def test_scanned_blocks_take_biases_too():
     from mmrep.nn.transformer import stack_blocks
 
-    system, x = replace(SMALL, depth=4).build(), tiny_images()
+    deeper = replace(SMALL.encoder, depth=4)
+    system, x = replace(SMALL, encoder=deeper).build(), tiny_images()
     params, extras = system.init(jax.random.key(0), x)
-    scanned = replace(SMALL, depth=4, scan=True, remat=True).build()
+    scanned = replace(SMALL, encoder=replace(deeper, scan=True, remat=True)).build()
     stacked = {k: stack_blocks(v) if k in ("optical", "radar", "fusion") else v for k, v in params.items()}
     a, b = (jax.jit(s.loss)(p, extras, x, jax.random.key(2))[0] for s, p in ((system, params), (scanned, stacked)))
     np.testing.assert_allclose(a, b, rtol=1e-5)
@@ -290,8 +298,8 @@ def test_scanned_blocks_take_biases_too():
     [
         ({"mask_optical": 1.0}, "mask_optical"), ({"mask_radar": 0.99}, "mask_radar"), ({"mask_radar": -0.1}, "mask_radar"),
         ({"mask_radar": 0.5, "one_bias": True}, "one_bias"), ({"contrast": -1.0}, "contrast"), ({"contrast": 0.0, "reconstruction": 0.0}, "both"),
-        ({"depth": 3}, "even"), ({"heads": 3}, "width"),
-        ({"decoder_width": 9}, "decoder_width"), ({"radar": Map("radar", (16, 16), 5, 2)}, "patch"),
+        ({"encoder": replace(SMALL.encoder, depth=3)}, "even"),
+        ({"decoder": replace(SMALL.decoder, width=10)}, "decoder.width"), ({"radar": Map("radar", (16, 16), 5, 2)}, "patch"),
         ({"radar": Map("radar", (16, 16), 8, 2)}, "grid"), ({"radar": Map("radar", (16, 16), 4, classes=3)}, "classes"),
     ],
 )  # fmt: skip

@@ -15,6 +15,7 @@ from mmrep.systems.masked.fourm import Config, masked_loss, token_infer
 from mmrep.systems.masked.fourm import masking as spans
 from mmrep.systems.masked.fourm.canvas import blank, emptied, fill
 from mmrep.systems.masked.fourm.masking import Mixture, Stream, Tokens
+from mmrep.systems.masked.fourm.model import BASE
 from mmrep.systems.masked.fourm.predict import whole_stream
 from mmrep.systems.masked.fourm.tokens import Levels, patches, tokenise
 from mmrep.systems.masked.fourm.weights import from_authors, to_authors
@@ -24,8 +25,9 @@ WEIGHTS = {name[2:]: GOLDEN[name] for name in GOLDEN if name.startswith("w/")}
 SENTINEL = 20
 STREAMS = (Stream("rgb", 7, (4, 4)), Stream("depth", 5, (4, 4)), Stream("caption", SENTINEL, length=8))
 EVEN = (Mixture((0.5,) * 3, (0.5,) * 3),)
+SHAPE = replace(BASE, width=16, depth=2, heads=2)
 CONFIG = Config(
-    STREAMS, EVEN, n_input=14, n_target=14, width=16, encoder_depth=2, decoder_depth=2, heads=2, weighting="mod"
+    STREAMS, EVEN, n_input=14, n_target=14, encoder=SHAPE, decoder=SHAPE, weighting="mod"
 )  # fmt: skip
 KEY = jax.random.key(0)
 
@@ -160,8 +162,8 @@ def test_no_target_and_no_input_give_finite_losses_and_gradients():
 def test_scanned_layers_are_the_same():
     from mmrep.nn.transformer import stack_blocks
 
-    p, m = params(), masked()
-    scanned = replace(CONFIG, scan=True, remat=True)
+    p, m, fast = params(), masked(), replace(SHAPE, scan=True, remat=True)
+    scanned = replace(CONFIG, encoder=fast, decoder=fast)
     a = masked_loss(CONFIG, CONFIG.model(), p, m)[0]
     b = jax.jit(lambda p: masked_loss(scanned, scanned.model(), p, m)[0])(stack_blocks(p))
     np.testing.assert_allclose(a, b, rtol=1e-5)
@@ -194,7 +196,8 @@ def test_an_absent_stream_changes_nothing():
 
 
 def test_a_few_steps_learn_one_batch():
-    system, whole = replace(CONFIG, width=32).build(), batch()
+    wide = replace(SHAPE, width=32)
+    system, whole = replace(CONFIG, encoder=wide, decoder=wide).build(), batch()
     p, extras = system.init(KEY, whole)
     step = jax.jit(jax.value_and_grad(lambda p, k: system.loss(p, extras, whole, k)[0]))
     first = float(jnp.mean(jnp.asarray([step(p, jax.random.key(i))[0] for i in range(8)])))
@@ -247,7 +250,8 @@ def test_weights_go_out_as_they_came_in():
 def test_a_checkpoint_is_recognised_and_its_texts_are_left_out(tmp_path):
     """Names and shapes as apple/ml-4m makes them; the values are ours."""
     streams = Stream("rgb@224", 0, (14, 14), patch=16), Stream("tok_depth@224", 9, (14, 14))
-    config = Config(streams, (Mixture((1.0, 1.0), (0.0, 1.0)),), width=64, encoder_depth=1, decoder_depth=2, heads=1)
+    encoder, decoder = (replace(BASE, width=64, depth=depth, heads=1) for depth in (1, 2))
+    config = Config(streams, (Mixture((1.0, 1.0), (0.0, 1.0)),), encoder=encoder, decoder=decoder)
     params = jax.tree.map(np.asarray, config.model().init(KEY))
     theirs = to_authors(params, config)
     for side in ("encoder", "decoder"):
@@ -269,7 +273,7 @@ def test_pixels_go_in_by_a_linear_patch_and_are_never_asked():
     value, (_, metrics) = jax.jit(system.loss)(p, extras, whole, KEY)
     assert float(metrics["pixels"]) == 0.0 and float(metrics["inputs"]) == 1.0 and np.isfinite(value)
     vit = system.infer["tokens"](p, extras, {"pixels": whole["pixels"]})
-    assert vit.shape == (4, 16, config.width)
+    assert vit.shape == (4, 16, config.encoder.width)
     np.testing.assert_allclose(
         system.infer["fused"](p, extras, {"pixels": whole["pixels"]}), vit.mean(1), rtol=1e-5, atol=1e-6
     )
@@ -286,7 +290,7 @@ def test_pixels_go_in_by_a_linear_patch_and_are_never_asked():
 
 
 def test_a_text_of_vectors_goes_in_as_a_text_whose_table_they_are():
-    n, width = 6, CONFIG.width
+    n, width = 6, SHAPE.width
     vectors = Stream("vectors", 0, length=n, vectors=width)
     table = Stream("table", vectors.sentinel, length=n)
     values = np.random.default_rng(0).standard_normal((1, n, width)).astype(np.float32)

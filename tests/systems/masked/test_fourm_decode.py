@@ -13,6 +13,7 @@ from mmrep.systems.masked import fourm
 from mmrep.systems.masked.fourm.canvas import Canvas, blank, emptied, fill, inputs, merge_spans
 from mmrep.systems.masked.fourm.decode import TokenInfer, compiled, generate
 from mmrep.systems.masked.fourm.masking import Mixture, Stream, Tokens
+from mmrep.systems.masked.fourm.model import BASE
 from mmrep.systems.masked.fourm.schedules import Guide, Target, chain
 
 STREAMS = Stream("rgb", 8, (3, 3)), Stream("depth", 6, (2, 2)), Stream("caption", 12, length=6)
@@ -118,10 +119,8 @@ def test_guidance_empties_its_streams_and_weighs_the_difference():
 
 
 def small():
-    even = (0.5, 0.5, 0.5)
-    return fourm.Config(
-        STREAMS, (Mixture(even, even),), n_input=6, n_target=6, width=16, encoder_depth=1, decoder_depth=1, heads=2
-    )
+    even, shape = (0.5, 0.5, 0.5), replace(BASE, width=16, depth=1, heads=2)
+    return fourm.Config(STREAMS, (Mixture(even, even),), n_input=6, n_target=6, encoder=shape, decoder=shape)
 
 
 def test_guidance_of_a_model_is_the_formula_over_its_own_passes():
@@ -156,7 +155,9 @@ def test_rows_do_not_depend_on_each_other_and_keys_decide():
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_a_text_read_token_by_token_is_the_text_read_at_once(scan):
-    config = replace(small(), decoder_depth=3, scan=scan)
+    config = small()
+    encoder, decoder = replace(config.encoder, scan=scan), replace(config.decoder, depth=3, scan=scan)
+    config = replace(config, encoder=encoder, decoder=decoder)
     infer = fourm.token_infer(config, config.model().init(KEY))
     # Rows of different lengths, so that some of the context is padding.
     given = fill(
@@ -175,7 +176,8 @@ def test_a_text_read_token_by_token_is_the_text_read_at_once(scan):
 
 
 def test_a_text_is_written_as_by_reading_all_of_it_again_for_each_word():
-    config = replace(small(), decoder_depth=2)
+    config = small()
+    config = replace(config, decoder=replace(config.decoder, depth=2))
     params = config.model().init(KEY)
     params["out"]["caption"] = jnp.where(jnp.arange(16)[:, None] < 12, 20 * params["out"]["caption"], 0)  # goes on
     infer = fourm.token_infer(config, params)

@@ -14,6 +14,7 @@ from mmrep.interop.foreign import read_foreign
 from mmrep.losses import masked
 from mmrep.masking import budgets
 from mmrep.masking.budgets import Visible
+from mmrep.nn.config import TransformerConfig
 from mmrep.nn.maps import Map, truncated_standard
 from mmrep.systems.masked.multimae import Config, Task, labels, task_losses, uncertain
 from mmrep.systems.masked.multimae.weights import from_authors, to_authors
@@ -26,7 +27,8 @@ MAPS = (
 )  # fmt: skip
 TASKS = (Task("rgb"), Task("rgb", "norm_mse"), Task("depth", "l1"), Task("semseg", "ce"))
 CONFIG = Config(
-    MAPS, TASKS, visible=8, width=16, depth=2, heads=2, decoder_width=12, decoder_depth=1, decoder_heads=3
+    MAPS, TASKS, visible=8, encoder=TransformerConfig(width=16, depth=2, heads=2, epsilon=1e-6),
+    decoder=TransformerConfig(width=12, depth=1, heads=3, epsilon=1e-6),
 )  # fmt: skip
 THEIRS = {"rgb": "rgb", "rgb_norm_mse": "norm_rgb", "depth": "depth", "semseg": "semseg"}
 
@@ -41,13 +43,11 @@ def batch():
 
 
 def autoencoder(config=CONFIG):
-    from mmrep.nn.maps import Stack, map_autoencoder
+    from mmrep.nn.maps import map_autoencoder
 
     outputs = {k: config.of(t.map) for k, t in zip(labels(config.tasks), config.tasks)}
     return map_autoencoder(
-        config.maps, outputs, Stack(config.width, config.depth, config.heads),
-        Stack(config.decoder_width, config.decoder_depth, config.decoder_heads), blind=config.blind,
-        position_base=config.position_base,
+        config.maps, outputs, config.encoder, config.decoder, blind=config.blind, position_base=config.position_base,
     )  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def golden_map(name, label):
 
 
 def as_map(patches, m):
-    from mmrep.nn.image import unpatchify
+    from mmrep.nn.patches import unpatchify
 
     return np.asarray(unpatchify(patches, m.patch, m.grid))
 
@@ -155,7 +155,9 @@ def test_a_checkpoint_is_recognised_by_its_names(tmp_path):
         Map("semseg", (8, 8), 4, classes=3, class_dim=2),
     )
     tasks = Task("rgb"), Task("rgb", "norm_mse"), Task("semseg", "ce")
-    config = Config(maps, tasks, visible=1, width=64, depth=2, heads=1, decoder_width=16, decoder_depth=1)
+    encoder = TransformerConfig(width=64, depth=2, heads=1, epsilon=1e-6)
+    decoder = TransformerConfig(width=16, depth=1, heads=8, epsilon=1e-6)
+    config = Config(maps, tasks, visible=1, encoder=encoder, decoder=decoder)
     batch = {"rgb": np.zeros((1, 32, 32, 3), np.float32), "semseg": np.zeros((1, 8, 8), np.int32)}
     params = jax.tree.map(np.asarray, jax.jit(config.build().init)(jax.random.key(0), batch)[0])
     theirs = to_authors(params, config) | {"input_adapters.semseg.class_emb.weight": np.zeros((4, 2), np.float32)}

@@ -82,7 +82,7 @@ def test_skill_is_one_for_the_truth_none_for_the_usual_and_counts_observed_cells
 
 
 def test_patches_are_those_of_the_model_and_come_back():
-    from mmrep.nn.image import patchify
+    from mmrep.nn.patches import patchify
 
     x = np.random.default_rng(0).random((2, 6, 9, 2)).astype(np.float32)
     cut = rasters.patches(x, 3)

@@ -10,6 +10,7 @@ import pytest
 
 from mmrep.config import flatten
 from mmrep.errors import ConfigError
+from mmrep.nn.config import TransformerConfig
 from mmrep.nn.maps import Map
 from mmrep.systems.masked.multimae import Config as Pretraining
 from mmrep.systems.masked.multimae import Task
@@ -18,9 +19,9 @@ from mmrep.training.loop import transplant
 
 RGB, DEPTH = Map("rgb", (16, 16), 4, 3), Map("depth", (16, 16), 4, 1, mean=(0.8,), std=(0.25,))
 SEMSEG = Map("semseg", (16, 16), 4, classes=5, class_dim=6)
-SIZES = {"width": 16, "depth": 2, "heads": 2}
+ENCODER = TransformerConfig(width=16, depth=2, heads=2, epsilon=1e-6)
 HEAD = {"head_width": 64, "head_depth": 1, "hooks": (0, 0, 1, 1), "head_dims": (4, 4, 4, 4), "features": 8}
-CONFIG = Config((RGB, DEPTH), target=SEMSEG, **SIZES, **HEAD)
+CONFIG = Config((RGB, DEPTH), target=SEMSEG, encoder=ENCODER, **HEAD)
 CONFIGS = {
     "segmentation": CONFIG,
     "depth": replace(CONFIG, maps=(RGB,), task="depth", target=DEPTH),
@@ -46,7 +47,11 @@ def without(values, *names):
 
 def test_the_encoder_is_the_pretrained_one():
     pretraining = Pretraining(
-        (RGB, DEPTH, SEMSEG), (Task("rgb"),), visible=8, decoder_width=8, decoder_depth=1, decoder_heads=2, **SIZES
+        (RGB, DEPTH, SEMSEG),
+        (Task("rgb"),),
+        visible=8,
+        encoder=ENCODER,
+        decoder=TransformerConfig(width=8, depth=1, heads=2, epsilon=1e-6),
     )
     first, then = pretraining.build(), CONFIG.build()
     donor, params = init(first, 1), init(then, 2)
@@ -132,7 +137,7 @@ def test_every_head_learns_and_its_gradient_reaches_the_adapters(task):
 
 
 def test_stochastic_depth_acts_in_training_alone():
-    b, plain, dropped = batch(), CONFIG.build(), replace(CONFIG, drop_path=0.5).build()
+    b, plain, dropped = batch(), CONFIG.build(), replace(CONFIG, encoder=replace(ENCODER, drop_path=0.5)).build()
     params, extras = plain.init(jax.random.key(0), b)
     one, other = (dropped.loss(params, extras, b, jax.random.key(k))[0] for k in (1, 2))
     assert one != other and one != plain.loss(params, extras, b, jax.random.key(1))[0]
@@ -140,14 +145,14 @@ def test_stochastic_depth_acts_in_training_alone():
         dropped.infer["predict"](params, extras, b), plain.infer["predict"](params, extras, b)
     )
     with pytest.raises(ConfigError, match="drop_path"):
-        replace(CONFIG, drop_path=1.0).build().init(jax.random.key(0), b)
+        replace(ENCODER, drop_path=1.0)
 
 
 def test_a_scanned_encoder_gives_the_head_the_same_layers():
     from mmrep.nn.transformer import stack_blocks
 
     config = CONFIGS["depth"]
-    system, scanned = config.build(), replace(config, scan=True).build()
+    system, scanned = config.build(), replace(config, encoder=replace(ENCODER, scan=True)).build()
     params = init(system)
     same = params | {"encoder": stack_blocks(params["encoder"])}
     np.testing.assert_allclose(

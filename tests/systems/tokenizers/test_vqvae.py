@@ -11,12 +11,14 @@ import pytest
 from configs.tokenizers.vqvae import get_config
 from mmrep.config import Phase, Pretrained
 from mmrep.errors import ConfigError
+from mmrep.nn.config import TransformerConfig
 from mmrep.nn.maps import Map
 from mmrep.systems.tokenizers.vqvae import Config, detokenise, tokenise
 from mmrep.training import loop
 
+SHAPE = TransformerConfig(width=8, depth=1, heads=2, epsilon=1e-6)
 RGB = Config(
-    Map("rgb", (8, 8), 4, 3), codes=6, latent=4, width=8, depth=1, heads=2, decoder_width=8, decoder_depth=1, decoder_heads=2
+    Map("rgb", (8, 8), 4, 3), codes=6, latent=4, encoder=SHAPE, decoder=SHAPE
 )  # fmt: skip
 PLAIN = {"rgb": np.random.default_rng(0).random((4, 8, 8, 3), np.float32)}
 
@@ -82,7 +84,13 @@ def test_the_loss_moves_the_codebook_towards_its_latents_and_restarts_dead_codes
 
 def test_a_diffusion_decoder_draws_by_row_and_by_seed():
     config = replace(
-        RGB, decoder="diffusion", unet_widths=(8, 8), unet_blocks=1, unet_patch=2, diffusion_steps=20, sample_steps=2
+        RGB,
+        decoder_type="diffusion",
+        unet_widths=(8, 8),
+        unet_blocks=1,
+        unet_patch=2,
+        diffusion_steps=20,
+        sample_steps=2,
     )
     system, params, extras = start(config, PLAIN)
     value, (_, metrics) = system.loss(params, extras, PLAIN, jax.random.key(1))

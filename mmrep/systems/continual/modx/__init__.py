@@ -13,7 +13,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mmrep.errors import ConfigError
 from mmrep.losses.contrastive import similarity, symmetric_info_nce
-from mmrep.nn.towers import ImageTower, TextTower, encoders
+from mmrep.nn.dual import dual_encoder
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.system import Batch, Extras, Metrics, Params, System
 from mmrep.systems.continual.modx.model import (
     cosine_distillation,
@@ -33,8 +35,8 @@ class Config:
     distil_temperature: of both similarity matrices in it; 1 is the raw cosines of the authors.   temperature: of the contrastive loss.
     """
 
-    image: ImageTower = ImageTower()
-    text: TextTower = TextTower()
+    image: ImageEncoder = ImageEncoder()
+    text: TextEncoder = TextEncoder()
     dim: int = 64
     alpha: float = 20.0
     keep: Literal["matrix", "diagonal", "features"] = "matrix"
@@ -46,8 +48,8 @@ class Config:
 
     def build(self) -> System:
         self._check()
-        towers = {"image": self.image, "text": self.text}
-        model = encoders(towers, self.dim, scale=1 / self.temperature, max_scale=100.0, dtype=self.dtype)
+        encoders = {"image": self.image, "text": self.text}
+        model = dual_encoder(encoders, self.dim, scale=1 / self.temperature, max_scale=100.0, dtype=self.dtype)
 
         def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, Extras]:
             return snapshot(model.init(rng, batch), {})

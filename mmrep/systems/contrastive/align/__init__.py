@@ -10,7 +10,9 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mmrep.errors import ConfigError
 from mmrep.losses.contrastive import Scalar, symmetric_info_nce
-from mmrep.nn.towers import ImageTower, TextTower, encoders
+from mmrep.nn.dual import dual_encoder
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.system import Batch, Metrics, Params, System, stateless
 
 
@@ -18,8 +20,8 @@ from mmrep.system import Batch, Metrics, Params, System, stateless
 class Config:
     """smoothing: eps of the smoothed one-hot targets.   sigma: initial temperature, kept in [0.01, 1] through its logarithm."""
 
-    image: ImageTower = ImageTower()
-    text: TextTower = TextTower()
+    image: ImageEncoder = ImageEncoder()
+    text: TextEncoder = TextEncoder()
     dim: int = 64
     smoothing: float = 0.1
     sigma: float = 1.0
@@ -30,8 +32,8 @@ class Config:
             raise ConfigError(f"system.smoothing is {self.smoothing}: it must lie in [0, 1)")
         if not 0.01 <= self.sigma <= 1.0:
             raise ConfigError(f"system.sigma is {self.sigma}: a temperature lies in [0.01, 1]")
-        towers = {"image": self.image, "text": self.text}
-        model = encoders(towers, self.dim, scale=1 / self.sigma, max_scale=100.0, dtype=self.dtype)
+        encoders = {"image": self.image, "text": self.text}
+        model = dual_encoder(encoders, self.dim, scale=1 / self.sigma, max_scale=100.0, dtype=self.dtype)
 
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
             x, y, scale = model.embed(params, batch, "image"), model.embed(params, batch, "text"), model.scale(params)

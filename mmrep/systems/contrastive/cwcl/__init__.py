@@ -11,8 +11,10 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from mmrep.errors import ConfigError
 from mmrep.losses.contrastive import Scalar, info_nce, similarity
 from mmrep.losses.reduce import masked_mean
+from mmrep.nn.dual import dual_encoder
+from mmrep.nn.encoders.audio import AudioEncoder
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.nn.heads import Projection
-from mmrep.nn.towers import AudioTower, TextTower, encoders
 from mmrep.system import Batch, Extras, Metrics, Params, System
 
 Weights = Literal["frozen", "identity", "permuted", "untrained"]
@@ -29,8 +31,8 @@ class Config:
     kernel:    None for the paper's linear weights; t for exp((cos - 1) / t), which later work uses.
     """
 
-    text: TextTower = TextTower()
-    speech: AudioTower = AudioTower()
+    text: TextEncoder = TextEncoder()
+    speech: AudioEncoder = AudioEncoder()
     dim: int = 64
     intents: int = 20
     objective: Literal["intent", "cwcl"] = "cwcl"
@@ -52,7 +54,7 @@ class Config:
 
     def build(self) -> System:
         self.check()
-        model = encoders({"text": self.text, "speech": self.speech}, self.dim, scale=self.scale, dtype=self.dtype)
+        model = dual_encoder({"text": self.text, "speech": self.speech}, self.dim, scale=self.scale, dtype=self.dtype)
         head = Projection(self.intents, normalise=False, use_bias=True)
 
         def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, Extras]:

@@ -10,8 +10,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mmrep.errors import ConfigError
 from mmrep.losses.contrastive import Scalar, symmetric_info_nce_of_logits
 from mmrep.losses.large_batch import LargeBatch, in_micro_batches
-from mmrep.nn.text import masked_mean
-from mmrep.nn.towers import ImageTower, TextTower, encoders
+from mmrep.nn.dual import dual_encoder
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
+from mmrep.nn.pooling import mean_pool
 from mmrep.system import Batch, Metrics, Params, System, stateless
 from mmrep.systems.contrastive.filip.model import Tokens, late_info_nce, late_similarity, select_tokens
 
@@ -26,8 +28,8 @@ class Config:
     large_batch: how much of the batch is compared and encoded at once; its blocks are of `chunk` pairs where it names no size.
     """
 
-    image: ImageTower = ImageTower()
-    text: TextTower = TextTower()
+    image: ImageEncoder = ImageEncoder()
+    text: TextEncoder = TextEncoder()
     dim: int = 64
     temperature: float = 0.07
     interaction: Literal["max", "mean", "global"] = "max"
@@ -39,9 +41,9 @@ class Config:
 
     def build(self) -> System:
         self._check()
-        towers = {"image": self.image, "text": self.text}
-        model = encoders(
-            towers, self.dim, scale=1 / self.temperature, max_scale=100.0, tokens=True, dtype=self.dtype
+        encoders = {"image": self.image, "text": self.text}
+        model = dual_encoder(
+            encoders, self.dim, scale=1 / self.temperature, max_scale=100.0, tokens=True, dtype=self.dtype
         )  # fmt: skip
 
         def words_or_patches(params: Params, batch: Batch, name: str) -> tuple[Array, dict[str, Array]]:
@@ -56,19 +58,19 @@ class Config:
             pooled, out = words_or_patches(params, batch, name)
             if self.interaction == "max":
                 return out
-            one = pooled if self.interaction == "global" else masked_mean(out["tokens"], out["valid"])
+            one = pooled if self.interaction == "global" else mean_pool(out["tokens"], out["valid"])
             return {"tokens": one[:, None], "valid": out["valid"].any(1, keepdims=True)}
 
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
             parts = self.large_batch.micro_batches
-            x, y = in_micro_batches(lambda of: [represent(params, of, n) for n in towers], batch, parts)
+            x, y = in_micro_batches(lambda of: [represent(params, of, n) for n in encoders], batch, parts)
             scale = model.scale(params)
             per_pair, own = self.contrast((x["tokens"], x["valid"]), (y["tokens"], y["valid"]), scale)
             return per_pair.mean(), {"scale": scale, "similarity": own.mean()}
 
-        infer = {n: lambda params, extras, batch, n=n: represent(params, batch, n) for n in towers}
+        infer = {n: lambda params, extras, batch, n=n: represent(params, batch, n) for n in encoders}
         infer |= {
-            f"{n}_tokens": lambda params, extras, batch, n=n: words_or_patches(params, batch, n)[1] for n in towers
+            f"{n}_tokens": lambda params, extras, batch, n=n: words_or_patches(params, batch, n)[1] for n in encoders
         }
         return System(lambda rng, batch: (model.init(rng, batch), {}), stateless(loss), infer)
 

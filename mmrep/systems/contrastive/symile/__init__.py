@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mmrep.errors import ConfigError
 from mmrep.losses.contrastive import pairwise_info_nce
 from mmrep.losses.large_batch import LargeBatch, in_micro_batches
+from mmrep.nn.dual import Encoder, dual_encoder
 from mmrep.nn.heads import l2_normalise
-from mmrep.nn.towers import Tower, encoders
 from mmrep.system import Batch, Metrics, Params, System, stateless
 from mmrep.systems.contrastive.symile.model import (
     Negatives,
@@ -27,7 +27,7 @@ Objective = Literal["symile", "pairwise", "sum"]
 
 @dataclass(frozen=True)
 class Config:
-    """A tower for each of M >= 2 modalities into one space; `infer` has a function named after each.
+    """An encoder for each of M >= 2 modalities into one space; `infer` has a function named after each.
 
     objective: "symile": the contrast of whole tuples by their multilinear product.   "pairwise": CLIP summed over all pairs.
                "sum": Symile's tuples scored by the sum of their pairwise dot products, an ablation.
@@ -38,7 +38,7 @@ class Config:
     missing:   the batch may hold `present` [B, M], 1 where a modality was observed; a missing one enters as a learnt vector.
     """
 
-    towers: tuple[tuple[str, Tower], ...] = ()
+    encoders: tuple[tuple[str, Encoder], ...] = ()
     dim: int = 64
     objective: Objective = "symile"
     negatives: Negatives = "n"
@@ -52,11 +52,13 @@ class Config:
     large_batch: LargeBatch = field(default=LargeBatch(), metadata={"since": 2})
 
     def check(self) -> None:
-        names = [name for name, _ in self.towers]
+        names = [name for name, _ in self.encoders]
         if len(names) < 2 or len(set(names)) < len(names):
-            raise ConfigError(f"system.towers names {names}: give at least two modalities, each once")
+            raise ConfigError(f"system.encoders names {names}: give at least two modalities, each once")
         if {"scale", "missing", "present"} & {*names}:
-            raise ConfigError(f"system.towers names {names}: scale, missing and present are taken, rename the modality")
+            raise ConfigError(
+                f"system.encoders names {names}: scale, missing and present are taken, rename the modality"
+            )
         if self.objective not in ("symile", "pairwise", "sum"):
             raise ConfigError(f"system.objective is {self.objective!r}: choose symile, pairwise or sum")
         if self.negatives not in ("n", "n_squared"):
@@ -68,7 +70,7 @@ class Config:
                 'system.negatives is "n": with two modalities a shuffle repeats the true pairs, take "n_squared"'
             )
         if not {n for pair in self.pairs for n in pair} <= {*names} or not 0 <= self.smoothing < 1:
-            raise ConfigError(f"system.pairs {self.pairs} must name towers, smoothing {self.smoothing} lie in [0, 1)")
+            raise ConfigError(f"system.pairs {self.pairs} must name encoders, smoothing {self.smoothing} lie in [0, 1)")
         self.large_batch.check()
         if self.large_batch.loss != "plain" and self.objective == "sum":
             raise ConfigError(
@@ -84,9 +86,9 @@ class Config:
 
     def build(self) -> System:
         self.check()
-        names = tuple(name for name, _ in self.towers)
-        model = encoders(
-            dict(self.towers), self.dim, scale=self.scale, max_scale=self.max_scale, hidden=self.hidden,
+        names = tuple(name for name, _ in self.encoders)
+        model = dual_encoder(
+            dict(self.encoders), self.dim, scale=self.scale, max_scale=self.max_scale, hidden=self.hidden,
             normalise=not self.missing, dtype=self.dtype,
         )  # fmt: skip
 

@@ -9,7 +9,7 @@ sequence of parameters: there too the teacher has averaged everything up to the 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -21,8 +21,11 @@ from mmrep.errors import ConfigError
 from mmrep.losses.contrastive import Scalar, info_nce, same_id, similarity, targets_from_positives
 from mmrep.losses.masked import masked_lm_loss
 from mmrep.losses.reduce import masked_mean
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.dual import dual_encoder
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.nn.heads import MaskedLmHead, Projection, l2_normalise
-from mmrep.nn.towers import ImageTower, TextTower, encoders
 from mmrep.system import Batch, Extras, Metrics, Params, System
 from mmrep.systems.fusion.albef.model import (
     FusionEncoder,
@@ -44,8 +47,8 @@ class Config:
     negatives: of ITM, drawn by contrastive similarity ("hard") or evenly ("random").   contrast, match, mlm: weights of the losses.
     """
 
-    image: ImageTower = ImageTower(pool="cls")
-    text: TextTower = TextTower(pool="cls", norm="post")
+    image: ImageEncoder = ImageEncoder(pool="cls")
+    text: TextEncoder = TextEncoder(TransformerConfig(depth=2, norm="post"), pool="cls")
     fusion_depth: int = 2
     dim: int = 64
     temperature: float = 0.07
@@ -62,15 +65,15 @@ class Config:
 
     def build(self) -> System:
         self._check()
-        towers = {"image": self.image, "text": self.text}
-        model = encoders(towers, self.dim, scale=1 / self.temperature, max_scale=1000.0, dtype=self.dtype)
+        encoders = {"image": self.image, "text": self.text}
+        model = dual_encoder(encoders, self.dim, scale=1 / self.temperature, max_scale=1000.0, dtype=self.dtype)
         kind, t = jnp.dtype(self.dtype), self.text
-        fusion = FusionEncoder(self.fusion_depth, t.heads, t.mlp_ratio, t.norm, False, t.scan, t.remat, kind)
+        fusion = FusionEncoder(replace(t.transformer, depth=self.fusion_depth), dtype=kind)
         matcher, predictor = Projection(2, normalise=False, use_bias=True, dtype=kind), MaskedLmHead(dtype=kind)
 
         def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, Extras]:
-            keys = dict(zip(("towers", "fusion", "match", "mlm", "image", "text"), jax.random.split(rng, 6)))
-            params = model.init(keys["towers"], batch)
+            keys = dict(zip(("encoders", "fusion", "match", "mlm", "image", "text"), jax.random.split(rng, 6)))
+            params = model.init(keys["encoders"], batch)
             _, image = model.full(params, batch, "image")
             _, text = model.full(params, batch, "text")
             fused = fusion.init(keys["fusion"], text["tokens"], image["tokens"], text["valid"])
@@ -79,7 +82,7 @@ class Config:
                 "match": matcher.init(keys["match"], text["tokens"][:, 0])["params"],
                 "mlm": predictor.init(keys["mlm"], text["tokens"], table(params))["params"],
             }
-            queue = {n: l2_normalise(jax.random.normal(keys[n], (self.queue, self.dim))) for n in towers}
+            queue = {n: l2_normalise(jax.random.normal(keys[n], (self.queue, self.dim))) for n in encoders}
             if "id" in batch:
                 queue["id"] = jnp.full(self.queue, -1, jnp.int32)
             teacher = jax.tree.map(jnp.copy, {name: params[name] for name in TAUGHT})

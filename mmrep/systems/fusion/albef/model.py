@@ -11,26 +11,20 @@ from mmrep.errors import ConfigError
 from mmrep.losses.contrastive import MASKED, cross_entropy, same_id
 from mmrep.modality import BOS, FIRST_PIECE, MASK, PAD
 from mmrep.nn.attention import causal_mask, padding_mask
+from mmrep.nn.config import TransformerConfig
 from mmrep.nn.transformer import Transformer
 
 
 class FusionEncoder(nn.Module):
     """A text stream whose blocks also attend to another modality's tokens (ALBEF, Li et al. 2021, section 3.1).
 
-    It is the upper half of ALBEF's text stack: give it the tokens of a TextTransformer of the same width and `norm`.
+    The upper half of ALBEF's text stack: its tokens are those of a TextTransformer of the same `config` but for the depth.
     The context may have any width. Returns (pooled [B,D], out): pooled is the first token; `causal` makes it a caption decoder.
     """
 
-    depth: int
-    heads: int
-    mlp_ratio: float = 4.0
-    norm: str = "post"
+    config: TransformerConfig
     causal: bool = False
-    scan: bool = False
-    remat: bool = False
     dtype: Any = jnp.float32
-    activation: str = "gelu"
-    implementation: str | None = None
 
     @nn.compact
     def __call__(
@@ -44,19 +38,8 @@ class FusionEncoder(nn.Module):
         if valid is not None:
             mask = padding_mask(valid) if mask is None else mask & padding_mask(valid)
         context_mask = None if context_valid is None else padding_mask(context_valid)
-        x, out = Transformer(
-            self.depth,
-            self.heads,
-            self.mlp_ratio,
-            cross=True,
-            norm=self.norm,
-            scan=self.scan,
-            remat=self.remat,
-            dtype=self.dtype,
-            activation=self.activation,
-            implementation=self.implementation,
-            name="transformer",
-        )(tokens, mask, context, context_mask)
+        fusion = Transformer(self.config, cross=True, dtype=self.dtype, name="transformer")
+        x, out = fusion(tokens, mask, context, context_mask)
         if valid is not None:
             out["valid"] = valid
         out["pooled"] = pooled = x[:, 0]

@@ -13,16 +13,17 @@ from mmrep.losses.contrastive import symmetric_info_nce
 from mmrep.masking import budgets
 from mmrep.masking.budgets import Visible
 from mmrep.nn import maps as aligned
-from mmrep.nn.image import patchify, unpatchify
-from mmrep.nn.maps import Map, Stack
-from mmrep.nn.towers import layer_features
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.maps import Map
+from mmrep.nn.patches import patchify, unpatchify
+from mmrep.nn.pooling import layer_features
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
 from mmrep.systems.masked.croma.model import POSITIONS, SensorPair, sensor_pair
 
 
 @dataclass(frozen=True)
 class Config:
-    """optical, radar: the two sensors' maps, of one grid.   depth: blocks of the optical encoder; radar and fusion have half as many.
+    """optical, radar: the two sensors' maps, of one grid.   encoder: of the optical map; radar and fusion have half of its blocks.
 
     mask_optical, mask_radar: share of each sensor's patches that is hidden, drawn independently.
     contrast, reconstruction: weights of the two losses; a loss of weight 0 is not computed.
@@ -41,15 +42,9 @@ class Config:
     positions: Literal["alibi", "sincos2d"] = "alibi"
     normalise: Literal["joint", "sensor"] = "joint"
     one_bias: bool = False
-    width: int = 768
-    depth: int = 12
-    heads: int = 16
-    decoder_width: int = 512
-    decoder_depth: int = 1
-    decoder_heads: int = 8
+    encoder: TransformerConfig = TransformerConfig(width=768, depth=12, heads=16)
+    decoder: TransformerConfig = TransformerConfig(width=512, depth=1, heads=8)
     max_scale: float | None = 100.0
-    scan: bool = False
-    remat: bool = False
     dtype: str = "float32"
 
     @property
@@ -76,13 +71,13 @@ class Config:
                 f"system.positions is {self.positions!r}, one of {', '.join(POSITIONS)}; "
                 f"system.normalise is {self.normalise!r}, one of joint, sensor"
             )
-        if self.depth < 2 or self.depth % 2:
-            raise ConfigError(f"system.depth is {self.depth}: it must be even, since radar and fusion take half of it")
-        for name, width, heads in (
-            ("width", self.width, self.heads), ("decoder_width", self.decoder_width, self.decoder_heads),
-        ):  # fmt: skip
-            if width % 4 or heads < 1 or width % heads:
-                raise ConfigError(f"system.{name} is {width}: it must be a multiple of 4 and of its {heads} heads")
+        if self.encoder.depth % 2:
+            raise ConfigError(
+                f"system.encoder.depth is {self.encoder.depth}: it must be even, since radar and fusion take half of it"
+            )
+        for name, size in (("encoder", self.encoder), ("decoder", self.decoder)):
+            if size.width % 4:
+                raise ConfigError(f"system.{name}.width is {size.width}: positions need a multiple of 4")
 
     def build(self) -> System:
         self.check()
@@ -157,10 +152,9 @@ class Config:
 
     def pair(self) -> SensorPair:
         return sensor_pair(
-            self.optical, self.radar, Stack(self.width, self.depth, self.heads),
-            Stack(self.decoder_width, self.decoder_depth, self.decoder_heads), contrast=self.contrast > 0,
+            self.optical, self.radar, self.encoder, self.decoder, contrast=self.contrast > 0,
             fusion=self.reconstruction > 0, positions=self.positions, one_bias=self.one_bias, max_scale=self.max_scale,
-            scan=self.scan, remat=self.remat, dtype=self.dtype,
+            dtype=self.dtype,
         )  # fmt: skip
 
 

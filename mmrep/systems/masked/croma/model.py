@@ -5,6 +5,7 @@ biases, so that images of any size can come; "sincos2d" adds fixed sines and cos
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -15,9 +16,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mmrep.masking.budgets import Visible, everything
 from mmrep.nn.adapters import place, take
+from mmrep.nn.config import TransformerConfig
 from mmrep.nn.heads import LogScale, Projection
-from mmrep.nn.image import patchify
-from mmrep.nn.maps import Map, Stack
+from mmrep.nn.maps import Map
+from mmrep.nn.patches import patchify
 from mmrep.nn.positions import alibi_2d, sincos_2d
 from mmrep.nn.transformer import Mlp, Transformer, layer_norm
 from mmrep.system import Batch, Params
@@ -32,13 +34,9 @@ class SensorEncoder(nn.Module):
     Raises ConfigError where `patch` does not divide the image.
     """
 
-    width: int
-    depth: int
-    heads: int
+    config: TransformerConfig
     patch: int
     positions: str = "alibi"
-    scan: bool = False
-    remat: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -53,17 +51,15 @@ class SensorEncoder(nn.Module):
         at = jnp.arange(rows * columns)[None] if keep is None else keep
         # What is hidden is not embedded.
         patches = patches if keep is None else take(patches, jnp.asarray(keep))
-        embed = nn.Dense(self.width, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="embed")
+        init = nn.initializers.xavier_uniform()
+        embed = nn.Dense(self.config.width, dtype=self.dtype, kernel_init=init, name="embed")
         x = embed(patches.reshape(-1, patches.shape[-1]).astype(self.dtype)).reshape(*patches.shape[:2], -1)
         bias = None
         if self.positions == "alibi":
-            bias = alibi_2d(at, at, columns, self.heads)
+            bias = alibi_2d(at, at, columns, self.config.heads)
         else:
-            x = x + sincos_2d(rows, columns, self.width, trained)[at].astype(self.dtype)
-        stack = Transformer(
-            self.depth, self.heads, scan=self.scan, remat=self.remat, dtype=self.dtype, name="transformer"
-        )
-        return stack(x, bias=bias)
+            x = x + sincos_2d(rows, columns, self.config.width, trained)[at].astype(self.dtype)
+        return Transformer(self.config, dtype=self.dtype, name="transformer")(x, bias=bias)
 
 
 class SensorFusion(nn.Module):
@@ -74,12 +70,9 @@ class SensorFusion(nn.Module):
     tokens of the first sensor; the same where nothing is hidden. It needs equally many tokens of both.
     """
 
-    depth: int
-    heads: int
+    config: TransformerConfig
     positions: str = "alibi"
     one_bias: bool = False
-    scan: bool = False
-    remat: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -93,13 +86,10 @@ class SensorFusion(nn.Module):
     ) -> tuple[Float[Array, "B N D"], dict[str, Array]]:
         own, across = None, None
         if self.positions == "alibi":
-            across = alibi_2d(at, context_at, columns, self.heads)
-            own = across if self.one_bias else alibi_2d(at, at, columns, self.heads)
-        stack = Transformer(
-            self.depth, self.heads, cross=True, norm_context=True, scan=self.scan, remat=self.remat, dtype=self.dtype,
-            name="transformer",
-        )  # fmt: skip
-        return stack(tokens, context=context, bias=own, context_bias=across)
+            across = alibi_2d(at, context_at, columns, self.config.heads)
+            own = across if self.one_bias else alibi_2d(at, at, columns, self.config.heads)
+        blocks = Transformer(self.config, cross=True, norm_context="shared", dtype=self.dtype, name="transformer")
+        return blocks(tokens, context=context, bias=own, context_bias=across)
 
 
 class PatchDecoder(nn.Module):
@@ -108,9 +98,7 @@ class PatchDecoder(nn.Module):
     keep, restore: as in masking.budgets.Visible. Positions are fixed sines and cosines; attention has no bias.
     """
 
-    width: int
-    depth: int
-    heads: int
+    config: TransformerConfig
     values: int
     dtype: Any = jnp.float32
 
@@ -122,11 +110,11 @@ class PatchDecoder(nn.Module):
         restore: Int[Array, "B N"],
         grid: tuple[int, int],
     ) -> Float[Array, "B N P"]:
-        init = nn.initializers.xavier_uniform()
-        x = nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name="embed")(tokens)
-        fill = self.param("mask_token", nn.initializers.normal(0.02), (self.width,), jnp.float32).astype(self.dtype)
-        x = place(x, jnp.asarray(fill), keep, restore, jnp.int32(0)) + sincos_2d(*grid, self.width).astype(self.dtype)
-        x, _ = Transformer(self.depth, self.heads, dtype=self.dtype, name="transformer")(x)
+        init, width = nn.initializers.xavier_uniform(), self.config.width
+        x = nn.Dense(width, dtype=self.dtype, kernel_init=init, name="embed")(tokens)
+        fill = self.param("mask_token", nn.initializers.normal(0.02), (width,), jnp.float32).astype(self.dtype)
+        x = place(x, jnp.asarray(fill), keep, restore, jnp.int32(0)) + sincos_2d(*grid, width).astype(self.dtype)
+        x, _ = Transformer(self.config, dtype=self.dtype, name="transformer")(x)
         return nn.Dense(self.values, dtype=self.dtype, kernel_init=init, name="out")(x).astype(jnp.float32)
 
 
@@ -165,30 +153,28 @@ class SensorPair(NamedTuple):
 def sensor_pair(
     optical: Map,
     radar: Map,
-    encoder: Stack,
-    decoder: Stack,
+    encoder: TransformerConfig,
+    decoder: TransformerConfig,
     *,
     contrast: bool = True,
     fusion: bool = True,
     positions: str = "alibi",
     one_bias: bool = False,
     max_scale: float | None = 100.0,
-    scan: bool = False,
-    remat: bool = False,
     dtype: str = "float32",
 ) -> SensorPair:
     """The optical encoder has encoder.depth blocks, radar and fusion half as many; without `contrast` or `fusion` their parts are left out."""
     kind, maps = jnp.dtype(dtype), {"optical": optical, "radar": radar}
-    common: dict[str, Any] = {"positions": positions, "scan": scan, "remat": remat, "dtype": kind}
-    half, width = encoder.depth // 2, encoder.width
+    common: dict[str, Any] = {"positions": positions, "dtype": kind}
+    half, width = replace(encoder, depth=encoder.depth // 2), encoder.width
     modules: dict[str, nn.Module] = {
-        name: SensorEncoder(width, depth, encoder.heads, maps[name].patch, **common)
-        for name, depth in (("optical", encoder.depth), ("radar", half))
+        name: SensorEncoder(config, maps[name].patch, **common)
+        for name, config in (("optical", encoder), ("radar", half))
     }
     if fusion:
         values = optical.values + radar.values
-        modules["fusion"] = SensorFusion(half, encoder.heads, one_bias=one_bias, **common)
-        modules["decoder"] = PatchDecoder(decoder.width, decoder.depth, decoder.heads, values, kind)
+        modules["fusion"] = SensorFusion(half, one_bias=one_bias, **common)
+        modules["decoder"] = PatchDecoder(decoder, values, kind)
     if contrast:
         modules |= {f"summary_{name}": Summary(dtype=kind) for name in maps}
         modules |= {f"project_{name}": Projection(width, use_bias=True, dtype=kind) for name in maps}

@@ -1,6 +1,7 @@
 """The authors' CROMA weights (antofuller/CROMA) as mmrep parameters, and back: their pre-training model, or their released files."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -134,6 +135,10 @@ def read(weights: Arrays, about: Mapping[str, Any]) -> tuple[Experiment, dict[st
     ]
     parts = tuple(modality.image(m.name, m.size, m.channels, patch=patch, mean=m.mean, std=m.std) for m in maps)
     decoder = weights.get("decoder.mask_token")
-    sizes = {} if decoder is None else {"decoder_width": decoder.shape[-1]}
-    system = Config(*maps, width=width, depth=depth, **sizes)
+    system = Config(*maps)
+    system = replace(
+        system,
+        encoder=replace(system.encoder, width=width, depth=depth),
+        decoder=replace(system.decoder, width=system.decoder.width if decoder is None else decoder.shape[-1]),
+    )
     return Experiment(system, Data(None, parts)), from_authors(weights, system)

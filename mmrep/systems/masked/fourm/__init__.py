@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mmrep.errors import ConfigError
+from mmrep.nn.config import TransformerConfig
 from mmrep.nn.quantise import check_levels
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
 from mmrep.systems.masked.fourm import masking as spans
 from mmrep.systems.masked.fourm.decode import TokenInfer
 from mmrep.systems.masked.fourm.heads import BLOCK, table_cross_entropy, target_weights
 from mmrep.systems.masked.fourm.masking import Masked, Mixture, Stream, Tokens
-from mmrep.systems.masked.fourm.model import Memory, TokenModel, token_model
+from mmrep.systems.masked.fourm.model import BASE, Memory, TokenModel, token_model
 from mmrep.systems.masked.fourm.predict import whole_stream
 from mmrep.systems.masked.fourm.tokens import Levels, detokenise, patches, tokenise
 
@@ -34,16 +35,12 @@ class Config:
     levels: tuple[Levels, ...] = ()
     n_input: int = 128
     n_target: int = 128
-    width: int = 768
-    encoder_depth: int = 12
-    decoder_depth: int = 12
-    heads: int = 12
+    encoder: TransformerConfig = BASE
+    decoder: TransformerConfig = BASE
     weighting: Literal["mod", "token", "token_vocab"] = "mod"
     grouped: bool = True
     separate: bool = True
     causal: bool = True
-    scan: bool = False
-    remat: bool = False
     dtype: str = "float32"
     position_base: float = field(default=10_000.0, metadata={"since": 2})
 
@@ -64,8 +61,7 @@ class Config:
 
     def model(self) -> TokenModel:
         return token_model(
-            self.streams, self.width, self.encoder_depth, self.decoder_depth, self.heads,
-            separate=self.separate, causal=self.causal, scan=self.scan, remat=self.remat, dtype=self.dtype,
+            self.streams, self.encoder, self.decoder, separate=self.separate, causal=self.causal, dtype=self.dtype,
             position_base=self.position_base,
         )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """4M's network as pure functions: one encoder and one decoder over tokens of any stream (Mizrahi et al. 2023, arXiv 2312.06647).
 
-m = token_model(streams, encoder_depth=6, decoder_depth=6, width=192, heads=3)
+m = token_model(streams, encoder=replace(BASE, depth=6), decoder=replace(BASE, depth=6))
 params = m.init(rng)
 context, out = m.encode(params, masked.inputs)
 y = m.decode(params, context, masked.inputs, masked.queries, masked.reach)      # then m.tables(params) and tied_heads
@@ -17,12 +17,16 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mmrep.errors import ConfigError
 from mmrep.modality import FIRST_PIECE
-from mmrep.nn.adapters import EPS, grid_positions, take
+from mmrep.nn.adapters import grid_positions, take
 from mmrep.nn.attention import padding_mask
+from mmrep.nn.config import TransformerConfig
 from mmrep.nn.positions import sincos_1d
 from mmrep.nn.transformer import Transformer
 from mmrep.system import Params
 from mmrep.systems.masked.fourm.masking import Stream, Tokens, attention_mask
+
+BASE = TransformerConfig(width=768, depth=12, heads=12, epsilon=1e-6, activation="swiglu", use_bias=False)
+"""4M-B's encoder and decoder; other sizes replace width, depth and heads."""
 
 
 class Tables(nn.Module):
@@ -72,15 +76,11 @@ class TokenModel(NamedTuple):
 
 def token_model(
     streams: Sequence[Stream],
-    width: int = 768,
-    encoder_depth: int = 12,
-    decoder_depth: int = 12,
-    heads: int = 12,
+    encoder: TransformerConfig,
+    decoder: TransformerConfig,
     *,
     separate: bool = True,
     causal: bool = True,
-    scan: bool = False,
-    remat: bool = False,
     dtype: str = "float32",
     position_base: float = 10_000.0,
 ) -> TokenModel:
@@ -90,23 +90,23 @@ def token_model(
 
     Raises ConfigError for a width that cannot work.
     """
-    if width % 4 or width % heads:
-        raise ConfigError(f"system.width is {width}: it must be a multiple of 4 and of its {heads} heads")
+    width = encoder.width
+    if width % 4 or width != decoder.width:
+        raise ConfigError(
+            f"system.encoder.width is {width} and decoder.width {decoder.width}: give both one multiple of 4"
+        )
     kind = jnp.dtype(dtype)
     texts = [s for s in streams if s.length and not s.vectors]
     linear = [s for s in streams if s.only_input]
     rows = tuple((s.name, s.rows) for s in streams if not s.only_input)
-    stack: dict[str, Any] = {
-        "heads": heads, "scan": scan, "remat": remat, "dtype": kind, "epsilon": EPS, "activation": "swiglu", "use_bias": False,
-    }  # fmt: skip
     modules: dict[str, nn.Module] = {
         "in": Tables(rows, width),
         "out": Tables(rows, width),
         "stream": Tables(tuple((s.name, 1) for s in streams), width),
         "mask": Tables((("token", 1),), width),
-        "encoder": Transformer(encoder_depth, **stack),
+        "encoder": Transformer(encoder, dtype=kind),
         "context": nn.Dense(width, dtype=kind, kernel_init=nn.initializers.xavier_uniform()),
-        "decoder": Transformer(decoder_depth, cross=True, norm_context="own", **stack),
+        "decoder": Transformer(decoder, cross=True, norm_context="own", dtype=kind),
     }
     for s in linear:
         modules[linear_name(s)] = nn.Dense(

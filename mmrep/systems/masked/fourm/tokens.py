@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mmrep.modality import FIRST_PIECE, PAD
-from mmrep.nn.image import patchify
+from mmrep.nn.patches import patchify
 from mmrep.nn.quantise import patch_ids, patch_majority, patch_values
 from mmrep.system import Batch
 from mmrep.systems.masked.fourm.masking import Stream

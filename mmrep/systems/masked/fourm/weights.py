@@ -1,6 +1,7 @@
 """The authors' 4M weights (apple/ml-4m, entry "model" of a checkpoint) as mmrep parameters, and back."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from mmrep.interop.names import (
 )  # fmt: skip
 from mmrep.systems.masked.fourm import Config
 from mmrep.systems.masked.fourm.masking import Mixture, Stream
+from mmrep.systems.masked.fourm.model import BASE
 
 MLP = tuple(Row(f"mlp.{a}.weight", f"mlp/{b}/kernel", DENSE) for a, b in (("fc1", "up"), ("fc3", "gate"), ("fc2", "down")))  # fmt: skip
 QKV = ("query", "key", "value")
@@ -125,7 +127,8 @@ def read(weights: Arrays, about: Mapping[str, Any]) -> tuple[Experiment, dict[st
     depths = (len({n.split(".")[1] for n in weights if n.startswith(f"{side}.")}) for side in ("encoder", "decoder"))
     mixture = Mixture((1.0,) * len(streams), tuple(0.0 if s.only_input else 1.0 for s in streams))
     heads = int(about.get("num_heads", max(1, width // 64)))
-    system = Config(streams, (mixture,), (), 128, 128, width, *depths, heads=heads)
+    encoder, decoder = (replace(BASE, width=width, depth=depth, heads=heads) for depth in depths)
+    system = Config(streams, (mixture,), encoder=encoder, decoder=decoder)
     parts = tuple(
         modality.image(s.name, SIDE, s.channels, patch=s.patch) if s.patch else modality.label_map(s.name, s.grid, s.vocab)
         for s in streams

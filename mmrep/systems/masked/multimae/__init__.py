@@ -13,9 +13,10 @@ from mmrep.losses import masked
 from mmrep.masking import budgets
 from mmrep.masking.budgets import Visible
 from mmrep.nn import maps as aligned
-from mmrep.nn.image import patchify, unpatchify
-from mmrep.nn.maps import Map, Stack, map_autoencoder
-from mmrep.nn.towers import layer_features
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.maps import Map, map_autoencoder
+from mmrep.nn.patches import patchify, unpatchify
+from mmrep.nn.pooling import layer_features
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
 
 
@@ -47,16 +48,10 @@ class Config:
     visible: int = 98
     alpha: float = 1.0
     subsets: bool = False
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
+    encoder: TransformerConfig = TransformerConfig(width=768, depth=12, heads=12, epsilon=1e-6)
+    decoder: TransformerConfig = TransformerConfig(width=256, depth=2, heads=8, epsilon=1e-6)
     global_tokens: int = 1
-    decoder_width: int = 256
-    decoder_depth: int = 2
-    decoder_heads: int = 8
     blind: bool = False
-    scan: bool = False
-    remat: bool = False
     dtype: str = "float32"
     position_base: float = field(default=10_000.0, metadata={"since": 2})
     balance: Literal["weights", "uncertainty"] = field(default="weights", metadata={"since": 2})
@@ -93,9 +88,8 @@ class Config:
         names, alphas = [m.name for m in self.maps], (self.alpha,) * len(self.maps)
         outputs = {label: self.of(t.map) for label, t in zip(labels(self.tasks), self.tasks)}
         model = map_autoencoder(
-            self.maps, outputs, Stack(self.width, self.depth, self.heads),
-            Stack(self.decoder_width, self.decoder_depth, self.decoder_heads), global_tokens=self.global_tokens,
-            blind=self.blind, scan=self.scan, remat=self.remat, dtype=self.dtype, position_base=self.position_base,
+            self.maps, outputs, self.encoder, self.decoder, global_tokens=self.global_tokens, blind=self.blind,
+            dtype=self.dtype, position_base=self.position_base,
         )  # fmt: skip
 
         def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, Extras]:

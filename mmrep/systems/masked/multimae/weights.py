@@ -26,6 +26,7 @@ from mmrep.interop.names import (
     unused,
     within,
 )  # fmt: skip
+from mmrep.nn.config import TransformerConfig
 from mmrep.nn.maps import Map
 from mmrep.systems.masked.multimae import Config, Task, labels
 
@@ -113,11 +114,12 @@ def read(weights: Arrays, about: Mapping[str, Any]) -> tuple[Experiment, dict[st
     width = weights["global_tokens"].shape[-1]
     maps = tuple(_map(weights, name) for name in names)
     decoder = weights[f"output_adapters.{tasks[0]}.mask_token"].shape[-1]
+    depth = _depth(weights, f"output_adapters.{tasks[0]}.decoder_transformer.")
     tokens = sum(m.grid[0] * m.grid[1] for m in maps)
     system = Config(
-        maps, tuple(Task(t.removeprefix("norm_"), _loss(t, maps)) for t in tasks), visible=max(1, tokens // 6), width=width, depth=_depth(weights, "encoder."),
-        heads=max(1, width // 64), global_tokens=weights["global_tokens"].shape[1], decoder_width=decoder,
-        decoder_depth=_depth(weights, f"output_adapters.{tasks[0]}.decoder_transformer."),
+        maps, tuple(Task(t.removeprefix("norm_"), _loss(t, maps)) for t in tasks), visible=max(1, tokens // 6),
+        encoder=TransformerConfig(width=width, depth=_depth(weights, "encoder."), heads=max(1, width // 64), epsilon=1e-6),
+        decoder=TransformerConfig(width=decoder, depth=depth, heads=8, epsilon=1e-6), global_tokens=weights["global_tokens"].shape[1],
     )  # fmt: skip
     parts = tuple(
         modality.label_map(m.name, m.size, m.classes, patch=m.patch) if m.classes

@@ -11,7 +11,9 @@ from jaxtyping import Array, PRNGKeyArray
 from mmrep.errors import ConfigError
 from mmrep.losses.contrastive import symmetric_info_nce
 from mmrep.model import embed_rows
-from mmrep.nn.towers import ImageTower, TextTower, encoders
+from mmrep.nn.dual import dual_encoder
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
 from mmrep.systems.retrieval.invgc.model import combine, local_adj, neighbours
 
@@ -26,8 +28,8 @@ class Config:
     r_g, r_q: step sizes away from the gallery's own bank and from the queries' bank; choose them on validation (`Robust`).
     """
 
-    image: ImageTower = ImageTower()
-    text: TextTower = TextTower()
+    image: ImageEncoder = ImageEncoder()
+    text: TextEncoder = TextEncoder()
     dim: int = 64
     bank: int = 1000
     rate: float = 0.01
@@ -40,7 +42,7 @@ class Config:
             raise ConfigError(f"system.bank is {self.bank}: a bank needs at least one row")
         if not 0.0 < self.rate <= 1.0:
             raise ConfigError(f"system.rate is {self.rate}: it is a share of the bank, in (0, 1]")
-        model = encoders({"image": self.image, "text": self.text}, self.dim, dtype=self.dtype)
+        model = dual_encoder({"image": self.image, "text": self.text}, self.dim, dtype=self.dtype)
         k = neighbours(self.rate, self.bank)
 
         def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, Extras]:

@@ -1,5 +1,6 @@
-"""Audio: log-mel spectrograms and a convolution-plus-transformer encoder. Waveforms are [B,T] in [-1,1], zero padded."""
+"""Log-mel spectrograms and a convolution-plus-transformer encoder. Waveforms are [B,T] in [-1,1], zero padded."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,12 +9,66 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mmrep.errors import ConfigError
-from mmrep.nn.attention import check_heads, padding_mask
+from mmrep.nn.attention import padding_mask
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.pooling import mean_pool
 from mmrep.nn.positions import sincos_1d
-from mmrep.nn.text import masked_mean
 from mmrep.nn.transformer import Transformer
 
 Waveform = Float[Array | np.ndarray, "B T"]
+
+
+@dataclass(frozen=True)
+class AudioEncoder:
+    """Log-mel frames, a convolution over time for each of `strides`, a transformer, the mean over valid tokens (cf. Whisper's encoder).
+
+    sample_rate: in Hz.   n_fft, hop: window and step of the spectrogram, in samples.   n_mels: mel bands.
+    """
+
+    transformer: TransformerConfig = TransformerConfig(depth=2)
+    sample_rate: int = 16_000
+    n_fft: int = 400
+    hop: int = 160
+    n_mels: int = 64
+    strides: tuple[int, ...] = (2, 2)
+
+    def module(self, dtype: Any, name: str | None = None, pooled_only: bool = False) -> "AudioTransformer":
+        return AudioTransformer(self, dtype, name=name)
+
+
+class AudioTransformer(nn.Module):
+    """The module of AudioEncoder.
+
+    `length` [B] is the number of real samples of each waveform; samples behind it are set to zero and frames centred at or behind it are
+    masked everywhere, so the result does not depend on the padding.
+    Returns (pooled [B,width], out); out["tokens"] has one token per hop * prod(strides) samples, out["valid"] marks the real ones.
+    """
+
+    config: AudioEncoder
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, waveform: Waveform, length: Int[Array | np.ndarray, " B"]
+    ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
+        c, width = self.config, self.config.transformer.width
+        waveform, length = jnp.asarray(waveform), jnp.asarray(length)
+        waveform = waveform * (jnp.arange(waveform.shape[1]) < length[:, None])
+        x = log_mel(waveform, c.sample_rate, c.n_fft, c.hop, c.n_mels, pad_mode="constant")
+        # Natural-log mel power of sound in [-1, 1] is about within -23 (the floor) and 7: scaled to about +-1.5.
+        x = ((x + 8) / 10).astype(self.dtype)
+        valid = jnp.arange(x.shape[1]) * c.hop < length[:, None]
+        for i, stride in enumerate(c.strides):
+            x = x * valid[..., None]
+            # Explicit padding on both sides: "SAME" would shift the grid with the parity of the number of frames.
+            x = nn.Conv(width, (3,), (stride,), padding=((1, 1),), dtype=self.dtype, name=f"conv{i}")(x)
+            x = nn.gelu(x, approximate=False)
+            valid = valid[:, ::stride]
+        x = x + sincos_1d(x.shape[1], width).astype(self.dtype)
+        x, out = Transformer(c.transformer, dtype=self.dtype, name="transformer")(x, padding_mask(valid))
+        out["valid"] = valid
+        out["pooled"] = pooled = mean_pool(x, valid)
+        return pooled, out
 
 
 def _hz_to_mel(hz: np.ndarray) -> np.ndarray:
@@ -70,60 +125,3 @@ def log_mel(
     power = spectrum.real**2 + spectrum.imag**2
     mel = power @ mel_filters(sample_rate, n_fft, n_mels, fmin, fmax)
     return jnp.log(jnp.maximum(mel, jnp.float32(floor)))
-
-
-class AudioEncoder(nn.Module):
-    """Log-mel frames, strided convolutions over time, a transformer, the mean over real tokens (cf. Whisper's encoder).
-
-    `length` [B] are the real samples of each waveform; what stands behind them is taken as silence and its frames (those centred at or
-    behind `length`) are hidden everywhere, so the result does not depend on the padding.
-    Returns (pooled [B,width], out); out["tokens"] has one token per hop * prod(strides) samples, out["valid"] tells the real ones.
-    """
-
-    width: int
-    depth: int
-    heads: int
-    sample_rate: int = 16_000
-    n_fft: int = 400
-    hop: int = 160
-    n_mels: int = 64
-    strides: tuple[int, ...] = (2, 2)
-    mlp_ratio: float = 4.0
-    scan: bool = False
-    remat: bool = False
-    dtype: Any = jnp.float32
-    activation: str = "gelu"
-    implementation: str | None = None
-
-    @nn.compact
-    def __call__(
-        self, waveform: Waveform, length: Int[Array | np.ndarray, " B"]
-    ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
-        check_heads(self.width, self.heads)
-        waveform, length = jnp.asarray(waveform), jnp.asarray(length)
-        waveform = waveform * (jnp.arange(waveform.shape[1]) < length[:, None])
-        x = log_mel(waveform, self.sample_rate, self.n_fft, self.hop, self.n_mels, pad_mode="constant")
-        # Natural-log mel power of sound in [-1, 1] lies about within -23 (the floor) and 7: to within about +-1.5.
-        x = ((x + 8) / 10).astype(self.dtype)
-        valid = jnp.arange(x.shape[1]) * self.hop < length[:, None]
-        for i, stride in enumerate(self.strides):
-            x = x * valid[..., None]
-            # Padding of its own on both sides: "SAME" would shift the grid with the parity of the number of frames.
-            x = nn.Conv(self.width, (3,), (stride,), padding=((1, 1),), dtype=self.dtype, name=f"conv{i}")(x)
-            x = nn.gelu(x, approximate=False)
-            valid = valid[:, ::stride]
-        x = x + sincos_1d(x.shape[1], self.width).astype(self.dtype)
-        x, out = Transformer(
-            self.depth,
-            self.heads,
-            self.mlp_ratio,
-            scan=self.scan,
-            remat=self.remat,
-            dtype=self.dtype,
-            activation=self.activation,
-            implementation=self.implementation,
-            name="transformer",
-        )(x, padding_mask(valid))
-        out["valid"] = valid
-        out["pooled"] = pooled = masked_mean(x, valid)
-        return pooled, out

@@ -1,0 +1,1 @@
+"""Encoders, one file a kind: a frozen config and its module. A config has `module(dtype, name, pooled_only)` (see `mmrep.nn.dual.Encoder`)."""

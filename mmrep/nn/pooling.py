@@ -1,0 +1,64 @@
+"""From the tokens of an example to one vector."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from mmrep.nn.attention import Attention
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.transformer import Mlp, norm_layer
+
+
+def mean_pool(tokens: Float[Array, "B N D"], valid: Bool[Array, "B N"]) -> Float[Array, "B D"]:
+    """Mean over the valid tokens; zero where there is none."""
+    weight = valid.astype(tokens.dtype)[..., None]
+    return (tokens * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1)
+
+
+def last_index(valid: Bool[Array, "B N"]) -> Int[Array, " B"]:
+    """Index of the last valid token; 0 where there is none."""
+    return jnp.max(jnp.where(valid, jnp.arange(valid.shape[1]), 0), axis=1)
+
+
+def last_pool(tokens: Float[Array, "B N D"], valid: Bool[Array, "B N"]) -> Float[Array, "B D"]:
+    """The last valid token (EOS of a text); the first where there is none."""
+    return jnp.take_along_axis(tokens, last_index(valid)[:, None, None], axis=1)[:, 0]
+
+
+def layer_features(out: Mapping[str, Any]) -> dict[str, Float[Array, "B D"]]:
+    """One vector per layer from an encoder's `out`: the mean over (valid) tokens of every block, of "tokens", and "pooled"."""
+    layers = {k: v for k, v in out.items() if k.startswith(("block", "stage")) and k != "blocks"}
+    if "blocks" in out:
+        layers |= {f"block{i:02d}": v for i, v in enumerate(out["blocks"])}
+    layers |= {"tokens": out["tokens"]} if "tokens" in out else {}
+    valid = out.get("valid")
+    found = {}
+    for name, x in layers.items():
+        x = x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)
+        if valid is None or valid.shape[1] != x.shape[1]:
+            found[name] = x.mean(1)
+        else:
+            kept = valid[..., None]
+            found[name] = jnp.where(kept, x, 0.0).sum(1) / jnp.maximum(kept.sum(1), 1)
+    return found | ({"pooled": out["pooled"].astype(jnp.float32)} if "pooled" in out else {})
+
+
+class AttentionPool(nn.Module):
+    """One learned query attends to all tokens, then a residual MLP (Zhai et al. 2022, "MAP" head)."""
+
+    config: TransformerConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "B N D"], mask: Bool[Array, "#B 1 1 N"] | None = None
+    ) -> Float[Array, "B D"]:
+        c, (b, _, d) = self.config, tokens.shape
+        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, d), jnp.float32)
+        probe = jnp.broadcast_to(probe, (b, 1, d)).astype(self.dtype)
+        x = Attention(c, self.dtype, name="attn")(probe, tokens, mask=mask)
+        x = x + Mlp(c.hidden, self.dtype, c.activation, c.use_bias, name="mlp")(norm_layer(c, self.dtype, "norm")(x))
+        return x[:, 0]
