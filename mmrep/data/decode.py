@@ -5,6 +5,7 @@ import io
 import os
 import re
 import stat
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +23,13 @@ IMAGE = (
 )  # fmt: skip
 AUDIO = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64", ".rf64")
 _STREAMED = 0x7FF00000  # SoX and arecord give a piped WAV a size near 2 GB, ffmpeg 0xFFFFFFFF
+
+
+UNREAD = {
+    ".heic": "for .heic and .heif: pip install pillow-heif", ".avif": "for .avif: a Pillow that was built with it",
+    ".m4a": "save .m4a and .aac as .wav or .flac", ".jxl": "save .jxl as .png", ".svg": "draw .svg as .png",
+}  # fmt: skip
+"""What to do with endings that are common and not always read."""
 
 
 @cache
@@ -79,6 +87,29 @@ def read(path: str, limits: Limits = Limits(), where: str = "", most: int | None
         raise DataError(
             f"{where}{path} cannot be read ({error.strerror or error}): mend the path or remove the record"
         ) from None
+
+
+def locate(path: str) -> str:
+    """`path`, or what stands there in another Unicode normal form (macOS) or behind backslashes (Windows); `path` itself where neither."""
+    if os.path.lexists(path) or (path.isascii() and "\\" not in path):
+        return path
+    for spelled in (path, path.replace("\\", "/")):
+        found = "/" if spelled.startswith("/") else ""
+        for part in spelled.split("/"):
+            there = os.path.join(found, part)
+            if not os.path.lexists(there) and not part.isascii():
+                try:
+                    names = os.listdir(found or ".")
+                except OSError:
+                    names = []
+                wanted = unicodedata.normalize("NFC", part)
+                there = next(
+                    (os.path.join(found, n) for n in names if unicodedata.normalize("NFC", n) == wanted), there
+                )
+            found = there
+        if os.path.lexists(found):
+            return found
+    return path
 
 
 def image(data: bytes, where: str, limits: Limits = Limits()) -> np.ndarray:

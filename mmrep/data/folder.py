@@ -1,9 +1,12 @@
 """A folder of images (or sounds) with captions in files beside them, or in the names of class folders."""
 
+import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +17,13 @@ from mmrep.data import decode, splits
 from mmrep.data.decode import Limits
 from mmrep.errors import ConfigError, DataError
 
-KINDS = {e: "image" for e in decode.IMAGE} | {e: "audio" for e in decode.AUDIO} | {".txt": "text"}
+_SYSTEM = ("thumbs.db", "desktop.ini")
+
+
+@cache
+def kinds() -> dict[str, str]:
+    """Ending -> image, audio or text, of the files that are read."""
+    return {e: "image" for e in decode.image_endings()} | {e: "audio" for e in decode.AUDIO} | {".txt": "text"}
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,7 @@ class Folder:
 
     Records: image uint8 [H, W, 3], text, audio float32 [T] in [-1, 1] at `rate`, label (position of the folder's name among
     the sorted names of all class folders), file (its path). Without any image the sounds are the records.
+    Names are compared in Unicode normal form C, so that files from macOS meet their captions.
 
     path:      the folder. Sub-folders train/, val/ and test/ are its splits; without them a record's split is hashed from its group.
     text:      "file": every record has a .txt beside it; "folder": the caption is the class folder's name; "none": no text;
@@ -56,7 +66,7 @@ class Folder:
     def open(self, split: str) -> "FolderRecords":
         """The records of `split` ("train", "val", "test"). Raises DataError for a missing folder or an empty split."""
         splits.check(split)
-        tree = _scan(str(self.path))
+        tree = _scan(decode.locate(os.path.expanduser(str(self.path))))
         fix = (
             f"put files into {os.path.join(self.path, split)}/"
             if tree.explicit
@@ -147,6 +157,51 @@ class FolderRecords(Sequence):
             record["audio"] = decode.audio(data, item.audio, source.rate, source.limits)
         return record
 
+    def class_names(self, field: str) -> tuple[str, ...]:
+        return self.classes if field == "label" else ()
+
+    def leftovers(self) -> str:
+        """The files of the folder that belong to no record, counted by ending; empty where there are none."""
+        if not self.unused:
+            return ""
+        hints = [hint for ending, hint in decode.UNREAD.items() if any(u.lower().endswith(ending) for u in self.unused)]
+        hint = f"; {'; '.join(hints)}" if hints else ""
+        return (
+            f"{self.source.path}: {len(self.unused)} files belong to no record ({decode.by_ending(self.unused)}), "
+            f"e.g. {self.unused[0]}{hint}"
+        )
+
+    def digest(self) -> str:
+        """Of names, sizes and captions, wherever the folder stands."""
+        found = hashlib.sha256(repr((self.text, self.classes)).encode())
+        for item in self.items:
+            sizes = [os.path.getsize(f) if os.path.exists(f) else -1 for f in (item.image, item.audio) if f]
+            found.update(repr((item.name, item.label, sizes)).encode("utf-8", "surrogateescape"))
+            if item.text and self.text == "file" and os.path.isfile(item.text):
+                with open(item.text, "rb") as file:
+                    found.update(file.read(4 * self.source.limits.characters))
+        return found.hexdigest()[:16]
+
+    def without_text(self) -> str:
+        try:
+            self._captions(self.items[0])
+        except DataError as error:
+            if self.text == "file" and self.items[0].text:
+                return f"none of the {len(self)} training records has a usable caption; the first: {error}"
+        kind = "images" if self.items[0].image else "sounds"
+        main = os.path.basename(self.items[0].main)
+        stem, found = os.path.splitext(main)[0], decode.by_ending(self.unused)
+        doubled = any(os.path.splitext(os.path.basename(u))[0] == main for u in self.unused)
+        there = (
+            f"captions are named {main}.txt: rename them to {stem}.txt"
+            if doubled
+            else f"write {stem}.txt beside {main}"
+        )
+        return (
+            f"{self.source.path} has {len(self)} training {kind} and no caption{f' (but {found})' if found else ''}: {there}, "
+            "or sort them into class folders"
+        )
+
     def captions(self) -> Iterator[str]:
         if self.text == "none":
             return
@@ -176,19 +231,24 @@ def _scan(path: str) -> _Tree:
     if not os.path.isdir(path):
         raise DataError(f"{path} is not a folder: check the path (it is relative to {os.getcwd()})")
     by_stem: dict[str, dict[str, str]] = {}
+    unread: list[str] = []
     for name in _files(path):
         stem, ending = os.path.splitext(name)
-        kind = KINDS.get(ending.lower())
-        if kind:
-            files = by_stem.setdefault(stem, {})
-            if kind in files:
-                raise DataError(f"{path}: {files[kind]} and {name} are both the {kind} of {stem!r}: rename one of them")
-            files[kind] = name
+        kind = kinds().get(ending.lower())
+        if kind is None:
+            unread.append(name)
+            continue
+        files = by_stem.setdefault(unicodedata.normalize("NFC", stem), {})
+        if kind in files:
+            raise DataError(f"{path}: {files[kind]} and {name} are both the {kind} of {stem!r}: rename one of them")
+        files[kind] = name
     main = next((k for k in ("image", "audio") if any(k in files for files in by_stem.values())), None)
     if main is None:
-        raise DataError(f"{path} has no image or sound; the endings read are {', '.join(sorted(KINDS))}")
+        there = f"; it has {decode.by_ending(unread)}" if unread else ""
+        raise DataError(f"{path} has no image or sound{there}; the endings read are {', '.join(sorted(kinds()))}")
     stems = sorted(stem for stem, files in by_stem.items() if main in files)
-    unused = sorted(os.path.join(path, f) for files in by_stem.values() if main not in files for f in files.values())
+    unread += [f for files in by_stem.values() if main not in files for f in files.values()]
+    unused = sorted(os.path.join(path, f) for f in unread)
     explicit = any(_split_of(stem) for stem in stems)
     split_of = {stem: _split_of(stem) or "" if explicit else "" for stem in stems}
     for stem, split in split_of.items():
@@ -214,7 +274,7 @@ def _split_of(stem: str) -> str | None:
 
 
 def _files(root: str) -> Iterable[str]:
-    """Paths below `root`, with "/" between parts; links to folders are followed once, hidden entries left out."""
+    """Paths below `root`, with "/" between parts; links to folders are followed once; hidden entries and those of Windows left out."""
     seen: set[str] = set()
     for folder, inner, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -224,5 +284,5 @@ def _files(root: str) -> Iterable[str]:
         seen.add(real)
         below = os.path.relpath(folder, root).replace(os.sep, "/")
         for name in sorted(names):
-            if not name.startswith("."):
+            if not name.startswith(".") and name.lower() not in _SYSTEM:
                 yield name if below == "." else f"{below}/{name}"

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import tarfile
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,14 @@ import numpy as np
 
 from mmrep import paths, raw
 from mmrep.data import decode, splits
+from mmrep.data.cells import whole
 from mmrep.data.decode import Limits
 from mmrep.errors import ConfigError, DataError, near
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
+_ENDINGS = tuple(e.removeprefix(".") for e in (*decode.IMAGE, ".avif", ".heic", ".heif"))
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")  # gzip, bzip2, xz, zstd, lz4
+Paths = str | Path | list[str | Path] | tuple[str | Path, ...]
 _CODE = (".pyd", ".pkl", ".pickle", ".pth", ".pt")
 
 
@@ -30,8 +35,9 @@ class Shards:
 
     Records: image uint8 [H, W, 3], text, audio float32 [T] in [-1, 1] at `rate`, label, the `extra` fields, file (shard and key).
 
-    pattern:   "data-{000..007}.tar", "data-*.tar" or {"train": pattern, "val": pattern}. With one pattern the splits are hashed.
-    image, audio, label: endings looked for, the first that a record has wins.
+    pattern:   "data-{000..007}.tar", "data-*.tar", a list of these, or {"train": pattern, "val": pattern}; a part of the path that
+               exists as written is no pattern. Without a mapping the splits are hashed.
+    image, audio, label: endings of members, the first that a record has is used.
     text:      endings whose captions are gathered; "json:caption" is the key `caption` (text or list) of the member `json`.
     lines:     each line of a .txt is one caption of several (training draws one, evaluation takes the first).
     extra:     "emb.npy" gives the array `emb`, "json:age" the value `age`.
@@ -41,10 +47,10 @@ class Shards:
     fractions: shares of train, val and test of the hashed split.
     """
 
-    pattern: str | Path | dict[str, str] | tuple[tuple[str, str], ...]
-    image: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
+    pattern: Paths | dict[str, Paths] | tuple[tuple[str, Paths], ...]
+    image: tuple[str, ...] = _ENDINGS
     text: tuple[str, ...] = ("txt",)
-    audio: tuple[str, ...] = ("wav", "flac", "ogg", "mp3")
+    audio: tuple[str, ...] = tuple(e.removeprefix(".") for e in decode.AUDIO)
     label: tuple[str, ...] = ("cls",)
     extra: tuple[str, ...] = ()
     lines: bool = True
@@ -55,14 +61,10 @@ class Shards:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        if isinstance(self.pattern, (str, os.PathLike)):
-            object.__setattr__(self, "pattern", os.fspath(self.pattern))
-        else:
-            named = splits.pairs(self.pattern, "pattern")
-            object.__setattr__(self, "pattern", named)
-            for name, _ in named:
-                if name not in splits.NAMES:
-                    raise ConfigError(f"pattern has no split {name!r}{near(name, splits.NAMES)}")
+        object.__setattr__(self, "pattern", _pattern(self.pattern))
+        for name in () if self._one else dict(self.pattern):  # type: ignore[arg-type]
+            if name not in splits.NAMES:
+                raise ConfigError(f"pattern has no split {name!r}{near(name, splits.NAMES)}")
         for name in ("image", "text", "audio", "label", "extra"):
             value = getattr(self, name)
             if isinstance(value, str):
@@ -86,19 +88,19 @@ class Shards:
     def open(self, split: str) -> "ShardRecords":
         """The records of `split` ("train", "val", "test"). Raises DataError for missing or broken shards or an empty split."""
         splits.check(split)
-        if isinstance(self.pattern, str):
-            pattern, explicit = self.pattern, False
+        if self._one:
+            pattern: Any = self.pattern
         else:
             named = dict(self.pattern)  # type: ignore[arg-type]  # pairs, by __post_init__
             if split not in named:
                 raise DataError(f"pattern has no split {split!r}: it has {', '.join(named)}; add {split!r} to it")
-            pattern, explicit = named[split], True
+            pattern = named[split]
         indexes = tuple(index(path, self.index) for path in expand(pattern))
         every = [(s, i) for s, shard in enumerate(indexes) for i in range(len(shard.first) - 1)]
         chosen = splits.choose(
             every,
-            lambda at: split if explicit else splits.hashed(self._key(indexes[at[0]], at[1]), self.fractions),
-            split, pattern, "add shards, set fractions, or give a pattern for each split",
+            lambda at: splits.hashed(self._key(indexes[at[0]], at[1]), self.fractions) if self._one else split,
+            split, str(pattern), "add shards, set fractions, or give a pattern for each split",
         )  # fmt: skip
         known = {e for shard in indexes for e in shard.endings}
         return ShardRecords(self, indexes, np.asarray(chosen, np.int64), self._has(self.text, known))
@@ -110,6 +112,11 @@ class Shards:
     def view(self, record: dict[str, Any], rng: np.random.Generator | None) -> dict[str, Any]:
         """One caption of several: a random one, or the first without `rng`."""
         return splits.select(record, rng)
+
+    @property
+    def _one(self) -> bool:
+        """Whether the pattern is one for all splits."""
+        return isinstance(self.pattern, str) or not (self.pattern and isinstance(self.pattern[0], tuple))  # type: ignore[index]
 
     @staticmethod
     def _has(wanted: Sequence[str], known: set[str]) -> bool:
@@ -136,6 +143,7 @@ class Index:
     sizes: np.ndarray
     first: np.ndarray
     endings: tuple[str, ...]
+    ignored: int = 0  # members that are no files of the form key.ending
 
     def name(self, member: int) -> str:
         start = self.ends[member - 1] if member else 0
@@ -169,11 +177,10 @@ class ShardRecords(Sequence):
         if self.has_text:
             record["text"] = self._captions(shard, where, members)
         for ending in self._first(source.label, members):
-            said = decode.text(self._read(shard, where, members, ending), f"{where}.{ending}", source.limits)
-            try:
-                record["label"] = int(said)
-            except ValueError:
-                raise DataError(f"{where}.{ending}: expected a whole number, found {said[:40]!r}") from None
+            written = decode.text(self._read(shard, where, members, ending), f"{where}.{ending}", source.limits)
+            if not whole(written):
+                raise DataError(f"{where}.{ending}: expected a whole number, found {written[:40]!r}")
+            record["label"] = int(whole(written))
         for ending in source.extra:
             name = ending.split(":")[1] if ":" in ending else ending.removesuffix("npy").rstrip(".") or "npy"
             record[name] = self._extra(shard, where, members, ending)
@@ -184,6 +191,55 @@ class ShardRecords(Sequence):
             data = self._read(shard, where, members, ending)
             record["audio"] = decode.audio(data, f"{where}.{ending}", source.rate, source.limits)
         return record
+
+    def leftovers(self) -> str:
+        """The members that no record reads, by ending; empty where there are none."""
+        source = self.source
+        read = {e.partition(":")[0] for e in (*source.image, *source.text, *source.audio, *source.label, *source.extra)}
+        unread = sorted({e for shard in self.indexes for e in shard.endings} - read)
+        ignored = sum(shard.ignored for shard in self.indexes)
+        parts = (
+            [f"members .{', .'.join(unread[:8])}{' and others' if len(unread) > 8 else ''} are not read"]
+            if unread
+            else []
+        )
+        parts += [f"{ignored} members are no files of the form key.ending"] if ignored else []
+        return (
+            f"{self.indexes[0].path}{' and others' if len(self.indexes) > 1 else ''}: {'; '.join(parts)}"
+            if parts
+            else ""
+        )
+
+    def digest(self) -> str:
+        """Of the names and sizes of all members, wherever the shards stand."""
+        found = hashlib.sha256(self.at.tobytes())
+        for shard in self.indexes:
+            for part in (shard.names, shard.ends.tobytes(), shard.sizes.tobytes(), shard.first.tobytes()):
+                found.update(part)
+        return found.hexdigest()[:16]
+
+    def without_text(self) -> str:
+        shard, where, members = self._locate(0)
+        if self.has_text:
+            try:
+                self._captions(shard, where, members)
+            except DataError as error:
+                return f"none of the {len(self)} training records has a usable caption; the first: {error}"
+        dotted = [
+            e for e in members if e.count(".") and e.rpartition(".")[2] in (*self.source.text, *self.source.image)
+        ]
+        if dotted:
+            return (
+                f"{where} has the members .{', .'.join(list(members)[:4])}: the key of a record ends at the first dot of the file "
+                "name, so write other dots as _"
+            )
+        keys = list(self._json(shard, where, members, "json")) if "json" in members else []
+        hint = (
+            f"set text=('json:KEY',) with one of its keys {', '.join(keys[:8])}"
+            if keys
+            else f"name the ending in text={self.source.text!r}"
+        )
+        return f"{where} has no caption; its members end in .{', .'.join(members)}: {hint}"
 
     def captions(self) -> Iterator[str]:
         for i in range(len(self) if self.has_text else 0):
@@ -272,26 +328,63 @@ class ShardRecords(Sequence):
             raise DataError(f"{where}.{member}: not an array file ({error})") from None
 
 
-def expand(pattern: str) -> tuple[str, ...]:
-    """The shards that a pattern names, in order: {000..007} counts, {a,b} lists, * and ? are looked up.
+def _pattern(given: Any) -> Any:
+    """A pattern, a tuple of patterns, or pairs (split, pattern), as config fields must be: frozen and printable."""
+    if isinstance(given, (str, os.PathLike)):
+        return os.fspath(given)
+    if isinstance(given, Mapping):
+        return tuple((name, _pattern(p)) for name, p in given.items())
+    several = tuple(given)
+    if several and all(isinstance(p, (tuple, list)) and len(p) == 2 for p in several):
+        return tuple((name, _pattern(p)) for name, p in several)
+    if not several or not all(isinstance(p, (str, os.PathLike)) for p in several):
+        raise ConfigError(
+            f"pattern is {given!r}: give the path of a shard, a list of paths, or a mapping of splits to them"
+        )
+    return tuple(os.fspath(p) for p in several)
 
-    Raises DataError for a shard that does not exist or a pattern that finds nothing.
+
+def expand(pattern: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The shards that a pattern names, in order: {000..007} counts, {a,b} lists, * ? and [ab] match names that exist.
+
+    A part of the path that exists as written is taken as written. Raises DataError for a shard that does not exist, for a pattern that
+    finds nothing, and for an address.
     """
-    parts = re.split(r"\{([^{}]*)\}", pattern)
-    choices = [_braces(part, pattern) if i % 2 else [part] for i, part in enumerate(parts)]
-    shards: list[str] = []
-    for words in itertools.product(*choices):
-        one = "".join(words)
-        if glob.has_magic(one):
-            found = sorted(glob.glob(one))
-            if not found:
-                raise DataError(f"no shard matches {one}: check the path (it is relative to {os.getcwd()})")
-            shards += found
-        elif not os.path.isfile(one):
-            raise DataError(f"{one} is missing: check the pattern {pattern!r}")
-        else:
-            shards.append(one)
+    if not isinstance(pattern, str):
+        return tuple(dict.fromkeys(path for one in pattern for path in expand(one)))
+    if "://" in pattern or pattern.startswith("pipe:"):
+        raise DataError(f"{pattern} is an address: download the shards and give their path")
+    pattern = os.path.expanduser(pattern)
+    parts = re.findall(r"(?:\{[^{}]*\}|[^/])+", pattern)
+    found = [("/" if pattern.startswith("/") else "", False)]  # (path, whether a part was looked up)
+    for part in parts:
+        step = []
+        for base, looked_up in found:
+            written = decode.locate(os.path.join(base, part))
+            if os.path.lexists(written):
+                step.append((written, looked_up))
+                continue
+            for word in _words(part, pattern):
+                path = decode.locate(os.path.join(base, word))
+                if os.path.lexists(path) or not glob.has_magic(word):
+                    step.append((path, looked_up))
+                else:
+                    step += [(p, True) for p in sorted(glob.glob(os.path.join(glob.escape(base), word)))]
+        found = step
+    shards = [path for path, looked_up in found if os.path.isfile(path) or not looked_up]
+    if not shards:
+        raise DataError(f"no shard matches {pattern}: check the path (it is relative to {os.getcwd()})")
+    for path in shards:
+        if not os.path.isfile(path):
+            raise DataError(f"{path} is missing: check the pattern {pattern!r}")
     return tuple(dict.fromkeys(shards))
+
+
+def _words(part: str, pattern: str) -> list[str]:
+    """What the braces of one part of a path stand for."""
+    pieces = re.split(r"\{([^{}]*)\}", part)
+    choices = [_braces(piece, pattern) if i % 2 else [piece] for i, piece in enumerate(pieces)]
+    return ["".join(words) for words in itertools.product(*choices)]
 
 
 def _braces(inner: str, pattern: str) -> list[str]:
@@ -337,7 +430,7 @@ def _load(path: str, place: Path, stamp: np.ndarray) -> Index | None:
                 return None
             arrays = {k: stored[k] for k in ("ends", "offsets", "sizes", "first")}
             endings = tuple(stored["endings"].tobytes().decode("utf-8", "surrogateescape").split("\0"))
-            return Index(path, stored["names"].tobytes(), endings=endings, **arrays)
+            return Index(path, stored["names"].tobytes(), endings=endings, ignored=int(stored["ignored"]), **arrays)
     except Exception:  # missing, cut short or written by something else: it is built again
         return None
 
@@ -346,7 +439,7 @@ def _store(built: Index, place: Path, stamp: np.ndarray) -> bool:
     content = io.BytesIO()
     np.savez(
         content, stamp=stamp, names=np.frombuffer(built.names, np.uint8), ends=built.ends, offsets=built.offsets,
-        sizes=built.sizes, first=built.first,
+        sizes=built.sizes, first=built.first, ignored=built.ignored,
         endings=np.frombuffer("\0".join(built.endings).encode("utf-8", "surrogateescape"), np.uint8),
     )  # fmt: skip
     part = place.with_name(f"{place.name}.{os.getpid()}.part")
@@ -361,20 +454,42 @@ def _store(built: Index, place: Path, stamp: np.ndarray) -> bool:
 
 
 def _build(path: str) -> Index:
-    if path.endswith((".gz", ".tgz", ".bz2", ".xz", ".zst")):
-        raise DataError(f"{path} is compressed, which forbids random access: unpack it to a plain .tar")
-    samples: dict[str, list[tuple[str, int, int]]] = {}
-    last = "its start"
+    listed: list[
+        tuple[str, tuple[int, int] | str]
+    ] = []  # a link holds no bytes: it stands for the member that it names
+    ignored, last = 0, "its start"
     try:
+        with open(path, "rb") as file:
+            compressed = file.read(6).startswith(_COMPRESSED)
+        if compressed or path.endswith((".gz", ".tgz", ".bz2", ".xz", ".zst")):
+            raise DataError(f"{path} is compressed, which forbids random access: unpack it to a plain .tar")
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                key, ending = _split_name(member.name)
-                if member.isreg() and not member.issparse() and ending and os.path.basename(key):
-                    samples.setdefault(key, []).append((member.name, member.offset_data, member.size))
+                if member.isreg() and not member.issparse():
+                    listed.append((member.name, (member.offset_data, member.size)))
+                elif member.islnk():
+                    listed.append((member.name, member.linkname))
+                elif member.issym():
+                    listed.append((member.name, os.path.join(os.path.dirname(member.name), member.linkname)))
+                elif not member.isdir():
+                    ignored += 1
                 last = member.name
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header
     except tarfile.TarError as error:
         raise DataError(f"{path} is not a whole tar file (after {last}: {error}): copy it again") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}): check the pattern") from None
+    places = {_normal(name): place for name, place in listed if not isinstance(place, str)}
+    samples: dict[str, list[tuple[str, int, int]]] = {}
+    for name, target in listed:
+        key, ending = _split_name(name)
+        place = places.get(_normal(target)) if isinstance(target, str) else target
+        if os.path.basename(name).startswith("."):
+            continue  # hidden, as macOS writes beside every file
+        if place is None or not ending:
+            ignored += 1
+        else:
+            samples.setdefault(key, []).append((name, *place))
     members = [m for sample in samples.values() for m in sample]
     if members and max(offset + size for _, offset, size in members) > os.path.getsize(path):
         raise DataError(f"{path} is cut short after {last}: copy it again")
@@ -389,11 +504,16 @@ def _build(path: str) -> Index:
         np.asarray([size for _, _, size in members], np.int64),
         np.cumsum([0, *(len(sample) for sample in samples.values())], dtype=np.int64),
         tuple(sorted({_split_name(name)[1] for name, _, _ in members})),
+        ignored,
     )
 
 
+def _normal(name: str) -> str:
+    return os.path.normpath(name).lstrip("/")
+
+
 def _split_name(name: str) -> tuple[str, str]:
-    """("a/001", "left.jpg") of "./a/001.left.JPG": webdataset's rule."""
-    folder, _, base = name.removeprefix("./").rpartition("/")
+    """("a/001", "left.jpg") of "./a/001.left.JPG": webdataset's rule, in Unicode normal form C."""
+    folder, _, base = unicodedata.normalize("NFC", name).removeprefix("./").rpartition("/")
     stem, _, ending = base.partition(".")
     return (f"{folder}/{stem}" if folder else stem), ending.lower()

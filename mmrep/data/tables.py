@@ -1,10 +1,8 @@
-"""A table of pairs: CSV, TSV or JSON lines, with the paths of images and sounds in its columns."""
+"""A table of pairs: CSV, TSV, JSON lines or Parquet, with the paths of images and sounds in its columns."""
 
-import csv
-import json
+import hashlib
 import os
-import sys
-import threading
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,24 +11,24 @@ from typing import Any
 import numpy as np
 
 from mmrep.data import decode, splits
+from mmrep.data.cells import FORMATS, Cells, plain, read, whole
 from mmrep.data.decode import Limits
 from mmrep.errors import ConfigError, DataError, near
-
-FORMATS = {".csv": ",", ".tsv": "\t", ".jsonl": "", ".ndjson": ""}
-_FIELD_LIMIT = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of `path` (.csv with quotes, .tsv without, .jsonl); paths in it are relative to the table.
+    """Rows of `path` (.csv with quotes, .tsv without, .jsonl, .parquet); paths in it are relative to the table.
 
     Records: image uint8 [H, W, 3], text, audio float32 [T] in [-1, 1] at `rate`, label, the `extra` columns, file (table and line).
     Rows with the same image and sound are one record with several captions: training draws one, evaluation takes the first;
-    a cell of a .jsonl may also hold a list of captions. A row that cannot be read is a bad record of the training split.
+    a cell of a .jsonl or .parquet may also hold a list of captions. A row that cannot be read is a bad record of the training split.
+    Cells of a .parquet may hold an encoded file itself, as bytes or {"bytes", "path"}; such columns are kept in memory.
 
     image, audio, label: columns, or None.   text: a column, several (each also a field of its own name), or None.
     extra:     columns passed on as they are: numbers, lists of numbers as arrays, else text.
-    classes:   names of the labels in the order of their ids; empty: whole numbers as they are, else all labels sorted.
+    classes:   names of the labels in the order of their ids. Empty: where most labels are whole numbers ("2" or "2.0") they are the ids,
+               and other labels make their row bad; elsewhere the ids count the labels sorted as text.
     split:     column with train, val or test; the default is used where the table has it. None: hashed splits.
     group:     column whose equal rows stay in one split; empty: the image's path, else the sound's, else the text.
     fractions: shares of train, val and test of the hashed split.
@@ -61,6 +59,8 @@ class Table:
             raise ConfigError(f"delimiter {self.delimiter!r} has {len(self.delimiter)} characters: give one")
         if not (self.image or self.audio or self.text_columns):
             raise ConfigError("image, audio and text are all None: name at least one column")
+        if len({*self.classes}) < len(self.classes):
+            raise ConfigError(f"classes names a class twice: {', '.join(self.classes)}")
 
     @property
     def text_columns(self) -> tuple[str, ...]:
@@ -69,12 +69,15 @@ class Table:
     def open(self, split: str) -> "TableRecords":
         """The records of `split` ("train", "val", "test"). Raises DataError for a missing file or column or an empty split."""
         splits.check(split)
-        columns, rows = _rows(str(self.path), self.delimiter)
-        self._check_columns(columns)
-        items = self._items(rows, self.split if self.split in columns else None)
-        fix = "fill the split column" if self.split in columns else "add rows, set fractions, or give a split column"
-        chosen = splits.choose(items, lambda item: item.split, split, str(self.path), fix)
-        return TableRecords(self, chosen, self._classes(rows))
+        cells = read(str(self.path), self.check_columns, self.delimiter)
+        column = self.split if self.split in cells.columns else None
+        items = _merged(self, cells)
+        where = _splits(self, cells, items, column)
+        for what, name in (("label", self.label), *((c, c) for c in self.extra)):
+            _agree(cells, items, what, name)
+        fix = "fill the split column" if column else "add rows, set fractions, or give a split column"
+        chosen = splits.choose(range(len(items)), where.__getitem__, split, str(self.path), fix)
+        return TableRecords(self, cells, tuple(items[i] for i in chosen), _classes(self, cells))
 
     def texts(self, split: str) -> Iterator[str]:
         """Every caption of `split`; captions that cannot be read are left to the records to report."""
@@ -84,143 +87,91 @@ class Table:
         """One caption of several: a random one, or the first without `rng`."""
         return splits.select(record, rng)
 
-    def _check_columns(self, columns: Sequence[str]) -> None:
+    def check_columns(self, columns: Sequence[str]) -> list[str]:
+        """Those of `columns` that are read. Raises DataError for a column that is named and missing."""
         named = {"image": self.image, "audio": self.audio, "label": self.label, "group": self.group}
-        wanted: list[tuple[str, str | None]] = [(f, c) for f, c in named.items() if c]
+        wanted: list[tuple[str, str]] = [(f, c) for f, c in named.items() if c]
         wanted += [("text", c) for c in self.text_columns] + [("extra", c) for c in self.extra]
-        wanted += [("split", self.split)] if self.split not in (None, "split") else []
+        wanted += [("split", self.split)] if self.split not in (None, "split") else []  # type: ignore[list-item]
         for name, column in wanted:
             if column not in columns:
                 hint = ": set delimiter" if len(columns) == 1 and any(d in columns[0] for d in ";\t|") else ""
-                raise DataError(f"{self.path} has no column {column!r} for {name}{near(str(column), columns)}{hint}")
-
-    def _items(self, rows: Iterable["_Row"], split: str | None) -> list["_Item"]:
-        merged: dict[Any, list[_Row]] = {}
-        for row in rows:
-            files = tuple(_plain(row.cells.get(c)) for c in (self.image, self.audio) if c)
-            merged.setdefault(files if any(files) and not row.bad else row.line, []).append(row)
-        items: list[_Item] = []
-        group_splits: dict[str, tuple[str, int]] = {}
-        for same in merged.values():
-            first = same[0]
-            group = self._group(first)
-            if first.bad:
-                where = "train"
-            elif split is None:
-                for row in same[1:]:
-                    self._agree("group", group, self._group(row), first, row)
-                where = splits.hashed(group, self.fractions)
-            else:
-                where = self._split(first, split)
-                for row in same[1:]:
-                    self._agree("split", where, self._split(row, split), first, row)
-                for row in same if self.group else ():
-                    name = self._group(row)
-                    other, line = group_splits.setdefault(name, (where, row.line))
-                    if other != where:
-                        raise DataError(
-                            f"{self.path}: {self.group} {name!r} is in split {other!r} (line {line}) and in {where!r} "
-                            f"(line {row.line}): keep a group in one split"
-                        )
-            for row in same[1:] if self.label else ():
-                self._agree("label", first.cells.get(str(self.label)), row.cells.get(str(self.label)), first, row)
-            items.append(_Item(tuple(same), where))
-        return items
-
-    def _agree(self, what: str, a: Any, b: Any, first: "_Row", row: "_Row") -> None:
-        if a != b:
-            raise DataError(
-                f"{self.path} lines {first.line} and {row.line} show the same image or sound with {what} {a!r} and {b!r}: "
-                "make them agree"
-            )
-
-    def _group(self, row: "_Row") -> str:
-        if self.group:
-            return _plain(row.cells.get(self.group)) or f"line {row.line}"
-        for column in (self.image, self.audio, *self.text_columns):
-            value = _plain(row.cells.get(column)) if column else ""
-            if value:
-                return value
-        return f"line {row.line}"
-
-    def _split(self, row: "_Row", column: str) -> str:
-        value = _plain(row.cells.get(column))
-        known = splits.named(value)
-        if known is None:
-            raise DataError(
-                f"{self.path} line {row.line}: {column} {value!r} is no split{near(value, splits.NAMES)}"
-                + ("" if self.split != "split" else "; or set split=None")
-            )
-        return known
-
-    def _classes(self, rows: Iterable["_Row"]) -> tuple[str, ...]:
-        if not self.label or self.classes:
-            return self.classes
-        found = {_plain(row.cells.get(self.label)) for row in rows if not row.bad} - {""}
-        return () if all(_is_int(f) for f in found) else tuple(sorted(found))
+                raise DataError(f"{self.path} has no column {column!r} for {name}{near(column, columns)}{hint}")
+        found = [c for _, c in wanted] + (["split"] if self.split == "split" and "split" in columns else [])
+        return list(dict.fromkeys(found))
 
 
-@dataclass(frozen=True)
-class _Row:
-    line: int
-    cells: Mapping[str, Any]
-    bad: str = ""
-
-
-@dataclass(frozen=True)
-class _Item:
-    rows: tuple[_Row, ...]
-    split: str
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TableRecords(Sequence):
-    """One split. `classes` are the label names, empty where labels are whole numbers already."""
+    """One split; `items` holds the rows of each record. `classes` are the label names, empty where labels are whole numbers already."""
 
     source: Table
-    items: tuple[_Item, ...] = field(repr=False)
+    cells: Cells = field(repr=False)
+    items: tuple[Sequence[int], ...] = field(repr=False)
     classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, i: int) -> dict[str, Any]:  # type: ignore[override]
-        source, rows = self.source, self.items[i].rows
-        where = f"{source.path} line {rows[0].line}"
-        if rows[0].bad:
-            raise DataError(f"{where}: {rows[0].bad}")
-        cells = rows[0].cells
+        source, cells, rows = self.source, self.cells, self.items[i]
+        row, where = rows[0], cells.where(rows[0])
+        if row in cells.bad:
+            raise DataError(f"{where}: {cells.bad[row]}")
         record: dict[str, Any] = {"file": where}
         if source.text_columns:
             record["text"] = self._captions(rows, source.text_columns)
             for column in source.text_columns if len(source.text_columns) > 1 else ():
                 record[column] = self._captions(rows, (column,))
         if source.label:
-            record["label"] = self._label(cells.get(source.label), where)
+            record["label"] = self._label(cells.columns[source.label][row], where)
         for column in source.extra:
-            record[column] = _value(cells.get(column), f"{where}, {column}")
+            record[column] = _value(cells.columns[column][row], f"{where}, {column}")
         if source.image:
-            data, name = self._file(cells.get(source.image), source.image, where)
+            data, name = self._file(cells.columns[source.image][row], source.image, where)
             record["image"] = decode.image(data, name, source.limits)
         if source.audio:
-            data, name = self._file(cells.get(source.audio), source.audio, where)
+            data, name = self._file(cells.columns[source.audio][row], source.audio, where)
             record["audio"] = decode.audio(data, name, source.rate, source.limits)
         return record
 
+    def class_names(self, field: str) -> tuple[str, ...]:
+        return self.classes if field == "label" else ()
+
+    def digest(self) -> str:
+        """Of all cells that are read, paths included; files that the table names are not opened."""
+        found = hashlib.sha256(repr(self.classes).encode())
+        for rows in self.items:
+            for row in rows:
+                told = [_stored(column[row]) for column in self.cells.columns.values()]
+                found.update(repr(told).encode("utf-8", "surrogateescape"))
+        return found.hexdigest()[:16]
+
+    def without_text(self) -> str:
+        source = self.source
+        if not source.text_columns:
+            return f"{source.path}: text is None, so no record has a caption: name the column of the captions in text"
+        try:
+            self._captions(self.items[0], source.text_columns)
+        except DataError as error:
+            return f"{source.path}: none of the {len(self)} training records has a usable caption; the first: {error}"
+        return f"{source.path}: no training record has a usable caption"
+
     def captions(self) -> Iterator[str]:
-        for item in self.items:
-            if not item.rows[0].bad:
+        for rows in self.items:
+            if rows[0] not in self.cells.bad:
                 try:
-                    yield from self._captions(item.rows, self.source.text_columns)
+                    yield from self._captions(rows, self.source.text_columns)
                 except DataError:
                     continue
 
-    def _captions(self, rows: Iterable[_Row], columns: Iterable[str]) -> tuple[str, ...]:
+    def _captions(self, rows: Iterable[int], columns: Iterable[str]) -> tuple[str, ...]:
         found: list[str] = []
         for column in columns:
+            cells = self.cells.columns[column]
             for row in rows:
-                value = row.cells.get(column)
-                where = f"{self.source.path} line {row.line}, {column}"
+                value = cells[row]
+                where = f"{self.cells.where(row)}, {column}"
                 if value is None or value == []:
                     raise DataError(f"{where}: there is no caption: write one or remove the row")
                 for one in value if isinstance(value, list) else [value]:
@@ -228,96 +179,135 @@ class TableRecords(Sequence):
         return tuple(dict.fromkeys(found))
 
     def _file(self, value: Any, column: str, where: str) -> tuple[bytes, str]:
+        if isinstance(value, Mapping):  # as Hugging Face writes images and sounds
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, bytes):
+            return value, f"{where}, {column}"
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"{where}, {column}: expected the path of a file, found {value!r}")
         if "://" in value:
             raise DataError(f"{where}, {column}: {value} is an address: download it and give the file's path")
-        path = os.path.join(os.path.dirname(self.source.path), value.strip())
+        path = os.path.join(os.path.dirname(self.cells.path), os.path.expanduser(value.strip()))
         if "\0" in path:
             raise DataError(f"{where}, {column}: {value!r} is not a path")
-        return decode.read(path, self.source.limits, f"{where}, {column}: "), f"{where}, {path}"
+        return decode.read(decode.locate(path), self.source.limits, f"{where}, {column}: "), f"{where}, {path}"
 
     def _label(self, value: Any, where: str) -> int:
-        name = _plain(value)
+        name = plain(value)
         if self.classes:
-            if name not in self.classes:
-                raise DataError(f"{where}, {self.source.label}: no class {name!r}{near(name, self.classes)}")
-            return self.classes.index(name)
-        if not _is_int(name):
-            raise DataError(f"{where}, {self.source.label}: expected a whole number, found {value!r}")
-        return int(name)
+            for spelled in (name, whole(name)):
+                if spelled in self.classes:
+                    return self.classes.index(spelled)
+            raise DataError(f"{where}, {self.source.label}: no class {name!r}{near(name, self.classes)}")
+        if not whole(name):
+            raise DataError(
+                f"{where}, {self.source.label}: expected a whole number as in most rows, found {value!r}: mend it, or name the classes"
+            )
+        return int(whole(name))
 
 
-def _rows(path: str, delimiter: str) -> tuple[tuple[str, ...], list[_Row]]:
-    """(columns, rows) of the table; rows that do not fit it carry the reason in `bad`."""
-    try:
-        # Bytes that are not UTF-8 are kept as lone surrogates: a path may hold them, a caption is refused on its own.
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            if file.read(2) in ("\udcff\udcfe", "\udcfe\udcff"):
-                raise DataError(f"{path} is UTF-16: save it as UTF-8")
-            file.seek(0)
-            separator = FORMATS[os.path.splitext(path)[1].lower()]
-            columns, rows = _cells(path, file, delimiter or separator) if separator else _objects(file)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error}): check the path of the table") from None
-    if not rows:
-        raise DataError(f"{path} has no rows: add some")
-    return columns, rows
+# What the rows of a table are: records, splits, classes
 
 
-def _cells(path: str, file: Any, delimiter: str) -> tuple[tuple[str, ...], list[_Row]]:
-    quoting = {"quoting": csv.QUOTE_NONE} if delimiter == "\t" else {"strict": True}
-    rows: list[_Row] = []
-    columns: tuple[str, ...] = ()
-    line = 1
-    with _FIELD_LIMIT:
-        # A cell longer than csv's own limit would end the whole table; it is one bad record instead.
-        before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-        try:
-            reader = csv.reader(file, delimiter=delimiter, **quoting)
-            for cells in reader:
-                if cells and not columns:
-                    columns = tuple(c.strip() for c in cells)
-                elif cells:
-                    bad = ""
-                    if len(cells) != len(columns):
-                        bad = f"the row has {len(cells)} cells, the header {len(columns)}: quote cells that contain {delimiter!r}"
-                    rows.append(_Row(line, dict(zip(columns, cells)), bad))
-                line = reader.line_num + 1
-        except csv.Error as error:
-            raise DataError(f"{path} line {line}: {error}: mend the quotes of that row") from None
-        finally:
-            csv.field_size_limit(before)
-    for column in columns:
-        if columns.count(column) > 1:
-            raise DataError(f"{path} has the column {column!r} twice: rename one")
-    return columns, rows
+def _merged(source: Table, cells: Cells) -> list[Sequence[int]]:
+    """The rows of each record, in order: those with the same image and sound are one record."""
+    columns = [cells.columns[c] for c in (source.image, source.audio) if c]
+    if not columns:
+        return [(row,) for row in range(len(cells.lines))]
+    items: list[Sequence[int]] = []
+    known: dict[Any, int] = {}
+    for row, files in enumerate(zip(*columns)):
+        key: Any = tuple([_path_key(f) for f in files]) if len(files) > 1 else _path_key(files[0])
+        if not (any(key) if len(files) > 1 else key) or row in cells.bad:
+            key = row
+        at = known.setdefault(key, len(items))
+        if at == len(items):
+            items.append((row,))
+        else:
+            items[at] = (*items[at], row)
+    return items
 
 
-def _objects(file: Iterable[str]) -> tuple[tuple[str, ...], list[_Row]]:
-    rows: list[_Row] = []
-    columns: dict[str, None] = {}
-    for number, line in enumerate(file, 1):
-        if line.strip():
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                rows.append(_Row(number, {}, f"not JSON ({error}): write one object a line"))
-                continue
-            if isinstance(value, dict):
-                columns |= dict.fromkeys(value)
-                rows.append(_Row(number, value))
-            else:
-                rows.append(_Row(number, {}, f"expected an object, found {type(value).__name__}"))
-    return tuple(columns), rows
+def _path_key(value: Any) -> str:
+    text = value.strip() if isinstance(value, str) else ""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def _plain(value: Any) -> str:
-    return "" if value is None or isinstance(value, (list, dict)) else str(value).strip()
+def _splits(source: Table, cells: Cells, items: Sequence[Sequence[int]], column: str | None) -> list[str]:
+    """The split of each record."""
+    ways = [c for c in (source.image, source.audio, *source.text_columns) if c]
+
+    def group(row: int) -> str:
+        for name in [source.group] if source.group else ways:
+            if value := cells.text(name, row):
+                return value
+        return f"line {cells.lines[row]}"
+
+    found: list[str] = []
+    members: dict[str, tuple[str, int]] = {}
+    for rows in items:
+        first = rows[0]
+        if first in cells.bad:
+            found.append("train")
+            continue
+        if column is None:
+            if source.group:
+                _same(cells, "group", rows, group)
+            found.append(splits.hashed(group(first), source.fractions))
+            continue
+        named = {row: _split(source, cells, column, row) for row in rows}
+        _same(cells, "split", rows, named.__getitem__)
+        found.append(named[first])
+        for row in rows if source.group else ():
+            other, line = members.setdefault(group(row), (named[row], cells.lines[row]))
+            if other != named[row]:
+                raise DataError(
+                    f"{cells.path}: {source.group} {group(row)!r} is in split {other!r} ({cells.word} {line}) and in {named[row]!r} "
+                    f"({cells.word} {cells.lines[row]}): keep a group in one split"
+                )
+    return found
 
 
-def _is_int(text: str) -> bool:
-    return text.removeprefix("-").isascii() and text.removeprefix("-").isdigit()
+def _split(source: Table, cells: Cells, column: str, row: int) -> str:
+    value = cells.text(column, row)
+    known = splits.named(value)
+    if known is None:
+        raise DataError(
+            f"{cells.where(row)}: {column} {value!r} is no split{near(value, splits.NAMES)}"
+            + ("" if source.split != "split" else "; or set split=None")
+        )
+    return known
+
+
+def _agree(cells: Cells, items: Iterable[Sequence[int]], what: str, column: str | None) -> None:
+    for rows in items if column else ():
+        if len(rows) > 1:
+            _same(cells, what, rows, cells.columns[str(column)].__getitem__)
+
+
+def _same(cells: Cells, what: str, rows: Sequence[int], value: Any) -> None:
+    for row in rows[1:]:
+        a, b = value(rows[0]), value(row)
+        if a != b:
+            raise DataError(
+                f"{cells.path} {cells.word}s {cells.lines[rows[0]]} and {cells.lines[row]} show the same image or sound with {what} "
+                f"{a!r} and {b!r}: make them agree"
+            )
+
+
+def _classes(source: Table, cells: Cells) -> tuple[str, ...]:
+    """The names of the labels by id; empty where labels are ids. One odd cell must not rename the others, so most cells decide."""
+    if not source.label or source.classes:
+        return source.classes
+    values = cells.columns[source.label]
+    found = [name for row, v in enumerate(values) if row not in cells.bad and (name := plain(v))]
+    numbers = sum(1 for name in found if whole(name))
+    return () if 2 * numbers > len(found) else tuple(sorted({*found}))
+
+
+def _stored(value: Any) -> Any:
+    encoded = value.get("bytes") if isinstance(value, Mapping) else value
+    return hashlib.sha256(encoded).hexdigest() if isinstance(encoded, bytes) else value
 
 
 def _value(value: Any, where: str) -> Any:
@@ -334,6 +324,6 @@ def _value(value: Any, where: str) -> Any:
         except (TypeError, ValueError):
             raise DataError(f"{where}: expected numbers in lists of one length") from None
         return array
-    if value is None or isinstance(value, dict):
+    if value is None or isinstance(value, (dict, bytes)):
         raise DataError(f"{where}: expected a number, numbers or text, found {type(value).__name__}")
     return value

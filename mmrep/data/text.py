@@ -7,12 +7,14 @@ so the model file alone says what text becomes.
 import hashlib
 import io
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -21,10 +23,15 @@ from jaxtyping import Int
 from mmrep.config import Tokenizer
 from mmrep.errors import ConfigError
 from mmrep.modality import BOS, EOS, FIRST_PIECE, MASK, PAD, UNK
+from mmrep.raw import blank
 
 BYTE_PIECES = 256
 _WORD_START = "\u2581"  # what sentencepiece writes for the space before a word
 _LEAST_COVERAGE = 0.981  # the trainer refuses to cover less than 0.98 of running text
+_LONGEST = (
+    2**16
+)  # bytes of a training text; the trainer leaves out longer ones, and those with its own character U+2585
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MEMO = 2**17  # texts remembered by one tokenizer; a row of 32 ids is 128 bytes
 
 
@@ -52,9 +59,15 @@ def fit(texts: Iterable[str], config: Tokenizer, cache: Path | None = None) -> b
             )
     if len({*config.symbols}) < len(config.symbols):
         raise ConfigError("data.tokenizer.symbols names a symbol twice")
-    lines = [line for line in (" ".join(text.split()) for text in texts) if line]
+    # A text that is not UTF-8 is a bad record; it is left to the records to report.
+    lines = [line for line in (" ".join(text.split()) for text in texts) if line and not _SURROGATE.search(line)]
     if not lines:
         raise ConfigError("data.tokenizer has no text to train on: the source's texts('train') is empty")
+    if not any(_trainable(line) for line in lines):
+        raise ConfigError(
+            f"data.tokenizer cannot be trained on any of {len(lines)} texts: each is longer than {_LONGEST:,} bytes, holds U+2585, or "
+            f"has nothing visible, as the first: {lines[0][:40]!r}"
+        )
     path = None if cache is None else Path(cache) / f"{_key(lines, config)}.model"
     if path is not None and path.exists() and _loads(model := path.read_bytes()):
         return model
@@ -137,7 +150,7 @@ def _train(lines: Sequence[str], config: Tokenizer) -> bytes:
     elif room < 1:
         raise ConfigError(f"data.tokenizer.vocab is {config.vocab}: kind 'word' needs at least {fixed + 1}")
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
+    options: dict[str, Any] = dict(
         sentence_iterator=iter(lines),
         model_writer=model,
         model_type=config.kind,
@@ -154,11 +167,23 @@ def _train(lines: Sequence[str], config: Tokenizer) -> bytes:
         user_defined_symbols=[
             _WORD_START + symbol for symbol in config.symbols
         ],  # with its space, or that would be an id too
-        max_sentence_length=2**16,
+        max_sentence_length=_LONGEST,
         num_threads=1,  # sums in another order would give another model
         minloglevel=2,
     )
+    try:
+        sentencepiece.SentencePieceTrainer.train(**options)
+    except RuntimeError as error:
+        why = str(error).strip().splitlines()
+        raise ConfigError(
+            f"data.tokenizer cannot be trained on these {len(lines)} texts ({why[-1] if why else 'no reason given'}): "
+            "give more text, or another kind or vocab"
+        ) from None
     return model.getvalue()
+
+
+def _trainable(line: str) -> bool:
+    return len(line.encode()) <= _LONGEST and "\u2585" not in line and not blank(line)
 
 
 def _characters(lines: Iterable[str], rule: str) -> Counter[str]:

@@ -4,13 +4,13 @@ import json
 import os
 import pickle
 import sys
-import tarfile
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from files import EVERY, encoded, picture, sound, write_shard, write_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,41 +20,6 @@ from mmrep.config import from_json, to_json
 from mmrep.data import decode, shards, splits
 from mmrep.data.sources import TFDS, Folder, Limits, Shards, Table
 from mmrep.errors import ConfigError, DataError
-
-EVERY = (1.0, 0.0, 0.0)
-
-
-def picture(path, colour=(255, 0, 0), size=(6, 4), **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path, **options)
-
-
-def encoded(image, kind="PNG", **options):
-    content = io.BytesIO()
-    image.save(content, kind, **options)
-    return content.getvalue()
-
-
-def sound(rate=16_000, seconds=0.1, channels=1, kind="WAV"):
-    t = np.arange(int(rate * seconds)) / rate
-    wave = 0.5 * np.sin(2 * np.pi * 440 * t)
-    content = io.BytesIO()
-    soundfile.write(content, np.stack([wave] * channels, axis=1), rate, format=kind)
-    return content.getvalue()
-
-
-def write_table(path, rows):
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
-
-
-def write_shard(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-
 
 # --- decoding ---
 

@@ -192,3 +192,16 @@ def test_errors_name_the_fix():
     model = text.fit(TEXTS, Tokenizer(vocab=400))
     with pytest.raises(ConfigError, match=r"data\.tokenizer\.vocab is 300"):
         text.tokenizer(model, Tokenizer(vocab=300))
+
+
+@pytest.mark.parametrize("kind", ["unigram", "word"])
+@pytest.mark.parametrize("only", ["\u200b\u200d", "a" * 70_000, "a \u2585 b"], ids=["invisible", "long", "reserved"])
+def test_texts_that_leave_the_trainer_nothing_are_one_sentence(kind, only):
+    """F26: a RuntimeError of the library."""
+    with pytest.raises(ConfigError, match="data.tokenizer cannot be trained on any of 3 texts: .* as the first"):
+        text.fit([only] * 3, Tokenizer(400, kind))
+    assert text.fit([only, "a usable text"], Tokenizer(400, kind))
+
+
+def test_half_characters_are_left_to_the_records_to_report():
+    assert text.fit(["a\ud800b", "one two"], Tokenizer(300, "word")) == text.fit(["one two"], Tokenizer(300, "word"))
