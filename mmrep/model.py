@@ -5,7 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,7 +19,7 @@ from mmrep.config import Data, Experiment, flatten, to_json
 from mmrep.data import pipeline
 from mmrep.errors import ConfigError, near
 from mmrep.modality import Modality
-from mmrep.system import Batch, Extras, Params, System
+from mmrep.system import Batch, Extras, Infer, Params, System
 
 Fields: TypeAlias = tuple[tuple[str, str], ...]
 """(modality, record field) pairs: take that modality from another field, e.g. (("text", "text_de"),)."""
@@ -76,6 +76,7 @@ class Model:
         self._splits: dict[str, pipeline.Split] = {}
         self._embedded: dict[Any, Any] = {}
         self._token_infer: Any = None
+        self._pair_scores: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         return f"Model({self.name}: {self.num_parameters:,} parameters; {', '.join(self.names)})"
@@ -332,36 +333,30 @@ class Model:
         return self._functions[name](*self._parameters(), batch)
 
     def score_pairs(
-        self, image: TokenSet, text: TokenSet, rows: Int[np.ndarray, " n"], columns: Int[np.ndarray, " n"], block: int = 512
+        self, image: TokenSet, text: TokenSet, rows: Int[np.ndarray, " n"], columns: Int[np.ndarray, " n"],
+        block: int = 512, name: str = "score",
     ) -> Float[np.ndarray, " n"]:  # fmt: skip
-        """`infer["score"]` of the pairs (image rows[k], text columns[k]), `block` pairs at a time.
+        """`infer[name]` of the pairs (image rows[k], text columns[k]), `block` pairs at a time.
 
-        image, text: as `encode_tokens` returns them.   Raises ConfigError for a system without `score`.
+        image, text: as `encode_tokens` returns them.   Raises ConfigError for a system without that pair score.
         """
-        self._function("score")
-        found, sides = np.empty(len(rows), np.float32), jax.device_put((image, text))
+        if self._function(name) not in self._pair_scores:
+            self._pair_scores[name] = jax.jit(partial(_gathered, self.system.infer[name]))
+        score, found, sides = self._pair_scores[name], np.empty(len(rows), np.float32), jax.device_put((image, text))
         for start in range(0, len(rows), block):
             at = np.minimum(np.arange(start, start + block), len(rows) - 1)  # the last block is filled up by repetition
-            values = self._score(*self._parameters(), *sides, rows[at], columns[at])
+            values = score(*self._parameters(), *sides, rows[at], columns[at])
             real = min(block, len(rows) - start)
             found[start : start + real] = np.asarray(values)[:real]
         return found
 
-    def score_matrix(self, image: TokenSet, text: TokenSet, block: int = 512) -> Float[np.ndarray, "N M"]:
+    def score_matrix(
+        self, image: TokenSet, text: TokenSet, block: int = 512, name: str = "score"
+    ) -> Float[np.ndarray, "N M"]:
         """`score_pairs` of all pairs."""
         n, m = len(image[1]), len(text[1])
         rows, columns = np.divmod(np.arange(n * m), max(m, 1))
-        return self.score_pairs(image, text, rows, columns, block).reshape(n, m)
-
-    @cached_property
-    def _score(self) -> Any:
-        score = self.system.infer["score"]
-
-        def of(params: Params, extras: Extras, image: TokenSet, text: TokenSet, i: Array, j: Array) -> Array:
-            pairs = {"image_tokens": image[0][i], "image_valid": image[1][i]}
-            return score(params, extras, pairs | {"text_tokens": text[0][j], "text_valid": text[1][j]})
-
-        return jax.jit(of)
+        return self.score_pairs(image, text, rows, columns, block, name).reshape(n, m)
 
     def _parameters(self) -> tuple[Params, Extras]:
         """Parameters on the device: those of a file are moved there once."""
@@ -407,6 +402,17 @@ class Model:
                 put = batch if self._place is None else self._place(batch)
                 parts.append(jax.tree.map(lambda x, n=real: np.asarray(x)[:n], self.infer(name, put)))
             self._embedded[key] = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+        return self._embedded[key]
+
+    def score_split(
+        self, name: str, split: str = "test", image_fields: Fields = (), text_fields: Fields = ()
+    ) -> Float[np.ndarray, "N N"]:
+        """infer[name] of every image with every text of the split; cached."""
+        key = (name, split, image_fields, text_fields)
+        if key not in self._embedded:
+            image = self.embed_split("image_tokens", split, image_fields)
+            text = self.embed_split("text_tokens", split, text_fields)
+            self._embedded[key] = self.score_matrix(image, text, name=name)
         return self._embedded[key]
 
     def on(self, data: Any) -> "Model":
@@ -471,6 +477,14 @@ class Model:
         }
         body = [line for title, lines in sections.items() for line in (f"## {title}", "", *lines, "")]
         return "\n".join([f"# {self.name}", "", about[0], "", *body])
+
+
+def _gathered(
+    score: Infer, params: Params, extras: Extras, image: TokenSet, text: TokenSet, i: Array, j: Array
+) -> Float[Array, " n"]:
+    """`score` of the pairs of images i and texts j."""
+    pairs = {"image_tokens": image[0][i], "image_valid": image[1][i]}
+    return score(params, extras, pairs | {"text_tokens": text[0][j], "text_valid": text[1][j]})
 
 
 def as_list(m: Modality, values: Any) -> list[Any]:

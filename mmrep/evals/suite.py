@@ -2,19 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
+from mmrep.errors import ConfigError
 from mmrep.evals import knn, probe, retrieval, zero_shot
 from mmrep.model import Fields, Model
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Cross-modal retrieval in one direction: embeddings by dot product; ties count by their mean rank.
+    """Cross-modal retrieval: "R@k", "median_rank", "candidates" and "chance_R@k" of queries among all targets of the split.
 
-    query, target: infer names.   group: a record field; candidates that share its value with the query are all right.
+    query, target: modalities, or other infer names of one vector a row; ranked by dot product, ties by their mean rank.
+    group:   a record field; candidates with the query's value are all correct.
+    score:   an infer function of pairs that ranks instead ("score"); query and target are then "image" and "text".
+    rerank:  with `score`, only the k best of each query by dot product are scored, the others stay behind them (ALBEF, section 4); 0: all.
+    two_way: the other direction, too, and the mean over both of each metric.
     """
 
     query: str
@@ -25,6 +32,15 @@ class Retrieval:
     target_fields: Fields = ()
     group: str = ""
     name: str = ""
+    score: str = ""
+    rerank: int = 0
+    two_way: bool = False
+
+    def __post_init__(self) -> None:
+        if self.score and {self.query, self.target} != {"image", "text"}:
+            raise ConfigError(f"Retrieval.score ranks image and text, not {self.query!r} and {self.target!r}")
+        if self.rerank and not self.score:
+            raise ConfigError(f"Retrieval.rerank is {self.rerank}: name the pair score in Retrieval.score")
 
     @property
     def label(self) -> str:
@@ -36,22 +52,56 @@ class Retrieval:
         )
 
     def run(self, model: Model) -> dict[str, float]:
-        queries, targets = self.embeddings(model)
+        forth = self._metrics(model)
+        if not self.two_way:
+            return {f"{self.label} {k}": v for k, v in forth.items()}
+        back = self._other_way()._metrics(model)
+        both = {f"{self.query}->{self.target}": forth, f"{self.target}->{self.query}": back}
+        found = {f"{self.name} {way} {k}".strip(): v for way, values in both.items() for k, v in values.items()}
+        return found | {f"{self.name} {k}".strip(): (v + back[k]) / 2 for k, v in forth.items()}
+
+    def _other_way(self) -> "Retrieval":
+        swapped = {"query_fields": self.target_fields, "target_fields": self.query_fields}
+        return replace(self, query=self.target, target=self.query, **swapped)
+
+    def _metrics(self, model: Model) -> dict[str, float]:
+        positives: Any = None
         if self.group:
             keys = np.asarray([str(v) for v in model.column(self.group, self.split)])
-            positives: Any = keys[:, None] == keys[None, :]
-            right = positives.sum(1)
+            positives = keys[:, None] == keys[None, :]
+        if self.score:
+            scores = self._scores(model)
+            positives = np.arange(len(scores)) if positives is None else positives
+            ranks, count = retrieval.ranks_of_scores(scores, positives), scores.shape[1]
         else:
-            positives, right = np.arange(len(queries)), 1
-        found = retrieval.retrieval_metrics(retrieval.ranks(queries, targets, positives), len(targets), self.ks, right)
-        return {f"{self.label} {k}": float(v) for k, v in found.items()}
+            queries, targets = self.embeddings(model)
+            positives = np.arange(len(queries)) if positives is None else positives
+            ranks, count = retrieval.ranks(queries, targets, positives), len(targets)
+        correct = positives.sum(1) if self.group else 1
+        found = retrieval.retrieval_metrics(ranks, count, self.ks, correct)
+        return {k: float(v) for k, v in found.items()}
+
+    def _scores(self, model: Model) -> Float[np.ndarray, "Q T"]:
+        """The pair scores of queries and targets, -inf where a candidate is not among the `rerank` best."""
+        forward = self.query == "image"
+        image, text = (self.query_fields, self.target_fields) if forward else (self.target_fields, self.query_fields)
+        by_dot = retrieval.dot(*self.embeddings(model)) if self.rerank else None
+        if by_dot is None or self.rerank >= by_dot.shape[1]:
+            whole = model.score_split(self.score, self.split, image, text)
+            return whole if forward else whole.T
+        sides = model.embed_split("image_tokens", self.split, image), model.embed_split("text_tokens", self.split, text)
+        score = partial(model.score_pairs, *sides, name=self.score)
+        rescore = score if forward else (lambda texts, images: score(images, texts))
+        return retrieval.rerank(by_dot, rescore, self.rerank)
 
 
 @dataclass(frozen=True)
 class ZeroShot:
     """Classification by prompts: class embedding = renormalised mean over templates of the text embedding.
 
-    label: a record field with class numbers.   templates hold "{}" for the class name.
+    label: a record field with the class number; or with several numbers, -1 for none: any of them is correct.
+    templates hold "{}" for the class name.
+    score: an infer function of pairs in place of the dot product; its values are averaged over templates (Yao et al. 2022, section 3.2).
     """
 
     classes: tuple[str, ...]
@@ -62,16 +112,32 @@ class ZeroShot:
     split: str = "test"
     query_fields: Fields = ()
     name: str = "zero-shot"
+    score: str = ""
 
     def run(self, model: Model) -> dict[str, float]:
-        labels = np.asarray(model.column(self.label, self.split))
+        rows = model.column(self.label, self.split)
+        scores = self._scores(model)
+        if any(np.ndim(row) for row in rows):
+            labels = [np.unique(row[row >= 0]) for row in map(np.atleast_1d, rows)]
+            found = {"accuracy": float(np.mean(retrieval.ranks_of_scores(scores, labels) <= 1))}
+            chance = float(np.mean([len(row) for row in labels])) / len(self.classes)
+        else:
+            found = zero_shot.classification_metrics(scores, np.asarray(rows))
+            chance = 1 / len(self.classes)
+        return {f"{self.name} {k}": float(v) for k, v in (found | {"chance": chance}).items()}
+
+    def _scores(self, model: Model) -> Float[np.ndarray, "N C"]:
         prompts = [t.format(c) for c in self.classes for t in self.templates]
+        if self.score:
+            tokens = model.embed_split(f"{self.query}_tokens", self.split, self.query_fields)
+            pairs = model.score_matrix(
+                tokens, model.call(f"{self.text}_tokens", **{self.text: prompts}), name=self.score
+            )
+            return zero_shot.average_over_templates(pairs, len(self.templates))
         embedded = model.call(self.text, **{self.text: prompts})
         embedded = embedded.reshape(len(self.classes), len(self.templates), -1)
-        found = zero_shot.zero_shot_metrics(
-            model.embed_split(self.query, self.split, self.query_fields), zero_shot.class_embeddings(embedded), labels
-        )
-        return {f"{self.name} {k}": float(v) for k, v in found.items()} | {f"{self.name} chance": 1 / len(self.classes)}
+        queries = model.embed_split(self.query, self.split, self.query_fields)
+        return retrieval.dot(queries, zero_shot.class_embeddings(embedded))
 
 
 @dataclass(frozen=True)
