@@ -1,21 +1,21 @@
 """Panels in, one self-contained HTML file out."""
 
-import json
+import base64
+import io
 import math
-import os
-import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
+from PIL import Image
 
+from mmrep import paths
 from mmrep.errors import DataError
-from mmrep.report import figures, media, panels, run
-from mmrep.report.panels import Candidate, Column, Number, Panel, Picture, Sound, Words
+from mmrep.report.panels import Number, Panel, Picture, Sound, Words
 
-_HERE = Path(__file__).parent
+_MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
 def write_page(
@@ -23,17 +23,12 @@ def write_page(
 ) -> Path:
     """Writes the page to `path`, whole or not at all, and returns the path.
 
-    lead: the one or two sentences below the title. attribution: sources and licences of pictures and sounds, printed in the footer.
-    The file loads nothing: pictures, sounds, style and script are inside, and a content policy forbids the rest.
+    lead: one or two sentences below the title. attribution: sources and licences, printed in the footer.
+    Images, sounds and styles are inside the file; it loads nothing.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(render(title, lead, panels, attribution), encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    paths.replace(path, render(title, lead, panels, attribution))
     return path
 
 
@@ -42,262 +37,93 @@ def render(title: str, lead: str, panels: Sequence[Panel], attribution: Sequence
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
-    style = Markup((_HERE / "page.css").read_text(encoding="utf-8"))
-    views = [{"kind": type(p).__name__, "title": p.title, "note": getattr(p, "note", "")} | _view(p) for p in panels]
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )  # fmt: skip
+    environment.globals |= {"media": media, "decimal": decimal, "chance": chance, "svg_uri": svg_uri}
+    environment.tests["a_number"] = lambda cell: isinstance(cell, Number)
     template = environment.get_template("page.html.jinja")
-    html = template.render(title=title, lead=lead, panels=views, attribution=attribution, style=style)
-    # A half of a surrogate pair, as cut text may hold, has no UTF-8.
-    return html.encode("utf-8", "replace").decode("utf-8")
+    html = template.render(title=title, lead=lead, panels=panels, attribution=attribution)
+    return html.encode("utf-8", "replace").decode("utf-8")  # half of a surrogate pair has no UTF-8
 
 
-def _view(panel: Panel) -> dict[str, Any]:
-    """The panel as the template's plain values."""
-    match panel:
-        case panels.Numbers():
-            return _numbers(panel)
-        case panels.Curves():
-            return _curves(panel)
-        case panels.Gallery():
-            return {"items": [_item(i) for i in panel.items]}
-        case panels.Grid():
-            rows = [{"name": n, "cells": [_media(c) for c in row]} for n, row in zip(panel.rows, panel.cells)]
-            return {"columns": list(panel.columns), "rows": rows}
-        case panels.Heatmap():
-            return _heatmap(panel)
-        case panels.EmbeddingMap():
-            return _map(panel)
-        case panels.Config():
-            return {"text": json.dumps(panel.json, indent=2, ensure_ascii=False, default=str)}
-        case panels.Versions():
-            return {"pairs": [(str(k), str(v)) for k, v in panel.versions.items()]}
-        case panels.Text():
-            return {"paragraphs": list(panel.paragraphs)}
-    raise TypeError(f"{panel!r} is not a panel")
-
-
-def _numbers(panel: panels.Numbers) -> dict[str, Any]:
-    columns = [c if isinstance(c, Column) else Column(c) for c in panel.columns]
-    cells = [[_cell(c) for c in row] for _, row in panel.rows]
-    marks = [
-        panels.best([c.value if isinstance(c, Number) else None for c in column], spec.better)
-        for column, spec in zip(zip(*cells), columns)
-    ]
-    rows = []
-    for r, (name, _) in enumerate(panel.rows):
-        shown = []
-        for c, (cell, spec) in enumerate(zip(cells[r], columns)):
-            if not isinstance(cell, Number):
-                shown.append(
-                    {
-                        "text": "–" if cell is None else str(cell),
-                        "best": False,
-                        "chance": "",
-                        "spread": "",
-                        "plain": True,
-                    }
-                )
-                continue
-            chance = "" if cell.chance is None else f"chance {_chance(cell.chance, spec.digits)}"
-            if cell.chance is not None and spec.better:
-                above = cell.value > cell.chance if spec.better == "higher" else cell.value < cell.chance
-                chance = chance if above else f"not better than {chance}"
-            shown.append(
-                {
-                    "text": _fixed(cell.value, spec.digits),
-                    "best": marks[c][r],
-                    "chance": chance,
-                    "spread": "" if cell.spread is None else f"± {_fixed(cell.spread, spec.digits)}",
-                    "plain": False,
-                }
-            )
-        rows.append({"name": name, "cells": shown})
-    arrows = {"higher": "↑", "lower": "↓", "": ""}
-    heads = [
-        {"name": c.name, "arrow": arrows[c.better], "says": f"{c.better} is better" if c.better else ""}
-        for c in columns
-    ]
-    return {"columns": heads, "rows": rows, "any_best": any(map(any, marks))}
-
-
-def _cell(cell: Any) -> Any:
-    if cell is None or isinstance(cell, (str, Number)):
-        return cell
-    return Number(float(cell))
-
-
-def _fixed(value: float, digits: int) -> str:
-    """Fixed decimals, so that a column lines up; large whole numbers without."""
+def decimal(value: float) -> str:
+    """A number in a table or below a candidate: 0.123, 12.3, 1,234."""
     if not math.isfinite(value):
-        return figures.number(value)
-    if float(value).is_integer() and abs(value) >= 2:
-        return f"{int(value):,}"
-    return f"{value:,.{0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else digits}f}"
+        return str(float(value))
+    whole = float(value).is_integer() and abs(value) >= 1
+    return f"{value:,.{0 if whole or abs(value) >= 1000 else 1 if abs(value) >= 10 else 3}f}"
 
 
-def _chance(value: float, digits: int) -> str:
-    return f"{value:.2g}" if 1e-4 <= abs(value) < 1 else _fixed(value, digits)
+def chance(number: Number, better: str) -> str:
+    """ "chance 0.1", "not better than chance 0.1", or "" where chance is unknown."""
+    if number.chance is None:
+        return ""
+    text = f"chance {number.chance:.2g}" if abs(number.chance) < 1 else f"chance {decimal(number.chance)}"
+    above = number.value > number.chance if better != "lower" else number.value < number.chance
+    return text if above or not better else f"not better than {text}"
 
 
-def _curves(panel: panels.Curves) -> dict[str, Any]:
-    plots: list[dict[str, Any]] = []
-    for title, patterns in panel.groups or run.default_groups(panel.rows):
-        names = run.keys(panel.rows, patterns)
-        lines: list[Any] = []
-        legend: list[dict[str, Any]] = []
-        missing, log = 0, title in panel.log
-        for name in names:
-            steps, values = run.series(panel.rows, name)
-            finite = [v for v in values if not math.isnan(v)]
-            missing += len(values) - len(finite)
-            if not finite:
-                continue
-            smoothed = None
-            if panel.smoothing and len(finite) >= 30 and not _noiseless(name):
-                smoothed = run.smooth(values, panel.smoothing)
-            log = log and min(finite) > 0
-            look = _look(name, len(lines))
-            lines.append((steps, values, smoothed, *look))
-            last = figures.number([v for v in smoothed or finite if not math.isnan(v)][-1])
-            legend.append(
-                {
-                    "name": run.arrows(name.removeprefix("eval/")),
-                    "colour": look[0],
-                    "dash": figures.DASHES[look[1]],
-                    "last": last,
-                    "smoothed": smoothed is not None,
-                }
-            )
-        if not lines:
-            continue
-        label = f"{title}: " + "; ".join(
-            f"{k['name']} from {figures.number(next(v for v in y if not math.isnan(v)))} at step {x[0]:.0f} to {k['last']} at step {x[-1]:.0f}"
-            for k, (x, y, *_) in zip(legend, lines)
-        )
-        svg = Markup(figures.plot_svg(lines, label, log))
-        plots.append({"title": title, "svg": svg, "legend": legend, "missing": missing, "log": log})
-    shown = any(k["smoothed"] for p in plots for k in p["legend"])
-    return {"plots": plots, "smoothing": panel.smoothing if shown else 0}
-
-
-def _look(name: str, index: int) -> tuple[int, int]:
-    """(colour, dash) of a curve; chance is grey and dotted wherever it stands."""
-    if "chance" in name:
-        return figures.PALETTE - 1, 2
-    return index % (figures.PALETTE - 1), index % len(figures.DASHES)
-
-
-def _noiseless(name: str) -> bool:
-    """A schedule has no noise to smooth."""
-    return name.rpartition("/")[2] in ("lr", "learning_rate") or name.startswith("eval/")
-
-
-def _media(thing: Any) -> dict[str, Any]:
+def media(thing: Any) -> dict[str, str]:
+    """A Picture, Words or Sound (or bare pixels, or bare text) as {kind, uri, text, caption, lang}. Raises DataError for another type."""
     if isinstance(thing, str):
         thing = Words(thing)
     elif isinstance(thing, np.ndarray):
         thing = Picture(thing)
     match thing:
-        case Picture(pixels, caption, alt):
-            pixels = np.asarray(pixels)
-            if pixels.dtype != np.uint8:
-                raise DataError(f"a picture is {pixels.dtype}: give uint8 in [0, 255]")
-            small = max(pixels.shape[:2]) <= 32
-            return {
-                "kind": "picture",
-                "uri": media.picture_uri(pixels),
-                "caption": caption,
-                "alt": alt or caption or "picture",
-                "small": small,
-            }
+        case Picture(pixels, caption):
+            small = "small" if max(np.shape(pixels)[:2], default=0) <= 32 else ""
+            return {"kind": "picture", "uri": picture_uri(pixels), "text": small, "caption": caption, "lang": ""}
         case Words(text, caption, lang):
-            return {"kind": "words", "text": text, "caption": caption, "lang": lang}
+            return {"kind": "words", "uri": "", "text": text, "caption": caption, "lang": lang}
         case Sound(waveform, rate, caption):
-            wave = media.trim(_float_wave(waveform), rate)
-            says = f"sound of {len(wave) / rate:.1f} s" + (f": {caption}" if caption else "")
-            return {
-                "kind": "sound",
-                "uri": media.sound_uri(wave, rate),
-                "caption": caption,
-                "svg": Markup(media.wave_svg(wave, says)),
-                "says": says,
-            }
-    raise DataError(
-        f"a gallery cannot show a {type(thing).__name__}: give a uint8 array, text, Picture, Words or Sound"
-    )
+            return {"kind": "sound", "uri": sound_uri(waveform, rate), "text": "", "caption": caption, "lang": ""}
+    raise DataError(f"a page cannot show a {type(thing).__name__}: give uint8 pixels, text, Picture, Words or Sound")
 
 
-def _float_wave(waveform: Any) -> np.ndarray:
-    waveform = np.asarray(waveform)
-    if waveform.ndim != 1 or not waveform.size:
-        raise DataError(f"a sound has shape {waveform.shape}: give a mono waveform [T]")
-    scale = 32768.0 if waveform.dtype == np.int16 else 1.0
-    return waveform.astype(np.float32) / np.float32(scale)
+def picture_uri(pixels: np.ndarray, side: int = 224) -> str:
+    """uint8 [H, W] or [H, W, 1 | 3 | 4] as a data URI of at most `side` pixels a side: PNG, or JPEG where that is much smaller."""
+    pixels = np.asarray(pixels)
+    pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    colours = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
+    if pixels.dtype != np.uint8 or 0 in pixels.shape or not colours:
+        raise DataError(f"a picture is {pixels.dtype} {list(pixels.shape)}: give uint8 [H, W] or [H, W, 1, 3 or 4]")
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    image.save(out, "PNG", optimize=True)
+    if out.tell() <= 24_000 or image.mode == "RGBA":
+        return _uri("image/png", out)
+    image.save(out := io.BytesIO(), "JPEG", quality=88)
+    return _uri("image/jpeg", out)
 
 
-def _item(item: panels.Item) -> dict[str, Any]:
-    right = item.right if not any(c.right for c in item.candidates) else None
-    return {
-        "query": _media(item.query),
-        "candidates": [_candidate(c, i) for i, c in enumerate(item.candidates, 1)],
-        "right": None if right is None else _candidate(right, item.rank),
-        "rank": item.rank,
-        "pool": item.pool,
-    }
+def sound_uri(waveform: np.ndarray, rate: int, seconds: float = 8.0) -> str:
+    """A mono waveform [T] without the zeros at its end, at most `seconds` long, as MP3 where the rate allows it, else as WAV."""
+    import soundfile
+
+    wave = np.asarray(waveform)
+    if wave.ndim != 1 or not wave.size:
+        raise DataError(f"a sound has shape {list(wave.shape)}: give a mono waveform [T]")
+    scale = 32768.0 if wave.dtype == np.int16 else 1.0
+    wave = np.clip(np.nan_to_num(wave[: int(seconds * rate)].astype(np.float32) / scale), -1, 1)
+    loud = np.flatnonzero(np.abs(wave) > 1e-4)
+    wave, out = wave[: loud[-1] + 1] if len(loud) else wave[:1], io.BytesIO()
+    mp3 = rate in _MP3_RATES and "MP3" in soundfile.available_formats()
+    soundfile.write(out, wave, rate, format="MP3" if mp3 else "WAV")
+    return _uri("audio/mpeg" if mp3 else "audio/wav", out)
 
 
-def _candidate(candidate: Candidate, rank: int | None) -> dict[str, Any]:
-    score = float(candidate.score)
-    text = f"{score:.3f}" if abs(score) < 100 else figures.number(score, 3)
-    return {
-        "media": _media(candidate.media),
-        "score": text.replace("-", "\u2212"),
-        "right": candidate.right,
-        "rank": rank,
-    }
+def svg_uri(figure: Any) -> str:
+    """A matplotlib figure as a data URI. Text stays text, so that the browser's fonts draw every script."""
+    import matplotlib
+
+    out = io.BytesIO()
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "mmrep", "font.family": "sans-serif"}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # in matplotlib's own font, which is not used
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    return _uri("image/svg+xml", out)
 
 
-def _heatmap(panel: panels.Heatmap) -> dict[str, Any]:
-    matrix = np.asarray(panel.matrix, np.float64)
-    finite = matrix[np.isfinite(matrix)]
-    low = panel.low if panel.low is not None else float(finite.min(initial=0.0) if not len(finite) else finite.min())
-    high = panel.high if panel.high is not None else float(finite.max(initial=1.0) if not len(finite) else finite.max())
-    right = {(int(r), int(c)) for r, c in panel.right}
-    rows = []
-    for r, name in enumerate(panel.row_labels):
-        cells = []
-        for c, value in enumerate(matrix[r]):
-            known = bool(np.isfinite(value))
-            heat = round(100 * float(np.clip((value - low) / ((high - low) or 1.0), 0, 1))) if known else 0
-            text = _short(float(value))
-            cells.append({"heat": heat, "text": text, "right": (r, c) in right, "known": known})
-        rows.append({"name": name, "cells": cells})
-    return {
-        "rows": rows,
-        "columns": list(panel.column_labels),
-        "low": figures.number(low, 2).replace("-", "\u2212"),
-        "high": figures.number(high, 2).replace("-", "\u2212"),
-        "dense": matrix.shape[1] > 16,
-        "any_right": bool(right),
-    }
-
-
-def _short(value: float) -> str:
-    """Two decimals without the leading zero, as tables of correlations are printed."""
-    if not abs(value) < 10:
-        return figures.number(value, 2)
-    text = f"{value + 0.0:.2f}".replace("-0.00", "0.00")
-    return re.sub(r"^(-?)0\.", r"\1.", text).replace("-", "\u2212")
-
-
-def _map(panel: panels.EmbeddingMap) -> dict[str, Any]:
-    names = list(dict.fromkeys(panel.series))
-    index = [names.index(s) for s in panel.series]
-    thumbs = ["" if t is None else media.picture_uri(np.asarray(t), 64) for t in panel.thumbnails] or [""] * len(index)
-    counts = [index.count(i) for i in range(len(names))]
-    label = f"{panel.title}: map of " + ", ".join(f"{n} {name}" for name, n in zip(names, counts))
-    points = np.asarray(panel.points, np.float32)
-    svg = figures.map_svg(points, index, list(panel.labels), thumbs, list(panel.pairs), label) if len(index) else ""
-    legend = [{"name": n, "mark": Markup(figures.mark_svg(i)), "count": counts[i]} for i, n in enumerate(names)]
-    return {"svg": Markup(svg), "legend": legend, "paired": bool(panel.pairs)}
+def _uri(kind: str, content: io.BytesIO) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -1,8 +1,8 @@
-"""What a page can hold: frozen dataclasses of plain values. Panels check their own shapes and raise ConfigError."""
+"""What a report page shows: frozen dataclasses of plain values, each with a title. Shapes are checked; a wrong one raises ConfigError."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,76 +10,66 @@ import numpy as np
 from mmrep.errors import ConfigError
 
 
-def _check(ok: bool, sentence: str) -> None:
-    if not ok:
-        raise ConfigError(sentence)
-
-
 class Number(NamedTuple):
-    """A measured value; `chance` is what guessing gets, `spread` a standard deviation over seeds or folds."""
+    """A measured value and its chance level, where that is known."""
 
     value: float
     chance: float | None = None
-    spread: float | None = None
 
 
 class Column(NamedTuple):
-    """A column of numbers. `better` says which end is emphasised, where at least two rows have a value."""
+    """A column of numbers. `better`: which end is best; "" marks nothing."""
 
     name: str
     better: Literal["higher", "lower", ""] = "higher"
-    digits: int = 3
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """A table: rows are (name, one cell a column); a cell is a Number, a plain number, text, or None for "not measured"."""
+class Table:
+    """rows: (name, one cell a column); a cell is a Number, text, or None where nothing was measured."""
 
     title: str
+    columns: Sequence[Column]
     rows: Sequence[tuple[str, Sequence[Any]]]
-    columns: Sequence[Any]
     note: str = ""
 
     def __post_init__(self) -> None:
         for name, cells in self.rows:
-            _check(
-                len(cells) == len(self.columns),
-                f"Numbers {self.title!r}: row {name!r} has {len(cells)} cells, but there are {len(self.columns)} columns",
-            )
+            if len(cells) != len(self.columns):
+                raise ConfigError(
+                    f"table {self.title!r}: row {name!r} has {len(cells)} cells for {len(self.columns)} columns"
+                )
+
+    def best(self, column: int) -> list[bool]:
+        """Which cells of a column are best of at least two finite ones; all of several equal ones, none where all are equal."""
+        cells = [row[column] for _, row in self.rows]
+        values = [c.value if isinstance(c, Number) and math.isfinite(c.value) else None for c in cells]
+        finite = [v for v in values if v is not None]
+        if not self.columns[column].better or len(set(finite)) < 2:
+            return [False] * len(values)
+        top = max(finite) if self.columns[column].better == "higher" else min(finite)
+        return [v == top for v in values]
 
 
 @dataclass(frozen=True)
-class Curves:
-    """Training curves of metrics.jsonl rows.
-
-    groups: (plot title, metric names or patterns such as "train/loss*"), one plot each; empty = run.default_groups(rows).
-    smoothing: weight of the two-sided exponential average, drawn over faint raw values where a curve has at least 30 points; 0 = raw only.
-    log: titles of the plots with a logarithmic axis.
-    """
+class Figure:
+    """A matplotlib figure; `alt` describes it in words."""
 
     title: str
-    rows: Sequence[Mapping[str, Any]]
-    groups: Sequence[tuple[str, Sequence[str]]] = ()
-    smoothing: float = 0.8
-    log: Sequence[str] = ()
+    figure: Any
+    alt: str
     note: str = ""
-
-    def __post_init__(self) -> None:
-        _check(
-            0 <= self.smoothing < 1, f"Curves {self.title!r}: smoothing is {self.smoothing}: a weight lies in [0, 1)"
-        )
 
 
 class Picture(NamedTuple):
-    """uint8 [H, W] or [H, W, 1|3|4]; `caption` is printed below, `alt` read aloud instead of it where given."""
+    """uint8 pixels [H, W] or [H, W, 1 | 3 | 4]."""
 
     pixels: np.ndarray
     caption: str = ""
-    alt: str = ""
 
 
 class Words(NamedTuple):
-    """A text; `lang` (BCP 47: "ja", "zh-Hans") picks the right letter forms, writing direction is found by the browser."""
+    """A text; `lang` (BCP 47: "ja", "zh-Hans") selects the letter forms."""
 
     text: str
     caption: str = ""
@@ -87,48 +77,16 @@ class Words(NamedTuple):
 
 
 class Sound(NamedTuple):
-    """A waveform [T] in [-1, 1] (float) or int16, at `rate` samples a second."""
+    """A waveform [T], float in [-1, 1] or int16, with `rate` samples a second."""
 
     waveform: np.ndarray
     rate: int
     caption: str = ""
 
 
-Media = Picture | Words | Sound | np.ndarray | str
-
-
-class Candidate(NamedTuple):
-    """Something retrieved, its score, and whether it is a right answer."""
-
-    media: Any
-    score: float
-    right: bool = False
-
-
-@dataclass(frozen=True)
-class Item:
-    """One query. `rank` (from 1) is that of the first right answer among `pool` candidates; `right` is shown beside the
-    candidates where none of them is right."""
-
-    query: Any
-    candidates: Sequence[Candidate]
-    rank: int | None = None
-    pool: int | None = None
-    right: Candidate | None = None
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Queries, what they retrieved, and where the right answer stands."""
-
-    title: str
-    items: Sequence[Item]
-    note: str = ""
-
-
 @dataclass(frozen=True)
 class Grid:
-    """A table of media (pictures, words, sounds): cells[row][column]."""
+    """A table of media (Picture, Words, Sound): cells[row][column]."""
 
     title: str
     columns: Sequence[str]
@@ -137,118 +95,60 @@ class Grid:
     note: str = ""
 
     def __post_init__(self) -> None:
-        _check(
-            len(self.cells) == len(self.rows) and all(len(row) == len(self.columns) for row in self.cells),
-            f"Grid {self.title!r}: cells must be {len(self.rows)} rows of {len(self.columns)}",
-        )
+        if len(self.cells) != len(self.rows) or any(len(row) != len(self.columns) for row in self.cells):
+            raise ConfigError(f"grid {self.title!r}: cells must be {len(self.rows)} rows of {len(self.columns)}")
+
+
+class Candidate(NamedTuple):
+    """A retrieved record, its score, its rank (from 1) and whether it is a right answer."""
+
+    media: Any
+    score: float
+    rank: int
+    right: bool = False
+
+
+class Item(NamedTuple):
+    """A query and its first candidates. rank: of the first right answer among `pool` candidates, None where there is none."""
+
+    query: Any
+    candidates: Sequence[Candidate]
+    rank: int | None
+    pool: int
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Queries and what they retrieved."""
+
+    title: str
+    items: Sequence[Item]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Code:
+    """A long text, folded."""
+
+    title: str
+    text: str
+    note: str = ""
+
+
+Panel = Table | Figure | Grid | Gallery | Code
 
 
 def retrieve(query: Any, pool: Sequence[Any], scores: Any, right: Sequence[int], k: int = 5) -> Item:
-    """The Item of a query whose similarity to each member of `pool` (media) is `scores` [len(pool)]; `right` indexes the answers.
+    """The first k of `pool` by `scores` [N], and the first right answer (`right`: indices) behind them if it is not among them.
 
-    Ties count against the query: a wrong candidate with the same score, or one with NaN for the right answer, goes first.
+    Ties count against the query: a wrong candidate with the score of the right answer, or with NaN for it, goes first.
     """
-    order_by = np.asarray(scores, np.float64)
-    _check(
-        order_by.shape == (len(pool),),
-        f"scores have shape {order_by.shape} for a pool of {len(pool)}: give one score each",
-    )
-    is_right = np.zeros(len(pool), bool)
-    is_right[np.asarray(right, int)] = True
-    order = np.lexsort((is_right, -np.nan_to_num(order_by, nan=-np.inf, posinf=np.inf, neginf=-np.inf)))
-    shown = [Candidate(pool[i], float(order_by[i]), bool(is_right[i])) for i in order[:k]]
-    ranks = np.flatnonzero(is_right[order])
-    rank = int(ranks[0]) + 1 if len(ranks) else None
-    first = int(order[ranks[0]]) if len(ranks) else None
-    beside = Candidate(pool[first], float(order_by[first]), True) if first is not None and (rank or 0) > k else None
-    return Item(query, tuple(shown), rank, len(pool), beside)
-
-
-@dataclass(frozen=True)
-class Heatmap:
-    """A matrix [R, C] of values, e.g. similarities; NaN = no value. `right` lists the (row, column) cells that ought to be high.
-
-    low, high: the ends of the colour scale, None = those of the matrix.
-    """
-
-    title: str
-    matrix: np.ndarray
-    row_labels: Sequence[str]
-    column_labels: Sequence[str]
-    note: str = ""
-    right: Sequence[tuple[int, int]] = ()
-    low: float | None = None
-    high: float | None = None
-
-    def __post_init__(self) -> None:
-        want = (len(self.row_labels), len(self.column_labels))
-        _check(
-            np.shape(self.matrix) == want,
-            f"Heatmap {self.title!r}: the matrix has shape {np.shape(self.matrix)}, the labels say {want}",
-        )
-
-
-@dataclass(frozen=True)
-class EmbeddingMap:
-    """Points [N, 2] of several series (modalities or categories), e.g. from figures.project_2d.
-
-    series, labels: one name and one label a point. thumbnails: one uint8 picture or None a point, drawn at the point.
-    pairs: index pairs joined by a faint line, e.g. a picture and its own caption.
-    """
-
-    title: str
-    points: np.ndarray
-    series: Sequence[str]
-    labels: Sequence[str]
-    thumbnails: Sequence[Any] = ()
-    pairs: Sequence[tuple[int, int]] = ()
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        n = len(self.points)
-        _check(
-            np.shape(self.points) == (n, 2) and bool(np.isfinite(self.points).all()),
-            f"EmbeddingMap {self.title!r}: points have shape {np.shape(self.points)}: give finite numbers [N, 2]",
-        )
-        for name in ("series", "labels", "thumbnails"):
-            found = len(getattr(self, name))
-            _check(
-                found == n or (name == "thumbnails" and not found),
-                f"EmbeddingMap {self.title!r}: {found} {name} for {n} points: give one each",
-            )
-
-
-@dataclass(frozen=True)
-class Config:
-    """A config's JSON values, folded until asked for."""
-
-    title: str
-    json: Any
-
-
-@dataclass(frozen=True)
-class Versions:
-    """Names and versions, or any short facts of a run."""
-
-    title: str
-    versions: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Text:
-    """Paragraphs of plain text; markup in them is shown, not obeyed."""
-
-    title: str
-    paragraphs: Sequence[str]
-
-
-Panel = Numbers | Curves | Gallery | Grid | Heatmap | EmbeddingMap | Config | Versions | Text
-
-
-def best(values: Sequence[float | None], better: str) -> list[bool]:
-    """Which values are the best of at least two finite ones; ties are all marked, and nothing is where all are equal."""
-    finite = [v for v in values if v is not None and math.isfinite(v)]
-    if not better or len(finite) < 2 or min(finite) == max(finite):
-        return [False] * len(values)
-    top = max(finite) if better == "higher" else min(finite)
-    return [v == top for v in values]
+    values = np.asarray(scores, np.float64)
+    if values.shape != (len(pool),):
+        raise ConfigError(f"scores have shape {values.shape} for a pool of {len(pool)}: give one score each")
+    is_right = np.isin(np.arange(len(pool)), right)
+    order = np.lexsort((is_right, -np.nan_to_num(values, nan=-np.inf)))
+    ranked = [Candidate(pool[i], float(values[i]), n, bool(is_right[i])) for n, i in enumerate(order, 1)]
+    first = next((c for c in ranked if c.right), None)
+    shown = ranked[:k] + ([first] if first and first.rank > k else [])
+    return Item(query, tuple(shown), first.rank if first else None, len(pool))
