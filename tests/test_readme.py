@@ -8,10 +8,24 @@ from PIL import Image
 from mmrep import catalogue
 
 
-def test_your_own_data_in_ten_lines(tmp_path, monkeypatch):
+def block(mark):
     text = (catalogue.ROOT / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"<!-- own data -->\n```python\n(.*?)```", text, re.DOTALL)
+    (code,) = re.findall(rf"<!-- {mark} -->\n```python\n(.*?)```", text, re.DOTALL)
     assert len([line for line in code.splitlines() if line and not line.startswith(("from", "import"))]) <= 10
+    return code
+
+
+def test_a_notebook_in_ten_lines(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = block("notebook").replace('("clip", "runs/clip-small")', '("clip", "runs/clip-small", size="tiny")')
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert len(names["x"]) == 8 and names["scores"].shape == (8, 2) and names["probabilities"].shape == (8, 3)
+    assert (tmp_path / "clip.safetensors").exists()
+
+
+def test_your_own_data_in_ten_lines(tmp_path, monkeypatch):
+    code = block("own data")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     rng = np.random.default_rng(0)
