@@ -65,7 +65,7 @@ class Segmentation:
     def _read(
         self, model: Model, split: str, limit: int
     ) -> tuple[Float[np.ndarray, "B N D"], Int[np.ndarray, "B N P"]]:
-        records = _records(model, split, limit)
+        records = model.records(split, limit)
         field = {m.name: m.source for m in model.data.modalities}
         given = {g: [r[field.get(g, g)] for r in records] for g in self.given}
         tokens = np.asarray(model.call(self.features, **given), np.float32)
@@ -92,11 +92,11 @@ class CrossPrediction:
     name: str = ""
 
     def run(self, model: Model) -> dict[str, float]:
-        records = _records(model, self.split, self.limit)
+        records = model.records(self.split, self.limit)
         truth = self._truth(records)
         own = self._predict(model, records)
         other = self._predict(model, records[1:] + records[:1])
-        mean = self._truth(_records(model, "train", 2000)).mean(0)
+        mean = self._truth(model.records("train", 2000)).mean(0)
         errors = {"L1": np.abs(own - truth).mean(), "L1 of another": np.abs(other - truth).mean()}
         errors |= {"ratio": errors["L1"] / errors["L1 of another"], "L1 of the mean": np.abs(mean - truth).mean()}
         label = self.name or f"{self.map.name}|{'+'.join(self.given)}"
@@ -107,11 +107,6 @@ class CrossPrediction:
 
     def _predict(self, model: Model, records: Sequence[Any]) -> np.ndarray:
         return np.asarray(model.call(self.features, **{g: [r[g] for r in records] for g in self.given})[self.map.name])
-
-
-def _records(model: Model, split: str, limit: int = 0) -> list[Any]:
-    opened = model.split(split)
-    return [opened.record(i) for i in range(min(limit, len(opened)) if limit else len(opened))]
 
 
 @dataclass(frozen=True)
@@ -130,7 +125,7 @@ class EverySubset:
     features: str = "reconstruct"
 
     def run(self, model: Model) -> dict[str, float]:
-        records, learnt = _records(model, self.split, self.limit), _records(model, "train", self.limit)
+        records, learnt = model.records(self.split, self.limit), model.records("train", self.limit)
         names, found = [m.name for m in self.maps], {}
         subsets = list(chain.from_iterable(combinations(names, n) for n in range(1, len(names) + 1)))
         truth = {m.name: np.asarray(m.standard(encoded(model, m.name, records))) for m in self.maps}
@@ -170,7 +165,7 @@ class Predicted:
     name: str = ""
 
     def run(self, model: Model) -> dict[str, float]:
-        records = _records(model, self.split)
+        records = model.records(self.split)
         found = np.asarray(model.call(self.features, **{g: [r[g] for r in records] for g in self.given}))
         target = self.truth if isinstance(self.truth, str) else self.truth.name
         truth = encoded(model, target, records)

@@ -40,14 +40,14 @@ class MissingVariable:
         return self.name or f"{self.map.name}|{'+'.join(g.name for g in self.given)}"
 
     def run(self, model: Model) -> dict[str, float]:
-        records = {s: spread(tiles(model, s), self.limit if s == "train" else 0) for s in ("train", "val", self.split)}
+        records = {s: spread(model.records(s), self.limit if s == "train" else 0) for s in ("train", "val", self.split)}
         truth, seen = _truth(records[self.split], self.map.name)
-        usual = Usual(tiles(model, "train"), self.map.name)(records[self.split], truth.shape[2])
+        usual = Usual(model.records("train"), self.map.name)(records[self.split], truth.shape[2])
         out = model.call(self.features, **{g.name: [r[g.name] for r in records[self.split]] for g in self.given})
         predicted = np.asarray(out[self.map.name], np.float32) * np.array(self.map.std) + np.array(self.map.mean)
         fit, patch = self._ridge(records["train"], records["val"])
         ridge = unpatches(fit(patches(_inputs(records[self.split], self.given), patch)), patch, truth.shape)
-        mean = np.broadcast_to(_mean(tiles(model, "train"), self.map.name), truth.shape)
+        mean = np.broadcast_to(_mean(model.records("train"), self.map.name), truth.shape)
         label = self.label
         found = {"skill": skill(predicted, truth, usual, seen), "skill of ridge": skill(ridge, truth, usual, seen)}
         found["skill over ridge"] = found["skill"] - found["skill of ridge"]
@@ -100,10 +100,10 @@ class ProbedVariable:
     def run(self, model: Model) -> dict[str, float]:
         first = self.given[0]
         records = {
-            s: spread(tiles(model, s), self.labelled if s == "train" else 0) for s in ("train", "val", self.split)
+            s: spread(model.records(s), self.labelled if s == "train" else 0) for s in ("train", "val", self.split)
         }
         y = {s: _truth(r, self.variable) for s, r in records.items()}
-        usual = Usual(tiles(model, "train"), self.variable)(records[self.split], first.size[1])
+        usual = Usual(model.records("train"), self.variable)(records[self.split], first.size[1])
         mask = patches(np.broadcast_to(y["val"][1][..., None], y["val"][0].shape), first.patch)
 
         def score(predicted: np.ndarray, truth: np.ndarray) -> float:
@@ -174,12 +174,6 @@ def spread(records: Sequence[Record], limit: int) -> list[Record]:
     if not limit or limit >= len(records):
         return list(records)
     return [records[i] for i in np.linspace(0, len(records) - 1, limit).astype(int)]
-
-
-def tiles(model: Model, split: str) -> list[Record]:
-    """All records of a split, without augmentation."""
-    opened = model.split(split)
-    return [opened.record(i) for i in range(len(opened))]
 
 
 def _truth(records: Sequence[Record], name: str) -> tuple[Values, Seen]:

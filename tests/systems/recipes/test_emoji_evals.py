@@ -12,15 +12,10 @@ from mmrep.systems.recipes.emoji import RidgeBaseline, gradients, pixels, ridge_
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 50, 220), "grey": (128, 128, 128)}
 
 
-class Split(list):
-    def record(self, i, rng=None):
-        return self[i]
-
-
 def split(seed):
     """Squares in four colours and two places on white, with names like "red left"."""
     rng = np.random.default_rng(seed)
-    made = Split()
+    made = []
     for colour, rgb in COLOURS.items():
         for place in ("left", "right"):
             image = np.full((32, 32, 3), 255, np.uint8)
@@ -34,10 +29,10 @@ class Made(Model):
     def __init__(self):
         modalities = (SimpleNamespace(name="image", source="picture"), SimpleNamespace(name="text", source="text"))
         self.data = SimpleNamespace(modalities=modalities)
-        self.made = {"train": Split(split(0) + split(1) + split(2)), "val": split(3), "test": split(4)}
+        self.made = {"train": split(0) + split(1) + split(2), "val": split(3), "test": split(4)}
 
-    def split(self, name="test"):
-        return self.made[name]
+    def records(self, split="test", limit=0):
+        return self.made[split]
 
 
 def test_ridge_takes_the_fields_of_the_modalities_and_beats_chance():

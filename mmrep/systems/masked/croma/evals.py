@@ -30,7 +30,7 @@ class Cover:
     name: str = "cover"
 
     def run(self, model: Model) -> dict[str, float]:
-        sets = {s: records(model, s, self.labelled if s == "train" else 0) for s in ("train", "val", self.split)}
+        sets = {s: model.records(s, self.labelled if s == "train" else 0) for s in ("train", "val", self.split)}
         shares = {s: self._shares(r) for s, r in sets.items()}
         found = {}
         for given in self.givens:
@@ -67,7 +67,7 @@ class LargerImages:
     batch: int = 50
 
     def run(self, model: Model) -> dict[str, float]:
-        train, val = (self._read(model, records(model, s, self.labelled)) for s in ("train", "val"))
+        train, val = (self._read(model, model.records(s, self.labelled)) for s in ("train", "val"))
         eye = np.eye(self.map.classes, dtype=np.float32)
 
         def score(predicted: np.ndarray, truth: np.ndarray) -> float:
@@ -76,7 +76,7 @@ class LargerImages:
 
         flat = [(x.reshape(-1, x.shape[-1]), eye[y].reshape(x.shape[0] * x.shape[1], -1)) for x, y in (train, val)]
         fit = ridge_fit(*flat[0], *flat[1], score=score)
-        here = self._score(fit, *self._read(model, records(model, self.split)))
+        here = self._score(fit, *self._read(model, model.records(self.split)))
         found = {f"{self.name} x1 mIoU": here}
         for source in self.sources:
             opened = source.open(self.split)
@@ -103,9 +103,3 @@ class LargerImages:
             raise DataError(f"{self.map.name} is {height}x{width}: give a size that the patch {p} divides")
         ids = ids.reshape(n, height // p, p, width // p, p).transpose(0, 1, 3, 2, 4).reshape(n, -1, p * p)
         return np.concatenate(tokens)[:n], ids
-
-
-def records(model: Model, split: str, limit: int = 0) -> list[Any]:
-    """The first `limit` records of a split (0: all), without augmentation."""
-    opened = model.split(split)
-    return [opened.record(i) for i in range(min(limit, len(opened)) if limit else len(opened))]
