@@ -56,11 +56,6 @@ def run() -> None:
 
 def generate(command: _cli.Command[Options]) -> list[Path]:
     """The files that were written."""
-    import jax
-
-    from mmrep.systems.masked.fourm.canvas import blank, fill
-    from mmrep.systems.masked.fourm.decode import generate as decide
-    from mmrep.systems.masked.fourm.schedules import chain
     from mmrep.training.restore import restore
 
     options = command.options
@@ -69,45 +64,48 @@ def generate(command: _cli.Command[Options]) -> list[Path]:
         raise ConfigError(f"--samples is {options.samples}: it must be at least 1")
     _cli.enable_compile_cache()
     model = restore(workdir)
-    ask = model.tokens()
-    by_name = {s.name: s for s in ask.streams}
     targets = [t.strip() for t in options.targets.split(",") if t.strip()]
     given = read_given(model, options.given)
-    guides = weights(options.guide, given)
-    for name in targets:
-        if name not in by_name:
-            raise ConfigError(f"--targets has {name!r}, which is no stream{near(name, by_name)}")
-        if name in given:
-            raise ConfigError(f"{name!r} is given and a target: leave one out")
-    schedule = schedule_of(options, ask, targets, tuple(given), guides, chain)
-    ids, patches = ask.tokenise({k: v[None].repeat(options.samples, 0) for k, v in given.items()})
-    empty = blank(ask.streams, (*given, *targets), options.samples)
-    canvas = fill(empty, ask.streams, ids, patches=patches)
-    canvas = decide(ask, canvas, targets, schedule, jax.random.key(options.seed))
-    made = decoded(ask, canvas, targets, options.decoder, options.seed)
-    return write(model, canvas, targets, options.out or workdir / "generated", made)
+    made = model.tokens().generate(
+        {k: v[None].repeat(options.samples, 0) for k, v in given.items()},
+        targets,
+        batch_size=options.samples,
+        guidance=options.guidance,
+        scales=weights(options.guide, given),
+        grow_conditioning=options.grow,
+        scheme=options.scheme,
+        decoding_steps=options.steps,
+        temperature=options.temperature,
+        temperature_schedule=options.cooling,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+    )
+    made = decoded(made, targets, options.decoder, options.seed)
+    return write(model, {name: made[name] for name in targets}, options.out or workdir / "generated")
 
 
-def decoded(ask: Any, canvas: Any, targets: list[str], pairs: Sequence[str], seed: int) -> dict[str, Any]:
-    """Maps of the targets that are images: by their --decoder, else as the system itself knows them."""
+def decoded(made: dict[str, Any], targets: list[str], pairs: Sequence[str], seed: int) -> dict[str, Any]:
+    """`made` with the ids of the targets in `pairs` decoded by a tokeniser."""
     import numpy as np
 
     import mmrep
 
-    maps = ask.detokenise({k: v for k, v in canvas.ids.items() if k in targets})
-    grids = {s.name: s.grid for s in ask.streams if s.name in maps}
+    images = [name for name in targets if made[name].ndim > 2]
     for pair in pairs:
         name, _, folder = pair.partition("=")
-        if name not in grids:
-            raise ConfigError(f"--decoder {pair!r} is not NAME=WORKDIR of a target that is an image{near(name, grids)}")
+        if name not in images:
+            raise ConfigError(
+                f"--decoder {pair!r} is not NAME=WORKDIR of a target that is an image{near(name, images)}"
+            )
         tokeniser = mmrep.load(folder)
         if "detokenise" not in tokeniser.names:
             raise ConfigError(f"--decoder {pair!r}: {folder} is no tokeniser, it has no infer function 'detokenise'")
-        ids = np.asarray(canvas.ids[name]).reshape(-1, *grids[name])
-        maps[name] = tokeniser.infer(
-            "detokenise", {"ids": ids, "seed": np.arange(seed, seed + len(ids), dtype=np.uint32)}
-        )
-    return maps
+        if made[name].ndim != 3:
+            raise ConfigError(f"--decoder {pair!r}: {name} has no ids of a tokeniser in this run")
+        seeds = np.arange(seed, seed + len(made[name]), dtype=np.uint32)
+        made = made | {name: tokeniser.infer("detokenise", {"ids": made[name], "seed": seeds})}
+    return made
 
 
 def weights(pairs: Sequence[str], given: Any) -> dict[str, float]:
@@ -124,37 +122,14 @@ def weights(pairs: Sequence[str], given: Any) -> dict[str, float]:
     return found
 
 
-def schedule_of(
-    options: Any, ask: Any, targets: list[str], given: tuple[str, ...], guides: dict[str, float], chain: Any
-) -> list:
-    """A Target for each name. Given streams with a weight of their own are conditions apart; the others share --guidance."""
-    import dataclasses
-
-    from mmrep.systems.masked.fourm.schedules import Guide
-
-    texts = {s.name for s in ask.streams if s.length}
-    images = {"steps": options.steps, "cooling": options.cooling, "scheme": options.scheme}
-    shared = {"temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p}
-    rest, found = tuple(n for n in given if n not in guides), []
-    done: tuple[str, ...] = ()
-    for name in targets:
-        scheme = {"scheme": "autoregressive"} if name in texts else images
-        (target,) = chain([name], (*rest, *done), options.guidance, **scheme, **shared)
-        own = tuple(Guide((n,), w) for n, w in guides.items())
-        found.append(dataclasses.replace(target, guides=(*target.guides, *own)))
-        done = (*done, name) if options.grow else done
-    return found
-
-
 def read_given(model: Any, pairs: Sequence[str]) -> dict[str, Any]:
     """{modality: one encoded value}. A value is text ("..." at its end: more may follow), a picture's file, or SPLIT:NUMBER of the run's data."""
     import numpy as np
 
     from mmrep import modality
-    from mmrep.systems.masked.fourm.canvas import left_open
 
     known = {m.name: m for m in model.data.modalities}
-    sentinels = {s.name: s.vocab for s in model.tokens().streams if s.length}
+    infer = model.tokens()
     found: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -177,31 +152,31 @@ def read_given(model: Any, pairs: Sequence[str]) -> dict[str, Any]:
                     raw = np.asarray(picture.convert("RGB" if m.kind == "image" and m.shape[-1] == 3 else "L"))
             except (OSError, UnidentifiedImageError) as error:
                 raise ConfigError(f"--given {pair!r}: {value} is no picture that can be read ({error})") from None
-        more = name in sentinels and value.endswith("...")
+        more = m.kind == "text" and value.endswith("...")
         found[name] = modality.encode(m, raw.removesuffix("...") if more else raw, model.tokenize)[name]
-        found[name] = left_open(found[name], sentinels[name]) if more else found[name]
+        found[name] = infer.open_ended(name, found[name]) if more else found[name]
     return found
 
 
-def write(model: Any, canvas: Any, targets: list[str], folder: Path, maps: Any, side: int = 256) -> list[Path]:
-    """NAME-SAMPLE.png of images (`maps`), NAME-SAMPLE.txt of texts."""
+def write(model: Any, made: dict[str, Any], folder: Path, side: int = 256) -> list[Path]:
+    """NAME-SAMPLE.png of images, NAME-SAMPLE.txt of texts."""
     from PIL import Image
 
     from mmrep.systems.masked.fourm.panels import picture, text
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name in targets:
-        for i, ids in enumerate(canvas.ids[name]):
-            path = folder / f"{name}-{i}.{'png' if name in maps else 'txt'}"
-            if name in maps:
-                pixels = picture(maps[name][i])
+    for name, values in made.items():
+        for i, value in enumerate(values):
+            path = folder / f"{name}-{i}.{'png' if values.ndim > 2 else 'txt'}"
+            if values.ndim > 2:
+                pixels = picture(value)
                 scale = max(1, side // max(pixels.shape[:2]))
                 size = pixels.shape[1] * scale, pixels.shape[0] * scale
                 Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(path)
             else:
-                path.write_text(text(model, ids) + "\n", encoding="utf-8")
-                print(f"{name}: {text(model, ids)}")
+                path.write_text(text(model, value) + "\n", encoding="utf-8")
+                print(f"{name}: {text(model, value)}")
             written.append(path)
     return written
 

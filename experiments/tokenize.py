@@ -1,8 +1,8 @@
 """Writes the ids that a trained tokeniser gives to another system's records, for a model that learns from tokens.
 
 python -m experiments.train vqvae --size fourm
-python -m experiments.tokenize vqvae --size fourm --data fourm --data-size tokens
-python -m experiments.train fourm --size tokens
+python -m experiments.tokenize vqvae --size fourm --data fourm --data-variant tokens
+python -m experiments.train fourm --variant tokens
 """
 
 import json

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from configs.masked import _fourm_shared
 from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Train
 from mmrep.data import pipeline
@@ -55,11 +56,9 @@ def get_config(size: str = "small") -> Experiment:
         return made(steps=800)
     if size == "diffusion":
         return made(DIFFUSION, 2000)
-    if size == "fourm":  # of the pictures that fourm's `tokens` learns from
-        from configs.masked import fourm
-
+    if size == "fourm":  # of the images of fourm's variant `tokens`
         base = made(steps=800)
-        return replace(base, data=replace(base.data, source=fourm.get_config("tokens").data.source.source))
+        return replace(base, data=replace(base.data, source=_fourm_shared.scenes()))
     if size == "semseg":
         return made(replace(SMALL, map=Map("semseg", (32, 32), 4, classes=CLASSES, class_dim=16), codes=64))
     if size == "depth":

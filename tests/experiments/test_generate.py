@@ -45,7 +45,7 @@ def test_a_file_becomes_words(run, run_command, tmp_path):
 
 def test_a_text_may_be_left_open(run):
     model = restore(run)
-    sentinel = next(s.vocab for s in model.tokens().streams if s.name == "caption")
+    sentinel = model.tokens().modality("caption").sentinel
     whole, more = (generate.read_given(model, [f"caption=a big{end}"])["caption"] for end in ("", " ..."))
     end = int((whole == EOS).argmax())
     np.testing.assert_array_equal(more[: end + 2], [*whole[:end], sentinel, EOS])
@@ -81,4 +81,4 @@ def test_the_report_shows_every_modality_from_every_other(run):
     matrix, chains = found
     assert matrix.columns == ["given", "rgb", "depth", "normals", "semseg", "caption"] and len(matrix.cells) == 6
     assert matrix.rows[0] == "pixels"
-    assert chains.rows[-1] == "truth" and len(chains.cells) == 1 + len(any_to_any.WEIGHTS)
+    assert chains.rows[-1] == "truth" and len(chains.cells) == 1 + len(any_to_any.SCALES)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.masked import fourm
 from experiments import _cli, tokenize
 from mmrep import modality
 from mmrep.data import pipeline
 from mmrep.data.tokenised import ABOUT, Tokenised, within
 from mmrep.errors import DataError
+from mmrep.systems.masked.fourm.tokens import token_modality
 from mmrep.training.loop import train
 from mmrep.training.restore import restore
 
@@ -28,10 +28,10 @@ def made(tmp_path_factory):
     base = dataclasses.replace(base, data=dataclasses.replace(base.data, source=source.source), evals=())
     train(base, root / "vqvae", progress=False, meta={"slug": "vqvae", "size": "tiny"})
     tokenize.write(root / "vqvae", source)
-    parts = tuple(
-        modality.label_map("rgb", 4, 16, field="rgb_ids") if m.name == "rgb" else m for m in consumer.data.modalities
-    )
-    system = dataclasses.replace(consumer.system, levels=fourm.LEVELS[1:])
+    rgb = modality.label_map("rgb", 4, 16, field="rgb_ids")
+    parts = tuple(rgb if m.name == "rgb" else m for m in consumer.data.modalities)
+    tokens = tuple(token_modality(rgb) if m.name == "rgb" else m for m in consumer.system.modalities)
+    system = dataclasses.replace(consumer.system, modalities=tokens)
     data = dataclasses.replace(consumer.data, source=source, modalities=parts)
     consumer = dataclasses.replace(consumer, system=system, data=data, evals=())
     train(consumer, root / "fourm", progress=False, meta={"slug": "fourm", "size": "tiny"})
@@ -91,8 +91,8 @@ def test_the_command_says_what_is_missing(made, run_command):
     assert "holds no run" in run_command("tokenize", *args, "fourm", "--workdir", str(root / "none"))[2]
     run = "--workdir", str(root / "vqvae")
     assert "reads no tokens" in run_command("tokenize", *args, "fourm", *run)[2]
-    code, _, err = run_command("tokenize", *args, "fourm", "--data-size", "tokens", "--field", "rgb", *run)
+    code, _, err = run_command("tokenize", *args, "fourm", "--data-variant", "tokens", "--field", "rgb", *run)
     assert code == 2 and "choose one with --field" in err
-    assert [t.field for t in within(_cli.experiment("fourm", "tokens").data.source)] == ["rgb_ids"]
-    other = "fourm", "--size", "tiny", "--workdir", str(root / "fourm"), "--data", "fourm", "--data-size", "tokens"
+    assert [t.field for t in within(_cli.experiment("fourm", variant="tokens").data.source)] == ["rgb_ids"]
+    other = "fourm", "--size", "tiny", "--workdir", str(root / "fourm"), "--data", "fourm", "--data-variant", "tokens"
     assert "no tokeniser" in run_command("tokenize", *other)[2]

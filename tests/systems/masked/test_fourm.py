@@ -1,6 +1,7 @@
 """4M against numbers from the authors' code (apple/ml-4m at cda590f: FourM.forward with hand-made masks, both losses), and its pitfalls."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -8,239 +9,285 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmrep import modality
 from mmrep.config import flatten
 from mmrep.errors import ConfigError, DataError
 from mmrep.interop.foreign import read_foreign
-from mmrep.systems.masked.fourm import Config, masked_loss, token_infer
-from mmrep.systems.masked.fourm import masking as spans
-from mmrep.systems.masked.fourm.canvas import blank, emptied, fill
-from mmrep.systems.masked.fourm.masking import Mixture, Stream, Tokens
-from mmrep.systems.masked.fourm.model import BASE
-from mmrep.systems.masked.fourm.predict import whole_stream
-from mmrep.systems.masked.fourm.tokens import Levels, patches, tokenise
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.transformer import stack_blocks
+from mmrep.systems.masked.fourm import BASE, Config, fourm_loss, token_infer
+from mmrep.systems.masked.fourm import masking as masks
+from mmrep.systems.masked.fourm.decode import condition, emptied, image_logits, init_empty_target
+from mmrep.systems.masked.fourm.heads import per_modality_cross_entropy, token_weights
+from mmrep.systems.masked.fourm.masking import DirichletMixture, alphas
+from mmrep.systems.masked.fourm.tokens import (
+    BinQuantizer,
+    TokenModality,
+    Tokens,
+    all_tokens,
+    detokenize,
+    input_values,
+    token_modality,
+    tokenize,
+)  # fmt: skip
 from mmrep.systems.masked.fourm.weights import from_authors, to_authors
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "fourm.npz")
 WEIGHTS = {name[2:]: GOLDEN[name] for name in GOLDEN if name.startswith("w/")}
 SENTINEL = 20
-STREAMS = (Stream("rgb", 7, (4, 4)), Stream("depth", 5, (4, 4)), Stream("caption", SENTINEL, length=8))
-EVEN = (Mixture((0.5,) * 3, (0.5,) * 3),)
-SHAPE = replace(BASE, width=16, depth=2, heads=2)
-CONFIG = Config(
-    STREAMS, EVEN, n_input=14, n_target=14, encoder=SHAPE, decoder=SHAPE, weighting="mod"
+MODALITIES = (
+    TokenModality("rgb", 7, (4, 4)), TokenModality("depth", 5, (4, 4)), TokenModality("caption", SENTINEL, length=8),
 )  # fmt: skip
+NAMES = tuple(m.name for m in MODALITIES)
+EVEN = DirichletMixture(alphas(NAMES), alphas(NAMES))
+SIZE = replace(BASE, width=16, depth=2, heads=2)
+CONFIG = Config(MODALITIES, (EVEN,), num_input_tokens=14, num_target_tokens=14, encoder=SIZE, decoder=SIZE)
+PIXELS = TokenModality("pixels", grid=(4, 4), patch_size=2)
 KEY = jax.random.key(0)
 
 
+def with_modality(m, inputs=None):
+    """CONFIG with one more modality, which is no target where it is input only."""
+    names = (*NAMES, m.name)
+    targets = alphas([n for n in names if n != m.name or not m.input_only])
+    return replace(CONFIG, modalities=(*MODALITIES, m), mixtures=(DirichletMixture(inputs or alphas(names), targets),))
+
+
+@cache
 def params():
     return jax.tree.map(jnp.asarray, from_authors(WEIGHTS, CONFIG))
 
 
+@cache
 def masked():
-    """The golden batch: masks by hand, spans cut where the authors cut them."""
+    """The golden batch: masks by hand, spans where the authors have them."""
     parts = []
     for name in ("rgb", "depth"):
         inputs, targets = jnp.asarray(GOLDEN[f"in/{name}"]), jnp.asarray(GOLDEN[f"tgt/{name}"])
-        parts.append(spans.image_parts(jnp.asarray(GOLDEN[f"ids/{name}"], jnp.int32), inputs, targets))
+        parts.append(masks.image_mask(jnp.asarray(GOLDEN[f"ids/{name}"], jnp.int32), inputs, targets))
     ids, dropped = np.zeros((3, 8), np.int32), np.zeros((3, 8), bool)
     for b in range(3):
         n = len(GOLDEN[f"words{b}"])
         ids[b, :n], dropped[b, :n] = GOLDEN[f"words{b}"], GOLDEN[f"drop{b}"]
-    cut = spans.cut_spans(jnp.asarray(ids), jnp.asarray(dropped), SENTINEL)
-    parts.append(spans.text_parts(cut, jnp.zeros(3, jnp.int32), cut.n_target.astype(jnp.int32)))
-    return spans.collect(parts, 14, 14)
+    spans = masks.mask_spans(jnp.asarray(ids), jnp.asarray(dropped), SENTINEL)
+    parts.append(masks.sequence_mask(spans, jnp.zeros(3, jnp.int32), spans.num_targets.astype(jnp.int32)))
+    return masks.pack_modalities(parts, 14, 14)
+
+
+@cache
+def decode(causal=True, sep=True):
+    model = replace(CONFIG, decoder_causal_mask=causal, decoder_sep_mask=sep).model()
+
+    def run(p, m):
+        return model.decode(p, model.encode(p, m.inputs)[0], m.inputs, m.queries, m.decoder_attention_mask)
+
+    return jax.jit(run)
+
+
+@cache
+def loss_and_gradient():
+    model = CONFIG.model()
+    return jax.jit(jax.value_and_grad(lambda p, m: fourm_loss(CONFIG, model, p, m), has_aux=True))
 
 
 def batch(n=4):
     rng = np.random.default_rng(1)
-    maps = {s.name: rng.integers(0, s.vocab, (n, 4, 4)).astype(np.int32) for s in STREAMS[:2]}
+    maps = {m.name: rng.integers(0, m.vocab_size, (n, 4, 4)).astype(np.int32) for m in MODALITIES[:2]}
     words = rng.integers(5, SENTINEL, (n, 8)).astype(np.int32)
     words[:, 0], words[:, 6], words[:, 7] = 1, 2, 0
     return maps | {"caption": words}
 
 
-@pytest.mark.parametrize("grouped", [True, False])
-@pytest.mark.parametrize(("ours_", "theirs"), [("mod", "mod"), ("token_vocab", "token")])
-def test_forward_and_losses_are_the_authors(ours_, theirs, grouped):
-    config = replace(CONFIG, weighting=ours_, grouped=grouped)
-    total, metrics = jax.jit(lambda p: masked_loss(config, config.model(), p, masked()))(params())
-    np.testing.assert_allclose(total, GOLDEN[f"loss/{theirs}"], rtol=2e-5)
-    for s in STREAMS:
-        np.testing.assert_allclose(metrics[s.name], GOLDEN[f"loss/{theirs}/{s.name}"], rtol=2e-5)
-
-
-def test_logits_are_the_authors():
-    m, model, p = masked(), CONFIG.model(), params()
-    encoded, _ = model.encode(p, m.inputs)
-    y = model.decode(p, encoded, m.inputs, m.queries, m.reach)
-    real = np.asarray(m.queries.valid)
-    assert real.sum() > 20 and not real.all() and not np.asarray(m.inputs.valid).all()
-    for s, table in zip(STREAMS, model.tables(p)):
-        np.testing.assert_allclose((y @ table.T)[real], GOLDEN[f"logits/{s.name}"][real], atol=1e-4, rtol=1e-4)
-
-
-def test_gradients_are_the_authors():
-    model, m = CONFIG.model(), masked()
-    g = jax.jit(jax.grad(lambda p: masked_loss(CONFIG, model, p, m)[0]))(params())
+def test_loss_and_gradients_equal_the_authors():
+    (total, metrics), g = loss_and_gradient()(params(), masked())
+    np.testing.assert_allclose(total, GOLDEN["loss/mod"], rtol=2e-5)
+    for name in NAMES:
+        np.testing.assert_allclose(metrics[name], GOLDEN[f"loss/mod/{name}"], rtol=2e-5)
     close = {"atol": 2e-5, "rtol": 1e-3}
     theirs = {k[2:]: GOLDEN[k] for k in GOLDEN.files if k.startswith("g/")}
-    np.testing.assert_allclose(g["in"]["rgb"], theirs["encoder_embeddings.rgb.token_emb.weight"], **close)
-    np.testing.assert_allclose(g["in"]["caption"], theirs["encoder_embeddings.caption.token_emb.weight"], **close)
-    np.testing.assert_allclose(g["stream"]["rgb"], theirs["encoder_embeddings.rgb.mod_emb"][0], **close)
-    np.testing.assert_allclose(g["out"]["depth"], theirs["decoder_embeddings.depth.token_emb.weight"], **close)
-    np.testing.assert_allclose(g["out"]["caption"], theirs["decoder_embeddings.caption.token_emb.weight"], **close)
-    np.testing.assert_allclose(g["mask"]["token"], theirs["mask_token"][0], **close)
-    np.testing.assert_allclose(g["context"]["bias"], theirs["decoder_proj_context.bias"], **close)
+    for side, name in (("encoder", "rgb"), ("encoder", "caption"), ("decoder", "depth"), ("decoder", "caption")):
+        ours = g[f"{side}_embeddings"][name]
+        np.testing.assert_allclose(ours, theirs[f"{side}_embeddings.{name}.token_emb.weight"], **close)
+    np.testing.assert_allclose(g["mod_emb"]["rgb"], theirs["encoder_embeddings.rgb.mod_emb"][0], **close)
+    np.testing.assert_allclose(g["mask_token"]["token"], theirs["mask_token"][0], **close)
+    np.testing.assert_allclose(g["decoder_proj_context"]["bias"], theirs["decoder_proj_context.bias"], **close)
     q, k, v = np.split(theirs["encoder.0.attn.qkv.weight"], 3)
     for name, value in (("query", q), ("key", k), ("value", v)):
         np.testing.assert_allclose(g["encoder"]["block00"]["attn"][name]["kernel"], value.T, **close)
-    np.testing.assert_allclose(
-        g["decoder"]["block01"]["mlp"]["gate"]["kernel"], theirs["decoder.1.mlp.fc3.weight"].T, **close
-    )
+    gate = g["decoder"]["block01"]["mlp"]["gate"]["kernel"]
+    np.testing.assert_allclose(gate, theirs["decoder.1.mlp.fc3.weight"].T, **close)
     k, v = np.split(theirs["decoder.0.cross_attn.kv.weight"], 2)
     np.testing.assert_allclose(g["decoder"]["block00"]["cross"]["value"]["kernel"], v.T, **close)
+
+
+def test_logits_equal_the_authors():
+    m, y = masked(), decode()(params(), masked())
+    real = np.asarray(m.queries.valid)
+    assert real.sum() > 20 and not real.all() and not np.asarray(m.inputs.valid).all()
+    for i, name in enumerate(NAMES):
+        logits = CONFIG.model().to_logits(params(), y, i)
+        np.testing.assert_allclose(logits[real], GOLDEN[f"logits/{name}"][real], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("block", [64, None])
+def test_token_loss_equals_the_authors(block):
+    m, y = masked(), decode()(params(), masked())
+    kinds = jnp.where(m.queries.valid, m.queries.modality, 3).reshape(-1)
+    sizes = [x.num_embeddings for x in MODALITIES]
+    flat = y.reshape(-1, 16), CONFIG.model().embeddings(params()), m.target_ids.reshape(-1), kinds
+    total, losses = per_modality_cross_entropy(*flat, token_weights(kinds, sizes, "token_vocab")[0], block)
+    np.testing.assert_allclose(total, GOLDEN["loss/token"], rtol=2e-5)
+    plain, _ = per_modality_cross_entropy(*flat, token_weights(kinds, sizes, "token")[0], block)
+    np.testing.assert_allclose(plain, losses[kinds < 3].mean(), rtol=1e-5)
+    assert abs(float(plain) - float(total)) > 1e-3
 
 
 def test_parameters_are_the_authors_one_for_one():
     spec = jax.eval_shape(CONFIG.build().init, KEY, batch())[0]
     assert {k: v.shape for k, v in flatten(spec).items()} == {k: v.shape for k, v in flatten(params()).items()}
-    assert not any(k.endswith("bias") and not k.startswith("context") for k in flatten(spec))
+    assert not any(k.endswith("bias") and not k.startswith("decoder_proj") for k in flatten(spec))
 
 
-def test_token_weighting_counts_tokens():
-    config, m = replace(CONFIG, weighting="token"), masked()
-    total, metrics = masked_loss(config, config.model(), params(), m)
-    count = [int((np.asarray(m.queries.valid) & (np.asarray(m.queries.stream) == t)).sum()) for t in range(3)]
-    by_hand = sum(n * float(metrics[s.name]) for n, s in zip(count, STREAMS)) / sum(count)
-    np.testing.assert_allclose(total, by_hand, rtol=1e-5)
-    assert abs(by_hand - float(GOLDEN["loss/token"])) > 1e-3
-
-
-def test_decoder_leaks_neither_across_streams_nor_from_later_words():
-    m, p = masked(), params()
-    encoded, _ = CONFIG.model().encode(p, m.inputs)
-    text = np.asarray((m.queries.stream == 2) & m.queries.valid)
-    row = 0
-    last = int(np.nonzero(text[row])[0][-1])
+def test_decoder_leaks_neither_across_modalities_nor_from_later_tokens():
+    m, row = masked(), 0
+    valid = np.asarray(m.queries.valid)[row]
+    text = np.asarray(m.queries.modality == 2)[row] & valid
+    last = int(np.nonzero(text)[0][-1])
     ids = m.queries.ids.at[row, last].set((m.queries.ids[row, last] + 1) % SENTINEL)
-    changed = m.queries._replace(ids=ids)
+    changed = m._replace(queries=m.queries._replace(ids=ids))
 
-    def moved(config):
-        run = jax.jit(config.model().decode)
-        a, b = (run(p, encoded, m.inputs, q, m.reach) for q in (m.queries, changed))
+    def moved(*mask):
+        a, b = (decode(*mask)(params(), x) for x in (m, changed))
         return np.abs(np.asarray(a - b)).max(-1)[row] > 1e-6
 
-    only = np.zeros(14, bool)
-    only[last] = True
-    np.testing.assert_array_equal(moved(CONFIG), only)
-    leaky = moved(replace(CONFIG, causal=False))
-    assert leaky[text[row]].all() and not leaky[~text[row] & np.asarray(m.queries.valid)[row]].any()
-    assert moved(replace(CONFIG, causal=False, separate=False))[np.asarray(m.queries.valid)[row]].all()
+    np.testing.assert_array_equal(moved(), np.arange(14) == last)
+    leaky = moved(False)
+    assert leaky[text].all() and not leaky[~text & valid].any()
+    assert moved(False, False)[valid].all()
 
 
-def test_padding_is_not_seen():
-    m, p, model = masked(), params(), CONFIG.model()
-    wide = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 5))), m)
-    run = jax.jit(lambda m: masked_loss(CONFIG, model, p, m))
-    a, b = run(m), run(wide)
-    np.testing.assert_allclose(a[0], b[0], rtol=1e-5)
+def test_padding_does_not_change_the_loss():
+    m, run = masked(), loss_and_gradient()
+    (a, _), _ = run(params(), m)
     junk = m.inputs._replace(ids=jnp.where(m.inputs.valid, m.inputs.ids, 3))
-    np.testing.assert_allclose(run(m._replace(inputs=junk))[0], a[0], rtol=1e-6)
+    np.testing.assert_allclose(run(params(), m._replace(inputs=junk))[0][0], a, rtol=1e-6)
+    wide = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 5))), m)
+    np.testing.assert_allclose(decode()(params(), wide)[:, :14], decode()(params(), m), atol=1e-5)
 
 
 def test_no_target_and_no_input_give_finite_losses_and_gradients():
-    m, p, model = masked(), params(), CONFIG.model()
+    m, run = masked(), loss_and_gradient()
     nothing = m.queries._replace(valid=jnp.zeros_like(m.queries.valid))
-    run = jax.jit(jax.value_and_grad(lambda p, m: masked_loss(CONFIG, model, p, m)[0]))
-    value, g = run(p, m._replace(queries=nothing))
+    (value, _), g = run(params(), m._replace(queries=nothing))
     assert float(value) == 0 and all(float(jnp.abs(x).max()) == 0 for x in jax.tree.leaves(g))
     empty = m.inputs._replace(valid=jnp.zeros_like(m.inputs.valid))
-    value, g = run(p, m._replace(inputs=empty))
+    (value, _), g = run(params(), m._replace(inputs=empty))
     assert np.isfinite(value) and all(np.isfinite(x).all() for x in jax.tree.leaves(g))
 
 
-def test_scanned_layers_are_the_same():
-    from mmrep.nn.transformer import stack_blocks
-
-    p, m, fast = params(), masked(), replace(SHAPE, scan=True, remat=True)
-    scanned = replace(CONFIG, encoder=fast, decoder=fast)
-    a = masked_loss(CONFIG, CONFIG.model(), p, m)[0]
-    b = jax.jit(lambda p: masked_loss(scanned, scanned.model(), p, m)[0])(stack_blocks(p))
+def test_scanned_layers_give_the_same_loss():
+    scan = replace(SIZE, scan=True, remat=True)
+    scanned = replace(CONFIG, encoder=scan, decoder=scan)
+    a = loss_and_gradient()(params(), masked())[0][0]
+    b = jax.jit(lambda p: fourm_loss(scanned, scanned.model(), p, masked())[0])(stack_blocks(params()))
     np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
-def test_numbers_become_ids_and_absent_streams_are_left_out():
-    config = replace(CONFIG, streams=(Stream("rgb", 8, (2, 2)), *STREAMS[1:]), levels=(Levels("rgb", (2, 2, 2)),))
+def test_token_modalities_have_the_sizes_of_their_modalities():
+    rgb = modality.image("rgb", 32, patch=4)
+    assert token_modality(rgb, (6, 6, 6)) == TokenModality("rgb", 216, (8, 8), bins=BinQuantizer((6, 6, 6)))
+    assert token_modality(rgb, (2,) * 3, vocab_size=9).num_embeddings == 9
+    pixels = token_modality(modality.image("depth", 32, 1, patch=4))
+    assert pixels == TokenModality("depth", grid=(8, 8), patch_size=4, num_channels=1) and pixels.num_values == 16
+    assert token_modality(modality.label_map("semseg", 32, 13, patch=4)) == TokenModality("semseg", 13, (8, 8))
+    text = token_modality(modality.text("caption", 9, 20), keep="binary")
+    assert text == TokenModality("caption", 20, length=8, keep="binary") and text.num_embeddings == 25
+    pose = token_modality(modality.vector("pose", 6), (5,), low=-1.0)
+    assert pose.grid == (1, 6) and pose.learned_positions and pose.bins == BinQuantizer((5,), low=-1.0)
+    words = token_modality(modality.vector("words", 7, 32))
+    assert words == TokenModality("words", length=7, embedding_dim=32) and words.input_only
+    for m in (modality.vector("pose", 6), modality.label("kind", 3)):
+        with pytest.raises(ConfigError, match="has no tokens"):
+            token_modality(m)
+
+
+def test_numbers_become_ids_and_ids_numbers():
+    rgb = TokenModality("rgb", 8, (2, 2), bins=BinQuantizer((2, 2, 2)))
     x = np.zeros((1, 4, 4, 3), np.float32)
     x[:, :2, 2:] = 1, 0, 1
-    found = tokenise(config.streams, config.levels, {"rgb": x, "depth": np.full((1, 8, 8), 3, np.int32)})
+    found = tokenize((rgb, *MODALITIES[1:]), {"rgb": x, "depth": np.full((1, 8, 8), 3, np.int32)})
     np.testing.assert_array_equal(found["rgb"], [[0, 5, 0, 0]])
     np.testing.assert_array_equal(found["depth"], np.full((1, 16), 3))
-    system, whole = CONFIG.build(), batch()
-    p, extras = system.init(KEY, whole)
-    one = system.infer["predict"](p, extras, {"depth": whole["depth"]})
-    assert set(one) == {"rgb"} and one["rgb"].shape == (4, 4, 4)
-    with pytest.raises(ConfigError, match="none of rgb"):
-        system.infer["fused"](p, extras, {})
+    np.testing.assert_array_equal(detokenize((rgb,), found)["rgb"][0, 0], [[0, 0, 0], [1, 0, 1]])
+    vector = TokenModality("vector", 5, (1, 5), bins=BinQuantizer((5,), -1.0, 1.0), learned_positions=True)
+    ids = tokenize((vector,), {"vector": np.array([[-1.0, -0.4, 0.0, 0.6, 3.0]], np.float32)})["vector"]
+    np.testing.assert_array_equal(ids, [[0, 1, 2, 3, 4]])
+    np.testing.assert_allclose(detokenize((vector,), {"vector": ids})["vector"][0, 0, :, 0], [-1, -0.5, 0, 0.5, 1])
 
 
-def test_an_absent_stream_changes_nothing():
-    system, whole = CONFIG.build(), batch()
-    p, extras = system.init(KEY, whole)
+@cache
+def system_loss():
+    return jax.jit(CONFIG.build().loss)
+
+
+def test_absent_modalities_change_nothing():
+    whole, p = batch(), params()
     present = {"present": np.array([[1, 0, 1]] * 4, np.float32)}
     other = whole | {"depth": (whole["depth"] + 1) % 5}
-    run = jax.jit(lambda b: system.loss(p, extras, b, KEY))
-    (a, (_, metrics)), (b, _) = run(whole | present), run(other | present)
+    (a, (_, metrics)), (b, _) = (system_loss()(p, {}, x | present, KEY) for x in (whole, other))
     assert float(a) == float(b) and float(metrics["depth"]) == 0.0
-    assert float(run(whole)[0]) != float(run(other)[0])
+    everything = {"present": np.ones((4, 3), np.float32)}
+    assert float(system_loss()(p, {}, whole | everything, KEY)[0]) != float(
+        system_loss()(p, {}, other | everything, KEY)[0]
+    )
 
 
-def test_a_few_steps_learn_one_batch():
-    wide = replace(SHAPE, width=32)
-    system, whole = replace(CONFIG, encoder=wide, decoder=wide).build(), batch()
-    p, extras = system.init(KEY, whole)
-    step = jax.jit(jax.value_and_grad(lambda p, k: system.loss(p, extras, whole, k)[0]))
-    first = float(jnp.mean(jnp.asarray([step(p, jax.random.key(i))[0] for i in range(8)])))
-    for i in range(100):
-        _, g = step(p, jax.random.key(i))
-        p = jax.tree.map(lambda a, b: a - 0.3 * b, p, g)
-    last = float(jnp.mean(jnp.asarray([step(p, jax.random.key(i))[0] for i in range(8)])))
-    assert last < 0.85 * first
+def test_predict_uses_the_modalities_of_the_batch():
+    system, whole = CONFIG.build(), batch()
+    one = system.infer["predict"](params(), {}, {"depth": whole["depth"]})
+    assert set(one) == {"rgb"} and one["rgb"].shape == (4, 4, 4)
+    with pytest.raises(ConfigError, match="none of rgb"):
+        system.infer["fused"](params(), {}, {})
 
 
-def test_whole_stream_asks_at_every_place():
-    given = spans.everything({"rgb": jnp.zeros((2, 16), jnp.int32)}, STREAMS)
-    y = whole_stream(token_infer(CONFIG, params()), given, {}, 1)
+def test_image_logits_differ_by_position():
+    given = all_tokens({"rgb": jnp.zeros((2, 16), jnp.int32)}, MODALITIES)
+    y = image_logits(token_infer(CONFIG, params()), given, {}, 1)
     assert isinstance(given, Tokens) and y.shape == (2, 16, 5)
     assert len(np.unique(np.asarray(y[0]).round(4), axis=0)) == 16
 
 
+TWO_BINS = replace(MODALITIES[0], bins=BinQuantizer((2, 2, 2)))
+
+
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
-        ({"streams": ()}, "streams"), ({"mixtures": ()}, "mixtures"), ({"n_input": 0}, "n_input"), ({"heads": 3}, "width"),
-        ({"levels": (Levels("caption", (2,)),)}, "caption"),
-        ({"levels": (Levels("rgb", (2, 2, 2)),)}, "vocab"), ({"levels": (Levels("rgb", (1,)),)}, "levels"),
+        ({"modalities": ()}, "modalities"), ({"mixtures": ()}, "mixtures"), ({"num_input_tokens": 0}, "num_input_tokens"),
+        ({"encoder": TransformerConfig(18, 2, 2)}, "width"), 
+        ({"modalities": (TWO_BINS, *MODALITIES[1:])}, "vocab_size must hold them"),
+        ({"modalities": (replace(TWO_BINS, bins=BinQuantizer((1,))), *MODALITIES[1:])}, "levels"),
+        ({"modalities": (*MODALITIES[:2], replace(MODALITIES[2], bins=BinQuantizer((2,))))}, "bins are for images"),
+        ({"modalities": (replace(PIXELS, vocab_size=7), *MODALITIES)}, "0 for pixels"),
     ],
 )  # fmt: skip
-def test_impossible_configs_are_refused(change, says):
-    with pytest.raises(ConfigError, match=says):
+def test_impossible_configs_are_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
         replace(CONFIG, **change).build()
 
 
-def test_weights_go_out_as_they_came_in():
+def test_weights_survive_the_way_to_the_authors_and_back():
     names = {"rgb": "tok_rgb@224"}
-    pixels = Stream("pixels", 0, (4, 4), patch=2)
-    config = replace(CONFIG, streams=(pixels, *STREAMS), mixtures=(Mixture((0.5,) * 4, (0.0, 0.5, 0.5, 0.5)),))
-    whole = config.model().init(KEY)
+    config = with_modality(PIXELS)
+    whole = jax.jit(config.model().init)(KEY)
     theirs = to_authors(whole, config, names)
     assert theirs["encoder_embeddings.pixels.proj.weight"].shape == (16, 12)
     assert theirs["decoder_embeddings.tok_rgb@224.to_logits.weight"].shape == (7, 16)
     back = from_authors(theirs, config, names)
     jax.tree.map(np.testing.assert_array_equal, back, jax.tree.map(np.asarray, whole))
     order = np.random.default_rng(0).permutation(len(theirs["encoder_embeddings.caption.token_emb.weight"]))
-    moved = from_authors(theirs, config, names, {"caption": order})
-    np.testing.assert_array_equal(moved["in"]["caption"], whole["in"]["caption"][order])
+    moved = from_authors(theirs, config, names, {"caption": order})["encoder_embeddings"]["caption"]
+    np.testing.assert_array_equal(moved, whole["encoder_embeddings"]["caption"][order])
     with pytest.raises(DataError, match="mask_token"):
         from_authors({k: v for k, v in theirs.items() if k != "mask_token"}, config, names)
     with pytest.raises(DataError, match=r"shape \[4, 16\]"):
@@ -248,115 +295,102 @@ def test_weights_go_out_as_they_came_in():
 
 
 def test_a_checkpoint_is_recognised_and_its_texts_are_left_out(tmp_path):
-    """Names and shapes as apple/ml-4m makes them; the values are ours."""
-    streams = Stream("rgb@224", 0, (14, 14), patch=16), Stream("tok_depth@224", 9, (14, 14))
-    encoder, decoder = (replace(BASE, width=64, depth=depth, heads=1) for depth in (1, 2))
-    config = Config(streams, (Mixture((1.0, 1.0), (0.0, 1.0)),), encoder=encoder, decoder=decoder)
-    params = jax.tree.map(np.asarray, config.model().init(KEY))
+    """Names and shapes of apple/ml-4m; the values are ours."""
+    tokens = TokenModality("rgb@224", grid=(14, 14), patch_size=16), TokenModality("tok_depth@224", 9, (14, 14))
+    mixture = DirichletMixture(alphas([m.name for m in tokens], 1.0), alphas(["tok_depth@224"], 1.0))
+    one = replace(BASE, width=64, depth=1, heads=1)
+    config = Config(tokens, (mixture,), encoder=one, decoder=replace(one, depth=2))
+    params = jax.tree.map(np.asarray, jax.jit(config.model().init)(KEY))
     theirs = to_authors(params, config)
     for side in ("encoder", "decoder"):
         theirs |= {f"{side}_embeddings.tok_depth@224.pos_emb": np.zeros((1, 196, 64))}
         theirs |= {f"{side}_embeddings.caption.token_emb.weight": np.zeros((30_000, 1))}
     np.savez(tmp_path / "4m.npz", **theirs)
     experiment, found, _ = read_foreign(tmp_path / "4m.npz")
-    assert experiment.system == config and [m.name for m in experiment.data.modalities] == [s.name for s in streams]
+    assert experiment.system == config and [m.name for m in experiment.data.modalities] == [m.name for m in tokens]
     jax.tree.map(np.testing.assert_array_equal, found, params)
 
 
-def test_pixels_go_in_by_a_linear_patch_and_are_never_asked():
-    pixels = Stream("pixels", 0, (4, 4), patch=2)
-    config = replace(
-        CONFIG, streams=(pixels, *STREAMS), mixtures=(Mixture((1000.0, 0.0, 0.0, 0.0), (0.0, 0.5, 0.5, 0.5)),)
-    )
+def test_pixels_are_projected_by_patch_and_never_predicted():
+    config = with_modality(PIXELS, inputs=alphas(pixels=1000.0))
     system, whole = config.build(), batch() | {"pixels": np.random.default_rng(0).random((4, 8, 8, 3), np.float32)}
     p, extras = system.init(KEY, whole)
     value, (_, metrics) = jax.jit(system.loss)(p, extras, whole, KEY)
     assert float(metrics["pixels"]) == 0.0 and float(metrics["inputs"]) == 1.0 and np.isfinite(value)
-    vit = system.infer["tokens"](p, extras, {"pixels": whole["pixels"]})
-    assert vit.shape == (4, 16, config.encoder.width)
-    np.testing.assert_allclose(
-        system.infer["fused"](p, extras, {"pixels": whole["pixels"]}), vit.mean(1), rtol=1e-5, atol=1e-6
-    )
+    tokens = jax.jit(system.infer["tokens"])
+    vit = tokens(p, extras, {"pixels": whole["pixels"]})
+    assert vit.shape == (4, 16, 16)
+    fused = system.infer["fused"](p, extras, {"pixels": whole["pixels"]})
+    np.testing.assert_allclose(fused, vit.mean(1), rtol=1e-5, atol=1e-6)
     moved = whole["pixels"].copy()
     moved[:, :2, :2] = 1 - moved[:, :2, :2]
-    far = np.abs(np.asarray(system.infer["tokens"](p, extras, {"pixels": moved}) - vit)).max((0, 2))
-    assert far.argmax() == 0 and far[0] > 3 * np.delete(far, 0).max()  # the patch at the first place is the first token
-    brighter = system.infer["predict"](p, extras, {"pixels": whole["pixels"]})
-    assert set(brighter) == {"rgb", "depth"}
+    far = np.abs(np.asarray(tokens(p, extras, {"pixels": moved}) - vit)).max((0, 2))
+    assert far.argmax() == 0 and far[0] > 3 * np.delete(far, 0).max()  # the first patch is the first token
+    assert set(system.infer["predict"](p, extras, {"pixels": whole["pixels"]})) == {"rgb", "depth"}
+    every = alphas((*NAMES, "pixels"))
     with pytest.raises(ConfigError, match="never predicted"):
-        replace(config, mixtures=(Mixture((1.0,) * 4, (1.0,) * 4),)).build()
-    with pytest.raises(ConfigError, match="0 for pixels"):
-        replace(config, streams=(Stream("pixels", 7, (4, 4), patch=2), *STREAMS)).build()
+        replace(config, mixtures=(DirichletMixture(every, every),)).build()
 
 
-def test_a_text_of_vectors_goes_in_as_a_text_whose_table_they_are():
-    n, width = 6, SHAPE.width
-    vectors = Stream("vectors", 0, length=n, vectors=width)
-    table = Stream("table", vectors.sentinel, length=n)
+def test_a_sequence_of_embeddings_equals_a_text_with_these_embeddings():
+    n, width = 6, 16
+    vectors = TokenModality("vectors", length=n, embedding_dim=width)
+    table = TokenModality("table", vectors.sentinel, length=n)
     values = np.random.default_rng(0).standard_normal((1, n, width)).astype(np.float32)
-    values[:, 4:] = 0  # four are real
-    models = {s.name: replace(CONFIG, streams=(*STREAMS, s)).model() for s in (vectors, table)}
+    values[:, 4:] = 0  # padding
+    models = {m.name: with_modality(m).model() for m in (vectors, table)}
     ours = models["vectors"].init(KEY)
-    # The same numbers as rows of a table, a projection that changes nothing, and nothing where a span is hidden.
-    ours = ours | {"vectors_vectors": {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}}
-    theirs = models["table"].init(KEY) | {k: ours[k] for k in ("encoder", "context", "decoder", "mask")}
-    theirs["stream"] = {k: ours["stream"]["vectors" if k == "table" else k] for k in theirs["stream"]}
-    rows = jnp.zeros((table.rows, width)).at[5 : 5 + n].set(values[0])
-    theirs["in"] = ours["in"] | {"table": rows}
-    ids = tokenise((vectors,), (), {"vectors": values})["vectors"]
+    # The same numbers as an embedding table, an identity projection, and zeros for masked spans.
+    ours = ours | {"proj_vectors": {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}}
+    theirs = models["table"].init(KEY) | {
+        k: ours[k] for k in ("encoder", "decoder_proj_context", "decoder", "mask_token")
+    }
+    theirs["mod_emb"] = {k: ours["mod_emb"]["vectors" if k == "table" else k] for k in theirs["mod_emb"]}
+    rows = jnp.zeros((table.num_embeddings, width)).at[5 : 5 + n].set(values[0])
+    theirs["encoder_embeddings"] = ours["encoder_embeddings"] | {"table": rows}
+    ids = tokenize((vectors,), {"vectors": values})["vectors"]
     np.testing.assert_array_equal(ids, [[5, 6, 7, 8, 0, 0]])
-    cut = spans.cut_spans(ids, jnp.asarray([[False, True, True, False, False, False]]), vectors.sentinel)
-    np.testing.assert_array_equal(cut.inputs[0, :4], [5, 11, 8, 0])  # a S d
+    cut = masks.mask_spans(ids, jnp.asarray([[False, True, True, False, False, False]]), vectors.sentinel)
+    np.testing.assert_array_equal(cut.inputs[0, :4], [5, 11, 8, 0])  # a, sentinel, d
     at = jnp.arange(n)[None]
-    given = spans.Tokens(cut.inputs, jnp.full_like(at, 3), at, at < cut.n_input[:, None])
-    read = patches((vectors,), {"vectors": values})
-    mine, want = models["vectors"].encode(ours, given, read)[0], models["table"].encode(theirs, given)[0]
-    np.testing.assert_allclose(mine[:, :3], want[:, :3], rtol=1e-5, atol=1e-6)
-    whole = {"vectors": jnp.roll(values, 1, axis=1)}
-    assert np.abs(models["vectors"].encode(ours, given, whole)[0] - mine).max() > 0.1
+    given = Tokens(cut.inputs, jnp.full_like(at, 3), at, at < cut.num_inputs[:, None])
+    encode = jax.jit(models["vectors"].encode)
+    mine = encode(ours, given, input_values((vectors,), {"vectors": values}))[0]
+    np.testing.assert_allclose(mine[:, :3], models["table"].encode(theirs, given)[0][:, :3], rtol=1e-5, atol=1e-6)
+    assert np.abs(encode(ours, given, {"vectors": jnp.roll(values, 1, axis=1)})[0] - mine).max() > 0.1
 
 
-def test_vectors_are_never_asked_and_leave_one_hidden_span_behind():
-    vectors = Stream("vectors", 0, length=6, vectors=9)
-    mixture = Mixture((0.5,) * 4, (0.5, 0.5, 0.5, 0.0), keep=(("vectors", "all"),))
-    config = replace(CONFIG, streams=(*STREAMS, vectors), mixtures=(mixture,))
+def test_embeddings_are_never_predicted_and_their_masked_spans_are_sentinels():
+    vectors = TokenModality("vectors", length=6, embedding_dim=9)
+    config = with_modality(vectors)
+    config = replace(config, mixtures=(replace(config.mixtures[0], keep=(("vectors", "all"),)),))
     whole = batch() | {"vectors": np.ones((4, 6, 9), np.float32)}
     system = config.build()
     p, extras = system.init(KEY, whole)
     (value, (_, metrics)), slope = jax.jit(jax.value_and_grad(system.loss, has_aux=True))(p, extras, whole, KEY)
     assert np.isfinite(value) and float(metrics["vectors"]) == 0.0
-    assert np.abs(slope["vectors_vectors"]["kernel"]).max() > 0
-    canvas = fill(blank(config.streams, ["vectors"], 2), config.streams, {"vectors": np.full((2, 6), 7)})
-    plain = emptied(canvas, config.streams, ("vectors",))
-    np.testing.assert_array_equal(plain.ids["vectors"], [[11, 0, 0, 0, 0, 0]] * 2)
-    np.testing.assert_array_equal(plain.known["vectors"].sum(1), [1, 1])
+    assert np.abs(slope["proj_vectors"]["kernel"]).max() > 0
+    empty = init_empty_target(config.modalities, ["vectors"], 2)
+    state = condition(empty, config.modalities, {"vectors": np.full((2, 6), 7)})
+    plain = emptied(state, config.modalities, ("vectors",))["vectors"]
+    np.testing.assert_array_equal(plain.ids, [[11, 0, 0, 0, 0, 0]] * 2)
+    np.testing.assert_array_equal(plain.known.sum(1), [1, 1])
     theirs = to_authors(p, config)
     assert theirs["encoder_embeddings.vectors.emb_proj.weight"].shape == (16, 9)
     jax.tree.map(np.testing.assert_array_equal, from_authors(theirs, config), jax.tree.map(np.asarray, p))
-    for change, says in (
-        ({"mixtures": (Mixture((0.5,) * 4, (0.5,) * 4),)}, "never predicted"),
-        ({"streams": (*STREAMS, replace(vectors, length=0, grid=(2, 3)))}, "vectors for texts"),
-    ):
-        with pytest.raises(ConfigError, match=says):
-            replace(config, **change).build()
+    with pytest.raises(ConfigError, match="embedding_dim needs a length"):
+        replace(config, modalities=(*MODALITIES, replace(vectors, length=0, grid=(2, 3)))).build()
 
 
-def test_learnt_places_belong_to_their_stream_alone():
-    vector = Stream("vector", 6, (1, 5), learned=True)
-    config = replace(CONFIG, streams=(*STREAMS, vector), mixtures=(Mixture((0.5,) * 4, (0.5,) * 4),))
+def test_learned_positions_belong_to_their_modality_alone():
+    vector = TokenModality("vector", 6, (1, 5), learned_positions=True)
+    config = with_modality(vector)
     model = config.model()
-    p = model.init(KEY)
-    assert p["place"]["vector"].shape == (5, 16)
-    moved = p | {"place": {"vector": p["place"]["vector"] + 1}}
-    given = spans.everything({"rgb": jnp.zeros((1, 16), jnp.int32)}, config.streams)
-    mine = spans.everything({"vector": jnp.zeros((1, 5), jnp.int32)}, config.streams)
-    np.testing.assert_array_equal(model.encode(p, given)[0], model.encode(moved, given)[0])
-    assert not np.allclose(model.encode(p, mine)[0], model.encode(moved, mine)[0])
-
-
-def test_vectors_become_levels_and_come_back():
-    levels = Levels("vector", (5,), -1.0, 1.0)
-    x = np.array([[-1.0, -0.4, 0.0, 0.6, 3.0]], np.float32)
-    ids = tokenise((Stream("vector", 5, (1, 5), learned=True),), (levels,), {"vector": x})["vector"]
-    np.testing.assert_array_equal(ids, [[0, 1, 2, 3, 4]])
-    np.testing.assert_allclose(levels.values(ids[:, None])[0, 0, :, 0], [-1, -0.5, 0, 0.5, 1])
+    p = jax.jit(model.init)(KEY)
+    assert p["pos_emb"]["vector"].shape == (5, 16)
+    moved = p | {"pos_emb": {"vector": p["pos_emb"]["vector"] + 1}}
+    encode = jax.jit(lambda p, given: model.encode(p, given)[0])
+    given = all_tokens({"rgb": jnp.zeros((1, 5), jnp.int32)}, config.modalities)
+    own = all_tokens({"vector": jnp.zeros((1, 5), jnp.int32)}, config.modalities)
+    np.testing.assert_array_equal(encode(p, given), encode(moved, given))
+    assert not np.allclose(encode(p, own), encode(moved, own))

@@ -1,24 +1,18 @@
-"""4M-21: that its many streams fit their data, and that modalities can be added to a trained model."""
+"""4M-21: its modalities fit their data, its mixtures are the paper's, and modalities can be added to a trained model."""
 
 import jax
 import numpy as np
 import pytest
 
-from configs.masked import _fourm21_sizes as stages
 from configs.masked import fourm21
+from configs.masked.fourm21 import base, sizes, variants
 from mmrep.config import flatten
 from mmrep.data import pipeline
-from mmrep.modality import BOS, EOS, PAD
-from mmrep.systems.masked.fourm import masking as spans
-from mmrep.systems.masked.fourm.canvas import left_open
+from mmrep.systems.masked.fourm import masking
+from mmrep.systems.masked.fourm.tokens import check_ids, input_values, tokenize
 from mmrep.training.loop import transplant
 
 KEY = jax.random.key(0)
-
-
-@pytest.fixture(scope="module")
-def batch():
-    return next(pipeline.train_batches(opened(fourm21.get_config("tiny")), 8, 0))
 
 
 def opened(config):
@@ -26,59 +20,59 @@ def opened(config):
     return pipeline.open_split(config.data, pipeline.load_tokenizer(config.data, model), "train")
 
 
-def test_every_stream_finds_ids_of_its_vocabulary(batch):
-    system = fourm21.get_config("tiny").system
-    tokens = system.build().tokens({}, {}).tokenise(batch)[0]
-    assert set(tokens) == {s.name for s in system.streams} and len(tokens) == 13
-    spans.check_ids(system.streams, {k: np.asarray(v) for k, v in tokens.items()})
-    assert all(tokens[s.name].shape[1] == s.size for s in system.streams if not s.length)
+@pytest.fixture(scope="module")
+def tiny():
+    return sizes.tiny(base.WITH_WORDS)
 
 
-def test_records_of_one_modality_have_no_other_token(batch):
-    system = fourm21.get_config("tiny").system
-    tokens = system.build().tokens({}, {}).tokenise(batch)[0]
-    caption = [s.name for s in system.streams].index("caption")
-    present = np.zeros((8, 13), bool)
+@pytest.fixture(scope="module")
+def batch(tiny):
+    return next(pipeline.train_batches(opened(tiny), 8, 0))
+
+
+def test_every_modality_of_a_batch_has_ids_of_its_vocabulary(tiny, batch):
+    modalities = tiny.system.modalities
+    ids = tokenize(modalities, batch)
+    assert set(ids) == {m.name for m in modalities} and len(ids) == 14
+    check_ids(modalities, {k: np.asarray(v) for k, v in ids.items()})
+    assert all(ids[m.name].shape[1] == m.max_tokens for m in modalities if not m.is_sequence)
+    assert batch["words"].shape == (8, 16, 32) and batch["present"].shape == (8, 14)
+    assert set(input_values(modalities, batch)) == {"pixels", "words"}
+
+
+def test_records_of_one_modality_have_tokens_of_no_other(tiny, batch):
+    system = tiny.system
+    caption = [m.name for m in system.modalities].index("caption")
+    present = np.zeros((8, 14), bool)
     present[:, caption] = True
-    masked = spans.mask(KEY, tokens, system.streams, system.mixtures, 24, 24, jax.numpy.asarray(present))
+    ids = tokenize(system.modalities, batch)
+    masked = masking.mask_tokens(KEY, ids, system.modalities, system.mixtures, 24, 24, jax.numpy.asarray(present))
     for side in (masked.inputs, masked.queries):
-        assert set(np.unique(np.asarray(side.stream)[np.asarray(side.valid)])) <= {caption}
+        assert set(np.unique(np.asarray(side.modality)[np.asarray(side.valid)])) <= {caption}
 
 
 def test_modalities_are_added_to_a_trained_model():
-    seven, every = fourm21.system(fourm21.SEVEN), fourm21.system()
+    seven, every = base.system(base.SEVEN), base.system(base.WITH_WORDS)
     donor = jax.eval_shape(lambda: seven.model().init(KEY))
     donor = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), donor)
-    found = flatten(transplant(every.model().init(KEY), donor, (("", ""),)))
+    params = jax.eval_shape(lambda: every.model().init(KEY))
+    found = flatten(transplant(jax.tree.map(lambda x: np.zeros(x.shape, np.float32), params), donor, (("", ""),)))
     assert set(flatten(donor)) < set(found)
     assert all((np.asarray(found[k]) == 0.5).all() for k in flatten(donor))
-    assert not (np.asarray(found["out/teacher"]) == 0.5).any()
+    assert not (np.asarray(found["decoder_embeddings/teacher"]) == 0.5).any()
 
 
-def test_an_open_text_ends_in_a_sentinel():
-    np.testing.assert_array_equal(left_open(np.array([BOS, 7, 8, EOS, PAD]), 20), [BOS, 7, 8, 20, EOS])
-    np.testing.assert_array_equal(left_open(np.array([BOS, 7, 8, EOS]), 20), [BOS, 7, 8, 20])
+def test_steering_generates_colour_alone():
+    e = variants.steering()
+    for x in e.system.mixtures:
+        assert dict(x.targets) == {"rgb": 1.0} and "caption" in dict(x.inputs) and "rgb" not in dict(x.inputs)
+    assert e.phases[0].start[0].follow_seed and e == fourm21.get_config("small", "steering")
 
 
-def test_steering_goes_to_colour_alone():
-    system = fourm21.get_config("steering").system
-    names = [s.name for s in system.streams]
-    for m in system.mixtures:
-        assert [n for n, a in zip(names, m.targets) if a] == ["rgb"]
-        assert "caption" in [n for n, a in zip(names, m.inputs) if a] and not m.inputs[names.index("rgb")]
-    assert fourm21.get_config("steering").phases[0].start[0].follow_seed
-
-
-def test_embeddings_of_words_are_one_modality_more():
-    small = stages.with_words(fourm21.get_config("tiny"))
-    assert [s.name for s in small.system.streams][-1] == "words" and len(small.system.mixtures) == 7
-    whole = next(pipeline.train_batches(opened(small), 4, 0))
-    assert whole["words"].shape == (4, 16, 32) and whole["present"].shape == (4, 14)
-    system = small.system.build()
-    params, extras = system.init(KEY, whole)
-    assert np.isfinite(jax.jit(system.loss)(params, extras, whole, KEY)[0])
-    # Mostly they, of the mixtures one alone; from all to all as much as any; else not at all.
-    assert [m.inputs[-1] for m in small.system.mixtures] == [0.01, 0.1, 1.0, 10.0, 0.0, 0.0, 5.0]
-    assert not any(m.targets[-1] for m in small.system.mixtures)
-    big = fourm21.get_config("paper").system
-    assert big.streams[-1].vectors and len(big.mixtures) == 7
+@pytest.mark.parametrize("system", [base.system(base.WITH_WORDS), sizes.paper().system])
+def test_word_embeddings_are_inputs_of_their_mixtures(system):
+    assert [m.name for m in system.modalities if m.input_only] == ["pixels", "words"]
+    # All to all as any modality, one mixture of mostly words, none of the others.
+    words = [dict(x.inputs).get("words", 0.0) for x in system.mixtures]
+    assert words == [0.01, 0.1, 1.0, 10.0, 0.0, 0.0, 5.0]
+    assert not any({"words", "pixels"} & {*dict(x.targets)} for x in system.mixtures)

@@ -1,6 +1,7 @@
-"""Generation with a hand-made model that always knows what it wants, and with a small 4M."""
+"""Generation with a hand-made model whose logits are known, and with a small 4M."""
 
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -8,212 +9,250 @@ import numpy as np
 import pytest
 
 from mmrep.errors import ConfigError, DataError
-from mmrep.modality import EOS
+from mmrep.modality import BOS, EOS, PAD
 from mmrep.systems.masked import fourm
-from mmrep.systems.masked.fourm.canvas import Canvas, blank, emptied, fill, inputs, merge_spans
-from mmrep.systems.masked.fourm.decode import TokenInfer, compiled, generate
-from mmrep.systems.masked.fourm.masking import Mixture, Stream, Tokens
-from mmrep.systems.masked.fourm.model import BASE
-from mmrep.systems.masked.fourm.schedules import Guide, Target, chain
+from mmrep.systems.masked.fourm.decode import (
+    TokenInfer,
+    append_open_span,
+    condition,
+    emptied,
+    encoder_inputs,
+    generate,
+    init_empty_target,
+    merge_spans,
+    num_compiled,
+)  # fmt: skip
+from mmrep.systems.masked.fourm.masking import DirichletMixture, alphas
+from mmrep.systems.masked.fourm.schedules import Guidance, Target, chained_schedule
+from mmrep.systems.masked.fourm.tokens import TokenModality, Tokens
 
-STREAMS = Stream("rgb", 8, (3, 3)), Stream("depth", 6, (2, 2)), Stream("caption", 12, length=6)
+MODALITIES = TokenModality("rgb", 8, (3, 3)), TokenModality("depth", 6, (2, 2)), TokenModality("caption", 12, length=6)
 KEY = jax.random.key(0)
 
 
-def oracle(streams=STREAMS):
-    """Says (place + what is known of the other streams) modulo the vocabulary; in a text, 5, 6, EOS and the next sentinel."""
+def known(n=2, **ids):
+    return condition(init_empty_target(MODALITIES, tuple(ids), n), MODALITIES, ids)
 
-    def encode(params, tokens, patches):
+
+@cache
+def functions():
+    """Predicts (position + sum of the known ids of all modalities, where params["use"]) modulo the vocabulary; for texts 5, 6, EOS, sentinel."""
+
+    def encode(params, tokens, values):
         return jnp.where(tokens.valid, tokens.ids, 0).sum(1)[:, None, None].astype(jnp.float32)
 
-    def logits(params, context, given, queries, reach, t):
-        s = streams[t]
-        want = (queries.place + context[:, 0, :1].astype(jnp.int32) * params["use"]) % s.vocab
-        if s.length:
-            script = jnp.asarray([5, 6, EOS, s.vocab + 1] + [5] * (2 * s.length))
-            want = script[queries.place] * jnp.ones_like(queries.ids)
-        return params["sure"] * jax.nn.one_hot(want, s.rows)
+    def logits(params, context, inputs, queries, attention_mask, i):
+        m = MODALITIES[i]
+        target = (queries.position + context[:, 0, :1].astype(jnp.int32) * params["use"]) % m.vocab_size
+        if m.is_sequence:
+            text = jnp.asarray([5, 6, EOS, m.sentinel + 1] + [5] * (2 * m.length))
+            target = text[queries.position] * jnp.ones_like(queries.ids)
+        return params["scale"] * jax.nn.one_hot(target, m.num_embeddings)
 
-    def begin(params, context, given, length):
-        return context, given
+    def init_cache(params, context, inputs, length):
+        return context, inputs
 
-    def read(params, memory, query, t):
-        return logits(params, *memory, query, None, t)[:, 0], memory
+    def decode_step(params, state, query, i):
+        return logits(params, *state, query, None, i)[:, 0], state
 
-    return TokenInfer(streams, encode, logits, begin, read, {"sure": jnp.float32(50.0), "use": jnp.int32(0)})
+    return TokenInfer(MODALITIES, {}, encode, logits, init_cache, decode_step)
+
+
+def oracle(scale=50.0, use=0):
+    return functions()._replace(params={"scale": jnp.float32(scale), "use": jnp.int32(use)})
 
 
 @pytest.mark.parametrize("scheme", ["maskgit", "roar"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_an_image_is_decided_place_by_place(scheme, temperature):
-    seen = []
-    watch = lambda name, step, canvas: seen.append(int(canvas.known[name].sum()))  # noqa: E731
-    found = generate(
-        oracle(), blank(STREAMS, ["rgb"], 2), ["rgb"], [Target("rgb", scheme, 4, temperature=temperature)], KEY, watch
-    )
-    np.testing.assert_array_equal(found.ids["rgb"], [np.arange(9) % 8] * 2)
-    assert seen[-1] == 18 and seen == sorted(seen) and len(seen) == 4
+def test_images_are_decoded_step_by_step(scheme, temperature):
+    counts = []
+    target = Target("rgb", scheme, 4, temperature=temperature)
+    empty = init_empty_target(MODALITIES, ["rgb"], 2)
+    found = generate(oracle(), empty, [target], KEY, lambda name, _, state: counts.append(int(state[name].known.sum())))
+    np.testing.assert_array_equal(found["rgb"].ids, [np.arange(9) % 8] * 2)
+    assert counts[-1] == 18 and counts == sorted(counts) and len(counts) == 4
 
 
-def test_a_schedule_compiles_once_whatever_its_numbers():
-    infer = oracle()
-    generate(infer, blank(STREAMS, ["rgb"], 1), None, [Target("rgb", steps=3)], KEY)
-    before = compiled()
-    for x in (Target("rgb", steps=8, temperature=0.3, top_k=3), Target("rgb", steps=2, top_p=0.9, cooling="linear")):
-        generate(infer, blank(STREAMS, ["rgb"], 1), None, [x], KEY)
-    assert compiled() == before
+def test_schedules_of_other_numbers_compile_nothing():
+    empty = init_empty_target(MODALITIES, ["rgb"], 1)
+    generate(oracle(), empty, [Target("rgb", decoding_steps=3)], KEY)
+    before = num_compiled()
+    for settings in (
+        {"decoding_steps": 8, "temperature": 0.3, "top_k": 3.0},
+        {"top_p": 0.9, "temperature_schedule": "linear"},
+    ):
+        generate(oracle(), empty, [Target("rgb", **settings)], KEY)
+    assert num_compiled() == before
 
 
-def test_in_painting_keeps_what_is_given():
-    given = np.full((2, 9), 7, np.int32)
-    known = np.tile(np.arange(9) < 5, (2, 1))
-    canvas = fill(blank(STREAMS, ["rgb"], 2), STREAMS, {"rgb": given}, {"rgb": known})
-    found = generate(oracle(), canvas, ["rgb"], [Target("rgb", "roar", 2)], KEY).ids["rgb"]
+def test_in_painting_keeps_the_given_tokens():
+    ids, mask = np.full((2, 9), 7, np.int32), np.tile(np.arange(9) < 5, (2, 1))
+    empty = init_empty_target(MODALITIES, ["rgb"], 2)
+    state = condition(empty, MODALITIES, {"rgb": ids}, known={"rgb": mask})
+    found = generate(oracle(), state, [Target("rgb", "roar", 2)], KEY)["rgb"].ids
     np.testing.assert_array_equal(found, [[7] * 5 + [5, 6, 7, 0]] * 2)
-    known[0, 0] = False
-    uneven = fill(blank(STREAMS, ["rgb"], 2), STREAMS, {"rgb": given}, {"rgb": known})
+    mask[0, 0] = False
+    uneven = condition(empty, MODALITIES, {"rgb": ids}, known={"rgb": mask})
     with pytest.raises(ConfigError, match="rows have"):
-        generate(oracle(), uneven, ["rgb"], [Target("rgb")], KEY)
+        generate(oracle(), uneven, [Target("rgb")], KEY)
 
 
-def test_texts_are_written_and_their_spans_filled():
-    found = generate(oracle(), blank(STREAMS, ["caption"], 2), None, [Target("caption", "autoregressive")], KEY)
-    np.testing.assert_array_equal(found.ids["caption"], [[5, 6, EOS, 0, 0, 0]] * 2)
-    np.testing.assert_array_equal(found.known["caption"][0], [1, 1, 1, 0, 0, 0])
-    holes = fill(blank(STREAMS, ["caption"], 1), STREAMS, {"caption": np.array([[9, 12, 0, 0, 0, 0]], np.int32)})
-    found = generate(oracle(), holes, None, [Target("caption", "autoregressive")], KEY)
-    np.testing.assert_array_equal(found.ids["caption"], [[9, 5, 6, EOS, 0, 0]])
+def test_texts_are_generated_and_open_spans_filled():
+    text = [Target("caption", "autoregressive")]
+    found = generate(oracle(), init_empty_target(MODALITIES, ["caption"], 2), text, KEY)["caption"]
+    np.testing.assert_array_equal(found.ids, [[5, 6, EOS, 0, 0, 0]] * 2)
+    np.testing.assert_array_equal(found.known[0], [1, 1, 1, 0, 0, 0])
+    found = generate(oracle(), known(caption=np.array([[9, 12, 0, 0, 0, 0]] * 2)), text, KEY)["caption"]
+    np.testing.assert_array_equal(found.ids, [[9, 5, 6, EOS, 0, 0]] * 2)
 
 
-def test_spans_merge_at_their_sentinels():
+def test_spans_replace_their_sentinels():
     assert merge_spans([20, 7, 21], [20, 5, 21, 8, 9, 22], 20) == [5, 7, 8, 9]
     assert merge_spans([20, 7], [20, 21], 20) == [7]
     assert merge_spans([20], [20, 5, EOS, 6, 21], 20) == [5, EOS]
 
 
-def test_what_is_finished_goes_in_for_the_next():
-    infer = oracle()
-    infer = infer._replace(params=infer.params | {"use": jnp.int32(1)})
-    found = generate(infer, {"depth": np.ones((1, 4), np.int32)}, None, chain(["rgb"], steps=1, temperature=0.0), KEY)
-    # The known depth sums to 4.
-    np.testing.assert_array_equal(found.ids["rgb"][0], (np.arange(9) + 4) % 8)
-    both = generate(infer, {"depth": np.zeros((1, 4), np.int32)}, None, chain(["rgb", "caption"], steps=1)[:1], KEY)
-    assert set(both.ids) == {"depth", "rgb"}
+def test_an_open_span_is_a_sentinel_before_the_end():
+    np.testing.assert_array_equal(append_open_span(np.array([BOS, 7, 8, EOS, PAD]), 20), [BOS, 7, 8, 20, EOS])
+    np.testing.assert_array_equal(append_open_span(np.array([BOS, 7, 8, EOS]), 20), [BOS, 7, 8, 20])
 
 
-def test_guidance_empties_its_streams_and_weighs_the_difference():
-    infer = oracle()
-    infer = infer._replace(params={"sure": jnp.float32(1.0), "use": jnp.int32(1)})
-    canvas = fill(blank(STREAMS, ["depth", "caption"], 1), STREAMS, {"depth": np.ones((1, 4), np.int32)})
-    plain = emptied(canvas, STREAMS, ("depth", "caption"))
-    assert (
-        not plain.known["depth"].any() and plain.ids["caption"][0, 0] == 12 and int(plain.known["caption"].sum()) == 1
-    )
-    # Away from what depth says (place + 4), towards what nothing says (place).
-    away = [Target("rgb", steps=1, temperature=0.0, guides=(Guide(("depth",), -1.0),))]
-    found = generate(infer, {"depth": np.ones((1, 4), np.int32)}, None, away, KEY)
-    np.testing.assert_array_equal(found.ids["rgb"][0], np.arange(9) % 8)
-    towards = [Target("rgb", steps=1, temperature=0.0, guides=(Guide(("depth",), 3.0),))]
-    found = generate(infer, {"depth": np.ones((1, 4), np.int32)}, None, towards, KEY)
-    np.testing.assert_array_equal(found.ids["rgb"][0], (np.arange(9) + 4) % 8)
+def test_generated_modalities_condition_the_next():
+    schedule = chained_schedule(["rgb", "caption"], decoding_steps=1, temperature=0.0, sequences=("caption",))
+    found = generate(oracle(use=1), {"depth": np.ones((2, 4), np.int32)}, schedule, KEY)
+    # The ids of depth sum to 4.
+    np.testing.assert_array_equal(found["rgb"].ids[0], (np.arange(9) + 4) % 8)
+    assert set(found) == {"depth", "rgb", "caption"}
 
 
-def small():
-    even, shape = (0.5, 0.5, 0.5), replace(BASE, width=16, depth=1, heads=2)
-    return fourm.Config(STREAMS, (Mixture(even, even),), n_input=6, n_target=6, encoder=shape, decoder=shape)
+def test_guidance_empties_its_domains_and_scales_the_difference():
+    state = known(depth=np.ones((2, 4), np.int32), caption=np.array([[5, EOS, 0, 0, 0, 0]] * 2))
+    plain = emptied(state, MODALITIES, ("depth", "caption"))
+    assert not plain["depth"].known.any()
+    assert plain["caption"].ids[0, 0] == 12 and plain["caption"].known.sum(1).tolist() == [1, 1]
+    given = {"depth": np.ones((2, 4), np.int32)}
+    # Towards the conditional target (position + 4), away from it.
+    for scale, shift in ((3.0, 4), (-1.0, 0)):
+        target = Target("rgb", decoding_steps=1, temperature=0.0, guidance=(Guidance(("depth",), scale),))
+        found = generate(oracle(scale=1.0, use=1), given, [target], KEY)["rgb"].ids[0]
+        np.testing.assert_array_equal(found, (np.arange(9) + shift) % 8)
 
 
-def test_guidance_of_a_model_is_the_formula_over_its_own_passes():
-    config = small()
-    infer = fourm.token_infer(config, config.model().init(KEY))
-    given = fill(blank(STREAMS, ["depth", "rgb"], 2), STREAMS, {"depth": np.arange(8).reshape(2, 4) % 6})
-
-    def logits(canvas):
-        tokens = inputs(canvas, STREAMS)
-        place = jnp.broadcast_to(jnp.arange(9, dtype=jnp.int32), (2, 9))
-        queries = type(tokens)(jnp.zeros_like(place), jnp.zeros_like(place), place, jnp.ones(place.shape, bool))
-        return infer.logits(infer.params, infer.encode(infer.params, tokens, {}), tokens, queries, None, 0)
-
-    mine, plain = logits(given), logits(emptied(given, STREAMS, ("depth",)))
-    want = (plain + 40.0 * (mine - plain)).argmax(-1)
-    target = Target("rgb", steps=1, temperature=0.0, guides=(Guide(("depth",), 40.0),))
-    np.testing.assert_array_equal(generate(infer, given, None, [target], KEY).ids["rgb"], want)
+SMALL = replace(fourm.BASE, width=16, depth=1, heads=2)
+EVEN = DirichletMixture(alphas(["rgb", "depth", "caption"]), alphas(["rgb", "depth", "caption"]))
+CONFIG = fourm.Config(
+    MODALITIES, (EVEN,), num_input_tokens=6, num_target_tokens=6, encoder=SMALL, decoder=replace(SMALL, depth=2)
+)
+DEPTH = np.arange(8).reshape(2, 4) % 6
 
 
-def test_rows_do_not_depend_on_each_other_and_keys_decide():
-    config = small()
-    infer = fourm.token_infer(config, config.model().init(KEY))
-    depth = np.arange(8).reshape(2, 4) % 6
-    go = lambda d, key: np.asarray(  # noqa: E731
-        generate(infer, {"depth": d}, None, [Target("rgb", "roar", 3, temperature=0.0)], key).ids["rgb"]
-    )
-    np.testing.assert_array_equal(go(depth, KEY)[:1], go(depth[:1], KEY))
-    hot = lambda key: np.asarray(generate(infer, {"depth": depth}, None, [Target("rgb", steps=3)], key).ids["rgb"])  # noqa: E731
-    np.testing.assert_array_equal(hot(KEY), hot(KEY))
-    assert (hot(KEY) != hot(jax.random.key(1))).any()
+@cache
+def small(scan=False):
+    config = replace(CONFIG, decoder=replace(CONFIG.decoder, scan=scan))
+    params = jax.jit(config.model().init)(KEY)
+    # Larger embeddings of words than of sentinels: texts do not end at once.
+    words = jnp.where(jnp.arange(16)[:, None] < 12, 20 * params["decoder_embeddings"]["caption"], 0)
+    params["decoder_embeddings"]["caption"] = words
+    return fourm.token_infer(config, params)
+
+
+@cache
+def logits_of(i):
+    infer = small()
+    return jax.jit(lambda *given: infer.logits(infer.params, *given, i))
+
+
+def test_guidance_follows_its_formula():
+    infer, state = small(), known(depth=DEPTH)
+
+    def logits(mod_dict):
+        tokens, values = encoder_inputs(mod_dict | init_empty_target(MODALITIES, ["rgb"], 2), MODALITIES)
+        position = jnp.broadcast_to(jnp.arange(9, dtype=jnp.int32), (2, 9))
+        queries = Tokens(jnp.zeros_like(position), jnp.zeros_like(position), position, jnp.ones(position.shape, bool))
+        return logits_of(0)(infer.encode(infer.params, tokens, values), tokens, queries, None)
+
+    conditional, plain = logits(state), logits(emptied(state, MODALITIES, ("depth",)))
+    target = Target("rgb", decoding_steps=1, temperature=0.0, guidance=(Guidance(("depth",), 40.0),))
+    found = generate(infer, state, [target], KEY)["rgb"].ids
+    np.testing.assert_array_equal(found, (plain + 40.0 * (conditional - plain)).argmax(-1))
+
+
+def test_rows_are_independent_and_keys_decide():
+    infer = small()
+
+    def run(depth, key=KEY, **settings):
+        return np.asarray(generate(infer, {"depth": depth}, [Target("rgb", **settings)], key)["rgb"].ids)
+
+    other = np.concatenate([DEPTH[:1], DEPTH[1:] * 0])
+    cold = {"scheme": "roar", "decoding_steps": 3, "temperature": 0.0}
+    np.testing.assert_array_equal(run(DEPTH, **cold)[:1], run(other, **cold)[:1])
+    np.testing.assert_array_equal(run(DEPTH, decoding_steps=3), run(DEPTH, decoding_steps=3))
+    assert (run(DEPTH, decoding_steps=3) != run(DEPTH, jax.random.key(1), decoding_steps=3)).any()
 
 
 @pytest.mark.parametrize("scan", [False, True])
-def test_a_text_read_token_by_token_is_the_text_read_at_once(scan):
-    config = small()
-    encoder, decoder = replace(config.encoder, scan=scan), replace(config.decoder, depth=3, scan=scan)
-    config = replace(config, encoder=encoder, decoder=decoder)
-    infer = fourm.token_infer(config, config.model().init(KEY))
-    # Rows of different lengths, so that some of the context is padding.
-    given = fill(
-        blank(STREAMS, ["caption"], 2), STREAMS, {"caption": np.array([[9, 8, 7, 2, 0, 0], [5, 2, 0, 0, 0, 0]])}
-    )
-    tokens = inputs(given, STREAMS)
+def test_decoding_with_a_cache_equals_decoding_at_once(scan):
+    infer = small(scan)
+    # Rows of different lengths: some of the context is padding.
+    tokens, _ = encoder_inputs(known(caption=np.array([[9, 8, 7, 2, 0, 0], [5, 2, 0, 0, 0, 0]])), MODALITIES)
     context = infer.encode(infer.params, tokens, {})
     ids = jnp.asarray([[12, 5, 6, 2], [12, 7, 5, 9]], jnp.int32)
-    place = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32), ids.shape)
-    queries = Tokens(ids, jnp.full_like(ids, 2), place, jnp.ones(ids.shape, bool))
+    position = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32), ids.shape)
+    queries = Tokens(ids, jnp.full_like(ids, 2), position, jnp.ones(ids.shape, bool))
     whole = infer.logits(infer.params, context, tokens, queries, jnp.ones_like(ids), 2)
-    memory = infer.begin(infer.params, context, tokens, 7)  # room for more than is read
+    state = infer.init_cache(infer.params, context, tokens, 7)  # room for more than is decoded
+    step = jax.jit(lambda state, query: infer.decode_step(infer.params, state, query, 2))
     for i in range(4):
-        said, memory = infer.read(infer.params, memory, jax.tree.map(lambda x, i=i: x[:, i : i + 1], queries), 2)
-        np.testing.assert_allclose(said, whole[:, i], rtol=1e-4, atol=1e-5)
+        logits, state = step(state, jax.tree.map(lambda x, i=i: x[:, i : i + 1], queries))
+        np.testing.assert_allclose(logits, whole[:, i], rtol=1e-4, atol=1e-5)
 
 
-def test_a_text_is_written_as_by_reading_all_of_it_again_for_each_word():
-    config = small()
-    config = replace(config, decoder=replace(config.decoder, depth=2))
-    params = config.model().init(KEY)
-    params["out"]["caption"] = jnp.where(jnp.arange(16)[:, None] < 12, 20 * params["out"]["caption"], 0)  # goes on
-    infer = fourm.token_infer(config, params)
-    given = fill(blank(STREAMS, ["depth", "caption"], 2), STREAMS, {"depth": np.arange(8).reshape(2, 4) % 6})
-    tokens = inputs(emptied(given, STREAMS, ("caption",)), STREAMS)
-    context = infer.encode(params, tokens, {})
-    place = jnp.broadcast_to(jnp.arange(8, dtype=jnp.int32), (2, 8))
+def test_generated_texts_equal_those_of_full_passes():
+    infer = small()
+    given = known(depth=DEPTH) | init_empty_target(MODALITIES, ["caption"], 2)
+    tokens, _ = encoder_inputs(emptied(given, MODALITIES, ("caption",)), MODALITIES)
+    context = infer.encode(infer.params, tokens, {})
+    position = jnp.broadcast_to(jnp.arange(8, dtype=jnp.int32), (2, 8))
     ids = jnp.zeros((2, 8), jnp.int32).at[:, 0].set(12)
     for i in range(7):
-        queries = Tokens(ids, jnp.full_like(ids, 2), place, jnp.ones(ids.shape, bool))
-        said = infer.logits(params, context, tokens, queries, jnp.ones_like(ids), 2)[:, i, 1:].argmax(-1) + 1
-        ids = ids.at[:, i + 1].set(said)
-    found = generate(infer, given, None, [Target("caption", "autoregressive", temperature=0.0)], KEY).ids["caption"]
-    for row, want in zip(np.asarray(found), np.asarray(ids)[:, 1:7]):
-        end = list(want).index(EOS) + 1 if EOS in want else 6
-        np.testing.assert_array_equal(row[:end], want[:end])
+        queries = Tokens(ids, jnp.full_like(ids, 2), position, jnp.ones(ids.shape, bool))
+        best = logits_of(2)(context, tokens, queries, jnp.ones_like(ids))[:, i, 1:].argmax(-1) + 1
+        ids = ids.at[:, i + 1].set(best)
+    found = generate(infer, given, [Target("caption", "autoregressive", temperature=0.0)], KEY)["caption"].ids
+    for row, expected in zip(np.asarray(found), np.asarray(ids)[:, 1:7]):
+        end = list(expected).index(EOS) + 1 if EOS in expected else 6
+        np.testing.assert_array_equal(row[:end], expected[:end])
     assert (found[:, 0] > 0).all()
 
 
+def test_generation_by_name_takes_and_returns_arrays():
+    made = oracle(use=1).generate({"depth": DEPTH}, ["rgb", "caption"], decoding_steps=2, temperature=0.0, guidance=2.0)
+    assert made["rgb"].shape == (2, 9) and made["caption"].tolist() == [[5, 6, EOS, 0, 0, 0]] * 2
+    assert oracle().generate({}, ["depth"], batch_size=3, decoding_steps=1)["depth"].shape == (3, 4)
+    for given, targets, message in (
+        ({"depht": DEPTH}, ["rgb"], "did you mean 'depth'"), ({"depth": DEPTH}, ["rbg"], "did you mean 'rgb'"),
+        ({"depth": DEPTH}, ["depth"], "leave one out"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=message):
+            oracle().generate(given, targets)
+    with pytest.raises(ConfigError, match="which is not given"):
+        oracle().generate({"depth": DEPTH}, ["rgb"], scales={"caption": 2.0})
+
+
 @pytest.mark.parametrize(
-    ("schedule", "says"),
+    ("schedule", "message"),
     [
         ([Target("rbg")], "did you mean"), ([Target("rgb", "autoregressive")], "maskgit or roar"),
-        ([Target("caption")], "autoregressive"), ([Target("rgb", guides=(Guide(("depht",)),))], "guide"),
+        ([Target("caption")], "autoregressive"), ([Target("rgb", guidance=(Guidance(("depht",)),))], "guidance"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_generated_is_refused(schedule, says):
-    with pytest.raises(ConfigError, match=says):
-        generate(oracle(), {"depth": np.zeros((1, 4), np.int32)}, None, schedule, KEY)
+def test_impossible_schedules_are_refused(schedule, message):
+    with pytest.raises(ConfigError, match=message):
+        generate(oracle(), {"depth": np.zeros((1, 4), np.int32)}, schedule, KEY)
 
 
-def test_a_canvas_refuses_what_is_no_token():
-    empty = blank(STREAMS, ["depth"], 1)
+def test_conditions_that_are_no_tokens_are_refused():
     with pytest.raises(DataError, match="vocabulary"):
-        fill(empty, STREAMS, {"depth": np.full((1, 4), 6, np.int32)})
+        known(1, depth=np.full((1, 4), 6, np.int32))
     with pytest.raises(DataError, match="has 4"):
-        fill(empty, STREAMS, {"depth": np.zeros((1, 5), np.int32)})
-    with pytest.raises(ConfigError, match="name each once"):
-        generate(oracle(), Canvas({}, {}, {}), ["rgb"], [Target("depth")], KEY)
+        known(1, depth=np.zeros((1, 5), np.int32))

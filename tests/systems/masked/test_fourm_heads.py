@@ -1,22 +1,22 @@
-"""Each target meets its own table: against the slow twin and NumPy, at every way that tokens can be shared out over streams."""
+"""Cross-entropy per modality against the slow version and NumPy, for every distribution of tokens over modalities."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmrep.systems.masked.fourm.heads import table_cross_entropy, target_weights
+from mmrep.systems.masked.fourm.heads import per_modality_cross_entropy, token_weights
 
 SIZES = (7, 11, 5)
 
 
 def case(kinds, seed=0):
     rng = np.random.default_rng(seed)
-    stream = jnp.asarray(kinds, jnp.int32)
+    modality = jnp.asarray(kinds, jnp.int32)
     labels = np.array([rng.integers(0, SIZES[k]) if k < 3 else 0 for k in kinds])
     y = jnp.asarray(rng.standard_normal((len(kinds), 4)), jnp.float32)
     tables = tuple(jnp.asarray(rng.standard_normal((n, 4)), jnp.float32) for n in SIZES)
-    return y, tables, jnp.asarray(labels, jnp.int32), stream
+    return y, tables, jnp.asarray(labels, jnp.int32), modality
 
 
 @pytest.mark.parametrize(
@@ -26,20 +26,20 @@ def case(kinds, seed=0):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("block", [1, 3, 64])
-def test_numbers_and_gradients_are_those_of_all_tables(kinds, block):
-    y, tables, labels, stream = case(kinds)
-    weights, count = target_weights(stream, SIZES, "mod")
+def test_values_and_gradients_equal_the_slow_version(kinds, block):
+    y, tables, labels, modality = case(kinds)
+    weights, count = token_weights(modality, SIZES, "mod")
     np.testing.assert_array_equal(count, [kinds.count(t) for t in range(3)])
 
     def run(y, tables, how):
-        total, each = table_cross_entropy(y, tables, labels, stream, weights, how)
+        total, each = per_modality_cross_entropy(y, tables, labels, modality, weights, how)
         return 3.0 * total, each
 
     both = [
         jax.jit(jax.value_and_grad(lambda *a, h=h: run(*a, h), (0, 1), has_aux=True))(y, tables) for h in (block, None)
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-5), *both)
-    total, each = jax.jit(lambda *a: table_cross_entropy(*a, block))(y, tables, labels, stream, weights)
+    total, each = jax.jit(lambda *a: per_modality_cross_entropy(*a, block))(y, tables, labels, modality, weights)
     by_hand = np.zeros(len(kinds))
     for i, k in enumerate(kinds):
         if k < 3:
@@ -50,9 +50,9 @@ def test_numbers_and_gradients_are_those_of_all_tables(kinds, block):
 
 
 def test_weightings_by_hand():
-    stream = jnp.asarray([0, 0, 2, 3])
-    np.testing.assert_allclose(target_weights(stream, SIZES, "mod")[0], [1 / 6, 1 / 6, 1 / 3, 0], rtol=1e-6)
-    np.testing.assert_allclose(target_weights(stream, SIZES, "token")[0], [1 / 3, 1 / 3, 1 / 3, 0], rtol=1e-6)
-    np.testing.assert_allclose(target_weights(stream, SIZES, "token_vocab")[0], np.array([7, 7, 5, 0]) / 19, rtol=1e-6)
+    modality = jnp.asarray([0, 0, 2, 3])
+    np.testing.assert_allclose(token_weights(modality, SIZES, "mod")[0], [1 / 6, 1 / 6, 1 / 3, 0], rtol=1e-6)
+    np.testing.assert_allclose(token_weights(modality, SIZES, "token")[0], [1 / 3, 1 / 3, 1 / 3, 0], rtol=1e-6)
+    np.testing.assert_allclose(token_weights(modality, SIZES, "token_vocab")[0], np.array([7, 7, 5, 0]) / 19, rtol=1e-6)
     for how in ("mod", "token", "token_vocab"):
-        np.testing.assert_array_equal(target_weights(jnp.full(4, 3), SIZES, how)[0], 0)
+        np.testing.assert_array_equal(token_weights(jnp.full(4, 3), SIZES, how)[0], 0)

@@ -8,20 +8,20 @@ import pytest
 from mmrep.errors import ConfigError
 from mmrep.generation import sampling
 from mmrep.systems.masked.fourm import schedules
-from mmrep.systems.masked.fourm.schedules import Guide, Target, chain, steps_of
+from mmrep.systems.masked.fourm.schedules import Guidance, Target, chained_schedule, decoding_schedule
 
 
-def test_tokens_a_step_are_the_authors():
-    assert schedules.cosine_tokens(8, 64).tolist() == [2, 7, 10, 12, 12, 10, 7, 4]
-    assert schedules.cosine_tokens(6, 64).tolist() == [4, 12, 16, 16, 12, 4]
-    assert schedules.cosine_tokens(3, 10).tolist() == [2, 5, 3]
-    assert schedules.linear_tokens(3, 10).tolist() == [4, 3, 3]
-    assert schedules.linear_tokens(5, 64).tolist() == [13, 13, 13, 13, 12]
-    assert schedules.linear_tokens(12, 10).tolist() == [1] * 10
+def test_token_schedules_equal_the_authors():
+    assert schedules.cosine_schedule(8, 64).tolist() == [2, 7, 10, 12, 12, 10, 7, 4]
+    assert schedules.cosine_schedule(6, 64).tolist() == [4, 12, 16, 16, 12, 4]
+    assert schedules.cosine_schedule(3, 10).tolist() == [2, 5, 3]
+    assert schedules.linear_schedule(3, 10).tolist() == [4, 3, 3]
+    assert schedules.linear_schedule(5, 64).tolist() == [13, 13, 13, 13, 12]
+    assert schedules.linear_schedule(12, 10).tolist() == [1] * 10
 
 
-def test_temperatures_are_the_authors():
-    tokens = schedules.linear_tokens(5, 64)
+def test_temperature_schedules_equal_the_authors():
+    tokens = schedules.linear_schedule(5, 64)
     np.testing.assert_allclose(schedules.linear_temperature(2.0, tokens), [2.0, 1.59375, 1.1875, 0.78125, 0.375])
     found = schedules.onex_temperature(6.0, 0.5, tokens, 0.5)
     np.testing.assert_allclose(found, [4.882812, 2.399903, 1.434102, 0.864753, 0.5], atol=1e-6)
@@ -38,7 +38,7 @@ LOGITS = np.array([[2.0, 1.0, 0.5, 0.0, -1.0, 3.0], [0.0, 0.1, 0.2, 0.3, 0.4, 0.
         (4, 0.8, [[1, 0, 0, 0, 0, 1], [0, 0, 1, 1, 1, 1]]), (0, 1.0, [[1] * 6] * 2), (0, 0.0, [[1] * 6] * 2),
     ],
 )  # fmt: skip
-def test_filters_are_the_authors(k, p, kept):
+def test_filters_equal_the_authors(k, p, kept):
     found = sampling.keep_top_p(sampling.keep_top_k(jnp.asarray(LOGITS), k), p)
     np.testing.assert_array_equal(np.isfinite(found), np.array(kept, bool))
 
@@ -60,20 +60,34 @@ def test_guidance_is_a_weighted_sum_of_differences():
     np.testing.assert_allclose(sampling.guide(a[None], plain, jnp.ones(1)), a, rtol=1e-5)
 
 
-def test_chains_grow_their_condition():
-    first, second = chain(["semseg", "rgb"], given=("caption",), guidance=3.0, grow=True, steps=4)
-    assert first.guides == (Guide(("caption",), 3.0),) and second.guides == (Guide(("caption", "semseg"), 3.0),)
-    assert chain(["rgb"], given=("caption",))[0].guides == ()
-    assert sum(s.tokens for s in steps_of(Target("rgb", "roar", steps=5, temperature=2.0, cooling="linear"), 64)) == 64
+def test_chained_schedules_grow_their_conditioning():
+    first, second = chained_schedule(["semseg", "rgb"], ("caption",), 3.0, grow_conditioning=True, decoding_steps=4)
+    assert first.guidance == (Guidance(("caption",), 3.0),)
+    assert second.guidance == (Guidance(("caption", "semseg"), 3.0),)
+    assert chained_schedule(["rgb"], ("caption",))[0].guidance == ()
+    scheduled = decoding_schedule(Target("rgb", "roar", 5, temperature=2.0, temperature_schedule="linear"), 64)
+    assert sum(step.num_tokens for step in scheduled) == 64
+
+
+def test_scales_of_their_own_are_conditions_of_their_own():
+    (rgb, text) = chained_schedule(
+        ["rgb", "caption"], ("depth", "semseg"), 2.0, scales={"depth": -0.5}, sequences=("caption",), scheme="roar"
+    )
+    assert rgb.guidance == text.guidance == (Guidance(("semseg",), 2.0), Guidance(("depth",), -0.5))
+    assert (rgb.scheme, text.scheme) == ("roar", "autoregressive")
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
-        ({"scheme": "maskgot"}, "scheme"), ({"steps": 0}, "steps"), ({"top_p": 1.2}, "top_p"), ({"top_k": 2.5}, "top_k"),
-        ({"temperature": -1.0}, "temperature"), ({"cooling": "onex:1"}, "onex:END:POWER"), ({"cooling": "liner"}, "linear"),
+        ({"scheme": "maskgot"}, "scheme"), ({"decoding_steps": 0}, "decoding_steps"), ({"top_p": 1.2}, "top_p"), ({"top_k": 2.5}, "top_k"),
+        ({"temperature": -1.0}, "temperature"), ({"temperature_schedule": "onex:1"}, "onex:END:POWER"),
+        ({"temperature_schedule": "liner"}, "linear"),
     ],
 )  # fmt: skip
-def test_impossible_targets_are_refused(change, says):
-    with pytest.raises(ConfigError, match=says):
-        steps_of(Target("rgb", **change), 64)
+def test_impossible_targets_are_refused(change, message):
+    target = Target("rgb")
+    for name, value in change.items():
+        object.__setattr__(target, name, value)  # the tests' type checks would refuse it first
+    with pytest.raises(ConfigError, match=message):
+        decoding_schedule(target, 64)

@@ -1,68 +1,82 @@
-"""4M: one encoder-decoder over the tokens of every modality, any to any (Mizrahi et al., NeurIPS 2023, arXiv 2312.06647)."""
+"""4M: massively multimodal masked modeling (Mizrahi et al., NeurIPS 2023, arXiv 2312.06647; 4M-21: Bachmann et al., NeurIPS 2024, arXiv 2406.09406).
+
+One encoder-decoder over the tokens of all modalities. A few tokens of any modality are inputs, a few others are targets, both drawn anew
+for every example; the targets are decoded in parallel (images) or autoregressively (sequences), with one cross-entropy per modality.
+
+paper                                       here
+modalities, their tokenizers                tokens.TokenModality, token_modality, BinQuantizer
+input and target budgets, Dirichlet alphas  masking.DirichletMixture, token_budgets
+span masking of sequences                   masking.span_mask, mask_spans, target_window
+encoder, decoder, decoder attention mask    model.fourm_model, masking.expand_decoder_attention_mask
+loss per modality, per token                heads.per_modality_cross_entropy, token_weights; fourm_loss below
+MaskGIT, ROAR, autoregressive, guidance     decode.generate, schedules.Target, Guidance, chained_schedule
+the authors' weights                        weights.from_authors, to_authors
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from mmrep.errors import ConfigError
+from mmrep.errors import ConfigError, near
 from mmrep.nn.config import TransformerConfig
-from mmrep.nn.quantise import check_levels
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
-from mmrep.systems.masked.fourm import masking as spans
-from mmrep.systems.masked.fourm.decode import TokenInfer
-from mmrep.systems.masked.fourm.heads import BLOCK, table_cross_entropy, target_weights
-from mmrep.systems.masked.fourm.masking import Masked, Mixture, Stream, Tokens
-from mmrep.systems.masked.fourm.model import BASE, Memory, TokenModel, token_model
-from mmrep.systems.masked.fourm.predict import whole_stream
-from mmrep.systems.masked.fourm.tokens import Levels, detokenise, patches, tokenise
+from mmrep.systems.masked.fourm.decode import TokenInfer, image_logits
+from mmrep.systems.masked.fourm.heads import BLOCK_ROWS, per_modality_cross_entropy, token_weights
+from mmrep.systems.masked.fourm.masking import DirichletMixture, MaskedTokens, check_mixtures, mask_tokens
+from mmrep.systems.masked.fourm.model import BASE, DecodeState, FourM, fourm_model
+from mmrep.systems.masked.fourm.tokens import (
+    TokenModality,
+    Tokens,
+    all_tokens,
+    check_modalities,
+    detokenize,
+    input_values,
+    tokenize,
+)  # fmt: skip
+
+LossType = Literal["mod", "token", "token_vocab"]
 
 
 @dataclass(frozen=True)
 class Config:
-    """streams: the token modalities; each is a batch entry: text ids, a map of ids (finer ones by majority), or numbers with `levels`.
+    """modalities: each is a batch entry of the same name, see `TokenModality`.
 
-    mixtures: how input and target budgets are drawn, one Dirichlet each.   n_input, n_target: tokens an example, padded.
-    weighting: the loss by stream ("mod"), by token, or by token and vocabulary ("token_vocab", the authors' code).
-    grouped: each target meets its own stream's table alone; off, all tables (the slow twin).   causal, separate: see token_model.
-    The batch may hold `present` [B, streams], 1 where an example has the stream: an absent one neither goes in nor is predicted.
+    mixtures: components of the distribution of input and target budgets.
+    num_input_tokens, num_target_tokens: tokens per example, padded.
+    loss_type: mean per modality ("mod"), over tokens, or over tokens by vocabulary size ("token_vocab", the authors' token loss).
+    per_modality_logits: logits of each target over its own modality alone; False computes all (slow; the reference for tests).
+    decoder_sep_mask, decoder_causal_mask: see `fourm_model`.
+
+    The batch may hold `present` [B, modalities], 1 where an example has the modality; absent ones are neither inputs nor targets.
     """
 
-    streams: tuple[Stream, ...] = ()
-    mixtures: tuple[Mixture, ...] = ()
-    levels: tuple[Levels, ...] = ()
-    n_input: int = 128
-    n_target: int = 128
+    modalities: tuple[TokenModality, ...] = ()
+    mixtures: tuple[DirichletMixture, ...] = ()
+    num_input_tokens: int = 128
+    num_target_tokens: int = 128
     encoder: TransformerConfig = BASE
     decoder: TransformerConfig = BASE
-    weighting: Literal["mod", "token", "token_vocab"] = "mod"
-    grouped: bool = True
-    separate: bool = True
-    causal: bool = True
+    loss_type: LossType = "mod"
+    per_modality_logits: bool = True
+    decoder_sep_mask: bool = True
+    decoder_causal_mask: bool = True
     dtype: str = "float32"
-    position_base: float = field(default=10_000.0, metadata={"since": 2})
+    position_base: float = 10_000.0
 
     def check(self) -> None:
-        spans.check(self.streams, self.mixtures, self.n_input, self.n_target)
-        by_name = {s.name: s for s in self.streams}
-        for x in self.levels:
-            check_levels(x.levels)
-            if x.name not in by_name or by_name[x.name].length:
-                raise ConfigError(f"system.levels names {x.name!r}: choose from the image streams {sorted(by_name)}")
-            codes = 1
-            for n in x.levels:
-                codes *= n
-            if codes > by_name[x.name].vocab:
-                raise ConfigError(f"stream {x.name!r}: levels {x.levels} make {codes} ids, its vocab must hold them")
-        if self.weighting not in ("mod", "token", "token_vocab"):
-            raise ConfigError(f"system.weighting is {self.weighting!r}: choose 'mod', 'token' or 'token_vocab'")
+        """Raises ConfigError naming the field."""
+        check_modalities(self.modalities)
+        check_mixtures(self.modalities, self.mixtures, self.num_input_tokens, self.num_target_tokens)
+        if self.loss_type not in get_args(LossType):
+            raise ConfigError(f"system.loss_type is {self.loss_type!r}{near(self.loss_type, get_args(LossType))}")
 
-    def model(self) -> TokenModel:
-        return token_model(
-            self.streams, self.encoder, self.decoder, separate=self.separate, causal=self.causal, dtype=self.dtype,
-            position_base=self.position_base,
+    def model(self) -> FourM:
+        return fourm_model(
+            self.modalities, self.encoder, self.decoder, sep_mask=self.decoder_sep_mask,
+            causal_mask=self.decoder_causal_mask, dtype=self.dtype, position_base=self.position_base,
         )  # fmt: skip
 
     def build(self) -> System:
@@ -70,81 +84,82 @@ class Config:
         model = self.model()
 
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
-            present = batch["present"][:, : len(self.streams)] > 0.5 if "present" in batch else None
-            tokens = tokenise(self.streams, self.levels, batch)
-            masked = spans.mask(rng, tokens, self.streams, self.mixtures, self.n_input, self.n_target, present)
-            return masked_loss(self, model, params, masked, patches(self.streams, batch))
+            present = batch["present"][:, : len(self.modalities)] > 0.5 if "present" in batch else None
+            ids = tokenize(self.modalities, batch)
+            sizes = self.num_input_tokens, self.num_target_tokens
+            masked = mask_tokens(rng, ids, self.modalities, self.mixtures, *sizes, present)
+            return fourm_loss(self, model, params, masked, input_values(self.modalities, batch))
 
-        def encoded(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B N D"]:
-            """The encoder's tokens of the streams that the batch holds, one after another; of pixels alone, those of a plain ViT."""
-            given = spans.everything(tokenise(self.streams, self.levels, batch), self.streams)
-            return model.encode(params, given, patches(self.streams, batch))[0]
+        def encoded(params: Params, batch: Batch) -> tuple[Float[Array, "B N D"], Tokens]:
+            inputs = all_tokens(tokenize(self.modalities, batch), self.modalities)
+            return model.encode(params, inputs, input_values(self.modalities, batch))[0], inputs
+
+        def tokens(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B N D"]:
+            """The encoder's tokens of the modalities in the batch, one after another; of pixels alone, those of a plain ViT."""
+            return encoded(params, batch)[0]
 
         def fused(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B D"]:
-            """The mean of the encoder's real tokens."""
-            real = spans.everything(tokenise(self.streams, self.levels, batch), self.streams).valid[..., None]
-            return jnp.where(real, encoded(params, extras, batch), 0).sum(1) / jnp.maximum(real.sum(1), 1)
+            """The mean of the encoder's tokens, padding excluded."""
+            x, inputs = encoded(params, batch)
+            valid = inputs.valid[..., None]
+            return jnp.where(valid, x, 0).sum(1) / jnp.maximum(valid.sum(1), 1)
 
         def predict(params: Params, extras: Extras, batch: Batch) -> dict[str, Int[Array, "B R C"]]:
-            """Every image stream's likeliest ids from all other streams that the batch holds, all places at once."""
-            tokens, found, ask = tokenise(self.streams, self.levels, batch), {}, token_infer(self, params)
-            for t, s in enumerate(self.streams):
-                others = {k: v for k, v in tokens.items() if k != s.name}
-                if not s.length and not s.patch and others:
-                    logits = whole_stream(ask, spans.everything(others, self.streams), patches(self.streams, batch), t)
-                    found[s.name] = logits.argmax(-1).astype(jnp.int32).reshape(-1, *s.grid)
+            """The most likely ids of each image modality from all others in the batch, all tokens at once."""
+            ids, values = tokenize(self.modalities, batch), input_values(self.modalities, batch)
+            infer, found = token_infer(self, params), {}
+            for i, m in enumerate(self.modalities):
+                others = {k: v for k, v in ids.items() if k != m.name}
+                if not m.is_sequence and not m.input_only and others:
+                    logits = image_logits(infer, all_tokens(others, self.modalities), values, i)
+                    found[m.name] = logits.argmax(-1).astype(jnp.int32).reshape(-1, *m.grid)
             return found
 
-        infer = {"tokens": encoded, "fused": fused, "predict": predict}
-        tokens = lambda params, extras: token_infer(self, params)  # noqa: E731
-        return System(lambda rng, batch: (model.init(rng), {}), stateless(loss), infer, tokens=tokens)
+        infer = {"tokens": tokens, "fused": fused, "predict": predict}
+        generation = lambda params, extras: token_infer(self, params)  # noqa: E731
+        return System(lambda rng, batch: (model.init(rng), {}), stateless(loss), infer, tokens=generation)
+
+
+def fourm_loss(
+    config: Config, model: FourM, params: Params, masked: MaskedTokens, values: Mapping[str, Array] | None = None
+) -> tuple[Float[Array, ""], Metrics]:
+    """(weighted cross-entropy of the targets, metrics: each modality's mean, 0 where it has no target in the batch)."""
+    context, _ = model.encode(params, masked.inputs, values)
+    y = model.decode(params, context, masked.inputs, masked.queries, masked.decoder_attention_mask)
+    kinds = len(config.modalities)
+    modality = jnp.where(masked.queries.valid, masked.queries.modality, kinds).reshape(-1)
+    weights, count = token_weights(modality, [m.num_embeddings for m in config.modalities], config.loss_type)
+    total, losses = per_modality_cross_entropy(
+        y.reshape(-1, y.shape[-1]), model.embeddings(params), masked.target_ids.reshape(-1), modality, weights,
+        BLOCK_ROWS if config.per_modality_logits else None,
+    )  # fmt: skip
+    own = modality[:, None] == jnp.arange(kinds)
+    by_modality = jnp.where(own, losses[:, None], 0).sum(0) / jnp.maximum(count, 1)
+    metrics = {m.name: by_modality[i] for i, m in enumerate(config.modalities)}
+    metrics |= {
+        "inputs": masked.inputs.valid.mean(dtype=jnp.float32),
+        "targets": (modality < kinds).mean(dtype=jnp.float32),
+    }
+    return total, metrics
 
 
 def token_infer(config: Config, params: Params) -> TokenInfer:
-    """The trained model as `mmrep.systems.masked.fourm.decode` takes it. Made once, its steps compile once."""
+    """The model for generation. Its compiled steps are cached with this object: make it once."""
     model = config.model()
 
-    def spoken(params: Params, y: Array, t: int) -> Array:
-        return y @ model.tables(params)[t].astype(y.dtype).T
+    def logits(
+        params: Params, context: Array, inputs: Tokens, queries: Tokens, attention_mask: Array | None, i: int
+    ) -> Array:
+        return model.to_logits(params, model.decode(params, context, inputs, queries, attention_mask), i)
 
-    def logits(params: Params, context: Array, given: Tokens, queries: Tokens, reach: Array | None, t: int) -> Array:
-        return spoken(params, model.decode(params, context, given, queries, reach), t)
-
-    def read(params: Params, memory: Memory, query: Tokens, t: int) -> tuple[Array, Memory]:
-        y, memory = model.read(params, memory, query)
-        return spoken(params, y[:, 0], t), memory
-
-    def tokenised(batch: Batch) -> tuple[dict[str, Array], dict[str, Array]]:
-        return tokenise(config.streams, config.levels, batch), patches(config.streams, batch)
+    def decode_step(params: Params, state: DecodeState, query: Tokens, i: int) -> tuple[Array, DecodeState]:
+        y, state = model.decode_step(params, state, query)
+        return model.to_logits(params, y[:, 0], i), state
 
     return TokenInfer(
-        config.streams, lambda p, tokens, pixels: model.encode(p, tokens, pixels)[0], logits, model.begin, read, params, tokenised,
-        lambda ids: detokenise(config.streams, config.levels, ids),
+        config.modalities, params,
+        encode=lambda params, tokens, values: model.encode(params, tokens, values)[0],
+        logits=logits, init_cache=model.init_cache, decode_step=decode_step,
+        tokenize=lambda batch: (tokenize(config.modalities, batch), input_values(config.modalities, batch)),
+        detokenize=lambda ids: detokenize(config.modalities, ids),
     )  # fmt: skip
-
-
-def masked_loss(
-    config: Config, model: TokenModel, params: Params, masked: Masked, pixels: Mapping[str, Array] | None = None
-) -> tuple[Array, Metrics]:
-    """The weighted cross-entropy of the targets, and each stream's mean, which is 0 where it has no target in the batch."""
-    encoded, _ = model.encode(params, masked.inputs, pixels)
-    y = model.decode(params, encoded, masked.inputs, masked.queries, masked.reach)
-    kinds = len(config.streams)
-    stream = jnp.where(masked.queries.valid, masked.queries.stream, kinds).reshape(-1)
-    tables = model.tables(params)
-    weights, count = target_weights(stream, [s.rows for s in config.streams], config.weighting)
-    total, each = table_cross_entropy(
-        y.reshape(-1, y.shape[-1]),
-        tables,
-        masked.labels.reshape(-1),
-        stream,
-        weights,
-        BLOCK if config.grouped else None,
-    )
-    by_stream = (jnp.where(stream[:, None] == jnp.arange(kinds), each[:, None], 0)).sum(0) / jnp.maximum(count, 1)
-    metrics = {s.name: by_stream[t] for t, s in enumerate(config.streams)}
-    metrics |= {
-        "inputs": masked.inputs.valid.mean(dtype=jnp.float32),
-        "targets": (stream < kinds).mean(dtype=jnp.float32),
-    }
-    return total, metrics

@@ -1,9 +1,10 @@
-"""4M's network as pure functions: one encoder and one decoder over tokens of any stream (Mizrahi et al. 2023, arXiv 2312.06647).
+"""4M's network as pure functions: one encoder and one decoder over the tokens of all modalities (Mizrahi et al. 2023, arXiv 2312.06647).
 
-m = token_model(streams, encoder=replace(BASE, depth=6), decoder=replace(BASE, depth=6))
+m = fourm_model(modalities, encoder=replace(BASE, depth=6), decoder=replace(BASE, depth=6))
 params = m.init(rng)
 context, out = m.encode(params, masked.inputs)
-y = m.decode(params, context, masked.inputs, masked.queries, masked.reach)      # then m.tables(params) and tied_heads
+y = m.decode(params, context, masked.inputs, masked.queries, masked.decoder_attention_mask)
+logits = m.to_logits(params, y, i)                                     # of modality i; training uses `heads`
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,14 +24,15 @@ from mmrep.nn.config import TransformerConfig
 from mmrep.nn.positions import sincos_1d
 from mmrep.nn.transformer import Transformer
 from mmrep.system import Params
-from mmrep.systems.masked.fourm.masking import Stream, Tokens, attention_mask
+from mmrep.systems.masked.fourm.masking import expand_decoder_attention_mask
+from mmrep.systems.masked.fourm.tokens import TokenModality, Tokens
 
 BASE = TransformerConfig(width=768, depth=12, heads=12, epsilon=1e-6, activation="swiglu", use_bias=False)
 """4M-B's encoder and decoder; other sizes replace width, depth and heads."""
 
 
-class Tables(nn.Module):
-    """Learnt rows by name."""
+class EmbeddingTables(nn.Module):
+    """Learned embeddings by name."""
 
     rows: tuple[tuple[str, int], ...]
     width: int
@@ -41,52 +43,47 @@ class Tables(nn.Module):
         return {name: self.param(name, init, (n, self.width), jnp.float32) for name, n in self.rows}
 
 
-def linear_name(s: Stream) -> str:
-    """The parameters by which a stream without ids goes in."""
-    return f"{'vectors' if s.vectors else 'pixels'}_{s.name}"
-
-
-class Memory(NamedTuple):
-    """Of a text that is read token by token: the decoder's keys and values, its context and what of that is real, and which tokens were read."""
+class DecodeState(NamedTuple):
+    """Autoregressive decoding: the decoder's KV cache, its context with the context's padding mask, and which cache rows are written."""
 
     cache: Any
     context: Float[Array, "B N D"]
-    real: Bool[Array, "B N"]
-    seen: Bool[Array, " L"]
+    context_valid: Bool[Array, "B N"]
+    written: Bool[Array, " L"]
 
 
-class TokenModel(NamedTuple):
-    """init: rng -> params.   encode: (params, tokens, patches = {}) -> (encoded [B, N, D], the encoder's `out`).
+class FourM(NamedTuple):
+    """init: rng -> params.   encode: (params, tokens, {input-only modality: values} = {}) -> (context [B, N, D], the encoder's `out`).
 
-    patches: [B, places, values] in [-1, 1] of each pixel stream, (row, column, channel) inside a patch; of vectors, [B, L, values].
-
-    decode: (params, encoded, its tokens, queries, reach [B, M] or None: no self-attention mask) -> [B, M, D].
-    begin:  (params, encoded, its tokens, length) -> a memory for so many tokens of one text, to be read one by one.
-    read:   (params, memory, query [B, 1]) -> ([B, 1, D], memory): what `decode` gives for the last of the tokens read so far.
-    tables: params -> the decoder's table of each stream, in which its logits are taken.
+    decode:      (params, context, its tokens, queries, decoder_attention_mask [B, M] or None: no self-attention mask) -> [B, M, D].
+    init_cache:  (params, context, its tokens, length) -> DecodeState for `length` tokens of one sequence.
+    decode_step: (params, state, query [B, 1]) -> ([B, 1, D], state): equals `decode` at the last of the tokens so far.
+    to_logits:   (params, y [B, M, D], i) -> logits [B, M, V] of modality i.
+    embeddings:  params -> the decoder's embedding table of each modality, which also gives its logits (tied weights).
     """
 
     init: Callable[[PRNGKeyArray], Params]
     encode: Callable[..., tuple[Float[Array, "B N D"], dict[str, Any]]]
     decode: Callable[[Params, Array, Tokens, Tokens, Int[Array, "B M"] | None], Float[Array, "B M D"]]
-    begin: Callable[[Params, Array, Tokens, int], Memory]
-    read: Callable[[Params, Memory, Tokens], tuple[Float[Array, "B 1 D"], Memory]]
-    tables: Callable[[Params], tuple[Array, ...]]
+    init_cache: Callable[[Params, Array, Tokens, int], DecodeState]
+    decode_step: Callable[[Params, DecodeState, Tokens], tuple[Float[Array, "B 1 D"], DecodeState]]
+    to_logits: Callable[[Params, Array, int], Float[Array, "B M V"]]
+    embeddings: Callable[[Params], tuple[Array, ...]]
 
 
-def token_model(
-    streams: Sequence[Stream],
+def fourm_model(
+    modalities: Sequence[TokenModality],
     encoder: TransformerConfig,
     decoder: TransformerConfig,
     *,
-    separate: bool = True,
-    causal: bool = True,
+    sep_mask: bool = True,
+    causal_mask: bool = True,
     dtype: str = "float32",
     position_base: float = 10_000.0,
-) -> TokenModel:
-    """separate: decoder queries see their own stream alone.   causal: off, every query sees all (a leak where texts are read; ablation).
+) -> FourM:
+    """sep_mask: decoder queries attend within their own modality.   causal_mask: False lets every query attend to all (ablation: texts leak).
 
-    position_base: of the positions' slowest wave; on a small grid a small one tells places apart better.
+    position_base: period base of the sine-cosine position embeddings; on a small grid a small base separates positions better.
 
     Raises ConfigError for a width that cannot work.
     """
@@ -96,121 +93,132 @@ def token_model(
             f"system.encoder.width is {width} and decoder.width {decoder.width}: give both one multiple of 4"
         )
     kind = jnp.dtype(dtype)
-    texts = [s for s in streams if s.length and not s.vectors]
-    linear = [s for s in streams if s.only_input]
-    rows = tuple((s.name, s.rows) for s in streams if not s.only_input)
+    texts = [m for m in modalities if m.is_sequence and not m.input_only]
+    projected = [m for m in modalities if m.input_only]
+    learned = [m for m in modalities if m.learned_positions]
+    rows = tuple((m.name, m.num_embeddings) for m in modalities if not m.input_only)
     modules: dict[str, nn.Module] = {
-        "in": Tables(rows, width),
-        "out": Tables(rows, width),
-        "stream": Tables(tuple((s.name, 1) for s in streams), width),
-        "mask": Tables((("token", 1),), width),
+        "encoder_embeddings": EmbeddingTables(rows, width),
+        "decoder_embeddings": EmbeddingTables(rows, width),
+        "mod_emb": EmbeddingTables(tuple((m.name, 1) for m in modalities), width),
+        "mask_token": EmbeddingTables((("token", 1),), width),
         "encoder": Transformer(encoder, dtype=kind),
-        "context": nn.Dense(width, dtype=kind, kernel_init=nn.initializers.xavier_uniform()),
+        "decoder_proj_context": nn.Dense(width, dtype=kind, kernel_init=nn.initializers.xavier_uniform()),
         "decoder": Transformer(decoder, cross=True, norm_context="own", dtype=kind),
     }
-    for s in linear:
-        modules[linear_name(s)] = nn.Dense(
-            width, use_bias=s.vectors > 0, dtype=kind, kernel_init=nn.initializers.xavier_uniform()
+    for m in projected:
+        modules[f"proj_{m.name}"] = nn.Dense(
+            width, use_bias=m.is_sequence, dtype=kind, kernel_init=nn.initializers.xavier_uniform()
         )
-    learned = [s for s in streams if s.learned]
     if learned:
-        modules["place"] = Tables(tuple((s.name, s.size) for s in learned), width)
-    # One row of positions after another: of each grid once, and of texts.
-    longest = max((2 * s.length + 2 for s in streams if s.length), default=0)
-    shapes = sorted({s.grid for s in streams if not s.length and not s.learned})
-    starts = np.cumsum([0, *(r * c for r, c in shapes), longest, *(s.size for s in learned)])
+        modules["pos_emb"] = EmbeddingTables(tuple((m.name, m.max_tokens) for m in learned), width)
 
-    def place_row(s: Stream) -> int:
-        return int(
-            starts[
-                len(shapes) + 1 + learned.index(s) if s.learned else len(shapes) if s.length else shapes.index(s.grid)
-            ]
-        )
+    # Position embeddings are one table: each grid once, then sequences, then learned ones.
+    longest = max((2 * m.length + 2 for m in modalities if m.is_sequence), default=0)
+    grids = sorted({m.grid for m in modalities if not m.is_sequence and not m.learned_positions})
+    starts = np.cumsum([0, *(r * c for r, c in grids), longest, *(m.max_tokens for m in learned)])
 
-    first_place = np.array([place_row(s) for s in streams])
-    sizes = [0 if s.only_input else s.rows for s in streams]
+    def position_block(m: TokenModality) -> int:
+        if m.learned_positions:
+            return len(grids) + 1 + learned.index(m)
+        return len(grids) if m.is_sequence else grids.index(m.grid)
+
+    first_position = np.array([starts[position_block(m)] for m in modalities])
+    # Rows of each modality in the concatenated tables: of all modalities, and of texts alone.
+    sizes = [0 if m.input_only else m.num_embeddings for m in modalities]
     first_row = np.cumsum([0, *sizes[:-1]])
-    text_row = np.cumsum([0, *(s.rows if s in texts else 0 for s in streams[:-1])])
-    is_text = np.array([s in texts for s in streams])
+    first_text_row = np.cumsum([0, *(m.num_embeddings if m in texts else 0 for m in modalities[:-1])])
+    is_text = np.array([m in texts for m in modalities])
 
-    def run(params: Params, name: str, *inputs: Any, **options: Any) -> Any:
+    def apply(params: Params, name: str, *inputs: Any, **options: Any) -> Any:
         return modules[name].apply({"params": params[name]}, *inputs, **options)
 
     def init(rng: PRNGKeyArray) -> Params:
         x = jnp.zeros((1, 2, width), jnp.float32)
-        inputs: dict[str, tuple] = {"encoder": (x,), "context": (x,), "decoder": (x, None, x)}
-        values = {linear_name(s): s.vectors or s.patch**2 * s.channels for s in linear}
-        inputs |= {k: (jnp.zeros((1, n), jnp.float32),) for k, n in values.items()}
+        inputs: dict[str, tuple] = {"encoder": (x,), "decoder_proj_context": (x,), "decoder": (x, None, x)}
+        for m in projected:
+            inputs[f"proj_{m.name}"] = (jnp.zeros((1, m.num_values), jnp.float32),)
         keys = jax.random.split(rng, len(modules))
         return {k: m.init(key, *inputs.get(k, ()))["params"] for key, (k, m) in zip(keys, modules.items())}
 
-    def labels(params: Params, tokens: Tokens) -> Array:
-        """Position and stream of each token; 0 for padding."""
-        fixed = *(grid_positions(*g, width, position_base) for g in shapes), sincos_1d(longest, width)
-        ladder = jnp.concatenate([*fixed, *(params["place"][s.name] for s in learned)]).astype(kind)
-        positions = ladder[jnp.asarray(first_place)[tokens.stream] + tokens.place]
-        names = jnp.concatenate([params["stream"][s.name] for s in streams]).astype(kind)
-        # A product with one-hot rows: its gradient is a product too, where a look-up's is a scatter.
-        where = positions + jax.nn.one_hot(tokens.stream, len(streams), dtype=kind) @ names
-        return jnp.where(tokens.valid[..., None], where, 0)
+    def modality_embedding(params: Params, tokens: Tokens) -> Array:
+        """Position and modality embedding of each token; 0 for padding."""
+        fixed = *(grid_positions(*g, width, position_base) for g in grids), sincos_1d(longest, width)
+        table = jnp.concatenate([*fixed, *(params["pos_emb"][m.name] for m in learned)]).astype(kind)
+        positions = table[jnp.asarray(first_position)[tokens.modality] + tokens.position]
+        mod_emb = jnp.concatenate([params["mod_emb"][m.name] for m in modalities]).astype(kind)
+        # A product with one-hot rows: its gradient is a product too, while the gradient of indexing is a scatter.
+        emb = positions + jax.nn.one_hot(tokens.modality, len(modalities), dtype=kind) @ mod_emb
+        return jnp.where(tokens.valid[..., None], emb, 0)
 
     def encode(
-        params: Params, tokens: Tokens, patches: Mapping[str, Array] | None = None
+        params: Params, tokens: Tokens, values: Mapping[str, Array] | None = None
     ) -> tuple[Array, dict[str, Any]]:
         x = jnp.zeros((*tokens.ids.shape, width), kind)
         if rows:
-            table = jnp.concatenate([params["in"][name] for name, _ in rows])
-            x = table[jnp.asarray(first_row)[tokens.stream] + tokens.ids].astype(kind)
-        for s in linear:
-            if patches and s.name in patches:
-                here = tokens.stream == streams.index(s)
-                # Of vectors the id says which, as places are those in the order of what is left of the text.
-                at = tokens.place if s.patch else jnp.minimum(tokens.ids - FIRST_PIECE, s.length - 1)
-                chosen = take(patches[s.name].astype(kind), jnp.where(here, at, 0))
-                if s.vectors:
-                    chosen = jnp.where((tokens.ids < s.sentinel)[..., None], chosen, 0)
-                flat = run(params, linear_name(s), chosen.reshape(-1, chosen.shape[-1]))
-                x = jnp.where(here[..., None], flat.reshape(x.shape), x)
-        x = jnp.where(tokens.valid[..., None], x, 0) + labels(params, tokens)
-        return run(params, "encoder", x, padding_mask(tokens.valid))
+            table = jnp.concatenate([params["encoder_embeddings"][name] for name, _ in rows])
+            x = table[jnp.asarray(first_row)[tokens.modality] + tokens.ids].astype(kind)
+        for m in projected:
+            if values and m.name in values:
+                own = tokens.modality == modalities.index(m)
+                # Ids of embeddings count them; positions count the tokens that span masking leaves.
+                at = tokens.position if m.patch_size else jnp.minimum(tokens.ids - FIRST_PIECE, m.length - 1)
+                chosen = take(values[m.name].astype(kind), jnp.where(own, at, 0))
+                if m.embedding_dim:
+                    chosen = jnp.where((tokens.ids < m.sentinel)[..., None], chosen, 0)
+                flat = apply(params, f"proj_{m.name}", chosen.reshape(-1, chosen.shape[-1]))
+                x = jnp.where(own[..., None], flat.reshape(x.shape), x)
+        x = jnp.where(tokens.valid[..., None], x, 0) + modality_embedding(params, tokens)
+        return apply(params, "encoder", x, padding_mask(tokens.valid))
 
-    def asked(params: Params, queries: Tokens) -> Array:
-        """What goes into the decoder: texts as they are read, images as the mask token."""
-        y = jnp.broadcast_to(params["mask"]["token"][0].astype(kind), (*queries.ids.shape, width))
-        reads = jnp.asarray(is_text)[queries.stream]
+    def embed_decoder_inputs(params: Params, queries: Tokens) -> Array:
+        """Token embeddings for sequences (teacher forcing), mask tokens for images."""
+        y = jnp.broadcast_to(params["mask_token"]["token"][0].astype(kind), (*queries.ids.shape, width))
+        text = jnp.asarray(is_text)[queries.modality]
         if texts:
-            table = jnp.concatenate([params["out"][s.name] for s in texts])
-            at = jnp.where(reads, jnp.asarray(text_row)[queries.stream] + queries.ids, 0)
-            y = jnp.where(reads[..., None], table[at].astype(kind), y)
-        return jnp.where(queries.valid[..., None], y, 0) + labels(params, queries)
+            table = jnp.concatenate([params["decoder_embeddings"][m.name] for m in texts])
+            at = jnp.where(text, jnp.asarray(first_text_row)[queries.modality] + queries.ids, 0)
+            y = jnp.where(text[..., None], table[at].astype(kind), y)
+        return jnp.where(queries.valid[..., None], y, 0) + modality_embedding(params, queries)
 
-    def decode(params: Params, encoded: Array, inputs: Tokens, queries: Tokens, reach: Array | None) -> Array:
-        context = run(params, "context", encoded) + labels(params, inputs)
-        mask = padding_mask(queries.valid) if reach is None else attention_mask(reach, queries.stream, separate)
-        if not causal:
-            same = queries.stream[:, :, None] == queries.stream[:, None, :]
-            mask = padding_mask(queries.valid) & same[:, None] if separate else padding_mask(queries.valid)
-        return run(params, "decoder", asked(params, queries), mask, context, padding_mask(inputs.valid))[0]
+    def project_context(params: Params, encoded: Array, inputs: Tokens) -> Array:
+        return apply(params, "decoder_proj_context", encoded) + modality_embedding(params, inputs)
 
-    def remember(params: Params, cache: Any, *inputs: Any) -> tuple[Array, Any]:
+    def decode(params: Params, encoded: Array, inputs: Tokens, queries: Tokens, attention_mask: Array | None) -> Array:
+        context = project_context(params, encoded, inputs)
+        if not causal_mask:
+            same = queries.modality[:, :, None] == queries.modality[:, None, :]
+            mask = padding_mask(queries.valid) & same[:, None] if sep_mask else padding_mask(queries.valid)
+        elif attention_mask is None:
+            mask = padding_mask(queries.valid)
+        else:
+            mask = expand_decoder_attention_mask(attention_mask, queries.modality, sep_mask)
+        y = embed_decoder_inputs(params, queries)
+        return apply(params, "decoder", y, mask, context, padding_mask(inputs.valid))[0]
+
+    def cached(params: Params, cache: Any, *inputs: Any) -> tuple[Array, Any]:
         variables = {"params": params["decoder"]} | ({} if cache is None else {"cache": cache})
         (y, _), changed = modules["decoder"].apply(variables, *inputs, mutable=["cache"])
         return y, changed["cache"]
 
-    def begin(params: Params, encoded: Array, inputs: Tokens, length: int) -> Memory:
-        context = run(params, "context", encoded) + labels(params, inputs)
+    def init_cache(params: Params, encoded: Array, inputs: Tokens, length: int) -> DecodeState:
+        context = project_context(params, encoded, inputs)
         room = jnp.zeros((len(encoded), length, width), kind)
-        _, cache = remember(params, None, room, None, context, padding_mask(inputs.valid))
-        return Memory(cache, context, inputs.valid, jnp.zeros(length, bool))
+        _, cache = cached(params, None, room, None, context, padding_mask(inputs.valid))
+        return DecodeState(cache, context, inputs.valid, jnp.zeros(length, bool))
 
-    def read(params: Params, memory: Memory, query: Tokens) -> tuple[Array, Memory]:
-        seen = jnp.arange(len(memory.seen)) <= memory.seen.sum()
-        mask, real = seen[None, None, None], padding_mask(memory.real)
-        y, cache = remember(params, memory.cache, asked(params, query), mask, memory.context, real)
-        return y, memory._replace(cache=cache, seen=seen)
+    def decode_step(params: Params, state: DecodeState, query: Tokens) -> tuple[Array, DecodeState]:
+        written = jnp.arange(len(state.written)) <= state.written.sum()
+        mask, context_mask = written[None, None, None], padding_mask(state.context_valid)
+        y, cache = cached(params, state.cache, embed_decoder_inputs(params, query), mask, state.context, context_mask)
+        return y, state._replace(cache=cache, written=written)
 
-    def tables(params: Params) -> tuple[Any, ...]:
-        # What only goes in is never predicted: its table is one row that no token meets.
-        return tuple(jnp.zeros((1, width), jnp.float32) if s.only_input else params["out"][s.name] for s in streams)
+    def embeddings(params: Params) -> tuple[Any, ...]:
+        # Input-only modalities are never predicted: their table is one row that no token uses.
+        unused = jnp.zeros((1, width), jnp.float32)
+        return tuple(unused if m.input_only else params["decoder_embeddings"][m.name] for m in modalities)
 
-    return TokenModel(init, encode, decode, begin, read, tables)
+    def to_logits(params: Params, y: Array, i: int) -> Array:
+        return y @ embeddings(params)[i].astype(y.dtype).T
+
+    return FourM(init, encode, decode, init_cache, decode_step, to_logits, embeddings)

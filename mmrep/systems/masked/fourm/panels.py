@@ -1,7 +1,7 @@
-"""Pictures of an any-to-any model: every modality from every other, and generations under several guidance weights."""
+"""Pictures for the report of an any-to-any model: every modality from every other, and chained generation under several guidance scales."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -10,12 +10,11 @@ import numpy as np
 from mmrep.data import pipeline
 from mmrep.model import Model
 from mmrep.report.panels import Grid, Picture, Words
-from mmrep.systems.masked.fourm.canvas import blank, fill
-from mmrep.systems.masked.fourm.decode import generate
-from mmrep.systems.masked.fourm.schedules import Guide, Target, chain
+from mmrep.systems.masked.fourm.decode import condition, generate, init_empty_target
+from mmrep.systems.masked.fourm.schedules import Target, chained_schedule
 
-WEIGHTS = (0.0, 1.0, 3.0, 6.0)
-# Ground first, then hues far apart: classes are told by colour alone.
+SCALES = (0.0, 1.0, 3.0, 6.0)
+# Background first, then hues far apart.
 CLASS_COLOURS = np.array(
     [
         (238, 236, 230), (214, 69, 65), (240, 173, 48), (98, 164, 88), (58, 121, 190), (132, 92, 172), (68, 179, 182),
@@ -26,88 +25,81 @@ CLASS_COLOURS = np.array(
 
 
 def picture(x: Any) -> np.ndarray:
-    """A map as uint8 pixels: [H, W, 3] numbers as colours, [H, W, 1] as grey, class ids [H, W] by a fixed palette."""
+    """An array as uint8 pixels: [H, W, 3] numbers as colours, [H, W, 1] as grey, class ids [H, W] by a fixed palette."""
     x = np.asarray(x)
     if x.ndim == 2:
         return CLASS_COLOURS[x % len(CLASS_COLOURS)]
-    shown = (np.clip(x, 0, 1) * 255).round().astype(np.uint8)
-    return shown if shown.shape[-1] == 3 else shown[..., 0] if shown.shape[-1] == 1 else shown[..., :3]
+    pixels = (np.clip(x, 0, 1) * 255).round().astype(np.uint8)
+    return pixels if pixels.shape[-1] == 3 else pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3]
 
 
 def text(model: Model, ids: Any) -> str:
-    """The words of a text's ids; sentinels and padding say nothing."""
-    found = model.tokenize.decode([int(i) for i in np.asarray(ids)]) if hasattr(model.tokenize, "decode") else ""
-    return found or "(nothing)"
+    """The words of a sequence's ids, without sentinels and padding."""
+    words = model.tokenize.decode([int(i) for i in np.asarray(ids)]) if hasattr(model.tokenize, "decode") else ""
+    return words or "(nothing)"
 
 
-def shown(model: Model, name: str, ids: Any) -> Any:
-    """One example's ids of a stream, as a panel shows them."""
-    maps = model.tokens().detokenise({name: np.asarray(ids)[None]})
-    return Picture(picture(maps[name][0])) if name in maps else Words(text(model, ids))
+def cell(model: Model, name: str, ids: Any) -> Picture | Words:
+    """One example's ids of a modality as a cell of a grid."""
+    arrays = model.tokens().detokenize({name: np.asarray(ids)[None]})
+    return Picture(picture(arrays[name][0])) if name in arrays else Words(text(model, ids))
 
 
-def panels(model: Model, split: str = "test", examples: int = 2, seed: int = 0) -> list[Any]:
-    """Grids for a report: a matrix of every stream from every other for held-out examples, truth beside; and chains by guidance."""
-    ask, held = model.tokens(), {m.name for m in model.data.modalities}
-    names = [s.name for s in ask.streams if not s.only_input and s.name in held]
-    pixels = [s.name for s in ask.streams if s.patch and s.name in held]
-    texts = {s.name for s in ask.streams if s.length}
+def panels(model: Model, split: str = "test", examples: int = 2, seed: int = 0) -> list[Grid]:
+    """A grid of each modality from each other for held-out examples beside the truth, and a grid of chained generation by guidance scale."""
+    infer, held = model.tokens(), {m.name for m in model.data.modalities}
+    known = [m for m in infer.modalities if m.name in held]
+    pixels = [m.name for m in known if m.patch_size]
+    names = [m.name for m in known if not m.input_only]
+    sequences = tuple(m.name for m in infer.modalities if m.is_sequence)
     opened = model.split(split)
     rows = np.linspace(0, len(opened) - 1, examples).astype(int)
     entries = [opened.entry(int(i)) for i in rows]
-    ids, patches = ask.tokenise(pipeline.collate(entries))
+    ids, values = infer.tokenize(pipeline.collate(entries))
 
-    def decide(given: Sequence[str], schedule: Sequence[Target]) -> dict[str, Any]:
-        # All streams are on the canvas whatever is given: one shape, and one program for each target.
-        empty = blank(ask.streams, [*pixels, *names], examples)
-        canvas = fill(empty, ask.streams, {k: ids[k] for k in given}, patches=patches)
-        return generate(ask, canvas, None, schedule, jax.random.key(seed)).ids
+    def generated(given: str, schedule: Sequence[Target]) -> dict[str, Any]:
+        # Each state has all modalities, whichever is given: one shape, and one program per target.
+        empty = init_empty_target(infer.modalities, [*pixels, *names], examples)
+        mod_dict = condition(empty, infer.modalities, {given: ids[given]}, values)
+        made = generate(infer, mod_dict, schedule, jax.random.key(seed))
+        return {name: state.ids for name, state in made.items()}
 
-    def target(name: str, guides: tuple[Guide, ...] = ()) -> Target:
-        if name in texts:
-            return Target(name, "autoregressive", temperature=0.0, guides=guides)
-        return Target(name, "roar", steps=8, temperature=0.7, guides=guides)
+    def schedule(targets: Sequence[str], given: str = "", scale: float = 1.0) -> tuple[Target, ...]:
+        found = chained_schedule(targets, (given,), scale, scheme="roar", temperature=0.7, sequences=sequences)
+        # Texts take the most likely tokens.
+        return tuple(replace(x, temperature=0.0) if x.domain in sequences else x for x in found)
 
-    truth = {n: [shown(model, n, ids[n][e]) for e in range(examples)] for n in names}
+    truth: dict[str, list] = {n: [cell(model, n, ids[n][e]) for e in range(examples)] for n in names}
     truth |= {n: [Picture(picture(entry[n])) for entry in entries] for n in pixels}
-    crossed = {(a, b): decide([a], [target(b)])[b] for a in [*pixels, *names] for b in names if a != b}
-    found: list[Any] = []
+    crossed = {(a, b): generated(a, schedule([b]))[b] for a in [*pixels, *names] for b in names if a != b}
+    grids: list[Grid] = []
+    note = (
+        "Each row is one modality, given alone; its truth is at the left. Each column is one modality, predicted from it. "
+        "The diagonal is the truth."
+    )
     for e in range(examples):
         cells = [
-            [truth[a][e], *(truth[b][e] if a == b else shown(model, b, crossed[a, b][e]) for b in names)]
+            [truth[a][e], *(truth[b][e] if a == b else cell(model, b, crossed[a, b][e]) for b in names)]
             for a in [*pixels, *names]
         ]
-        note = (
-            "One row for each modality that goes in, the truth at its left; one column for each that is predicted from it alone. "
-            "On the diagonal stands the truth."
-        )
-        found.append(
-            Grid(
-                f"Every modality from every other, {split} {rows[e]}", ["given", *names], [*pixels, *names], cells, note
-            )
-        )
-    given = next((n for n in names if n in texts), names[0])
+        title = f"Every modality from every other, {split} {rows[e]}"
+        grids.append(Grid(title, ["given", *names], [*pixels, *names], cells, note))
+    given = next((n for n in names if n in sequences), names[0])
     order = [n for n in ("semseg", "rgb") if n in names and n != given] or [n for n in names if n != given][:2]
+    chained = {scale: generated(given, schedule(order, given, scale)) for scale in SCALES}
     for e in range(examples):
-        cells = []
-        for w in WEIGHTS:
-            schedule = [target(n, (Guide((given,), w),) if w != 1 else ()) for n in order]
-            made = decide([given], schedule)
-            cells.append([shown(model, n, made[n][e]) for n in order])
-        rows_ = [f"guidance {w:g}" for w in WEIGHTS]
+        cells = [[cell(model, n, chained[scale][n][e]) for n in order] for scale in SCALES]
+        cells.append([truth[n][e] for n in order])
         title = f"{' then '.join(order)} from {given}, {split} {rows[e]}"
-        said = text(model, ids[given][e]) if given in texts else given
-        found.append(
-            Grid(
-                title, order, [*rows_, "truth"], [*cells, [truth[n][e] for n in order]], f"Given: {said}. 0 ignores it."
-            )
-        )
-    return found
+        condition_text = text(model, ids[given][e]) if given in sequences else given
+        labels = [*(f"guidance {scale:g}" for scale in SCALES), "truth"]
+        grids.append(Grid(title, order, labels, cells, f"Given: {condition_text}. A guidance scale of 0 ignores it."))
+    return grids
 
 
 @dataclass(frozen=True)
 class Panels:
-    """No metric, but `panels` for the report."""
+    """No metric; its `panels` are part of the report."""
 
     split: str = "test"
     examples: int = 2
@@ -115,8 +107,5 @@ class Panels:
     def run(self, model: Model) -> dict[str, float]:
         return {}
 
-    def panels(self, model: Model) -> list[Any]:
+    def panels(self, model: Model) -> list[Grid]:
         return panels(model, self.split, self.examples)
-
-
-__all__ = ["Panels", "chain", "panels", "picture", "shown", "text"]
