@@ -138,7 +138,7 @@ def measure(config: Any, sizes: Mapping[str, int], phase: int | None = None) -> 
     import jax
 
     from mmrep.config import Mesh
-    from mmrep.training import cost, sharding
+    from mmrep.training import collectives, cost, sharding
 
     mesh = sharding.make_mesh(Mesh(**sizes))
     with jax.set_mesh(mesh):
@@ -150,7 +150,7 @@ def measure(config: Any, sizes: Mapping[str, int], phase: int | None = None) -> 
         compiled = lowered.compile()
         compiling = time.perf_counter() - clock
     state = step.arguments[0]
-    sent = cost.traffic(cost.collectives(compiled.as_text()))
+    sent = collectives.traffic(collectives.collectives(compiled.as_text()))
     memory = compiled.memory_analysis()
     return {
         "phase": step.stage.phase.name, "batch_size": config.data.batch_size, "parameters": cost.parameters(state),

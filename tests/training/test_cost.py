@@ -10,8 +10,8 @@ from jax.sharding import PartitionSpec as P
 from experiments import _cli
 from mmrep.config import Mesh, Rule, flatten
 from mmrep.errors import ConfigError
-from mmrep.training import cost, sharding
-from mmrep.training.cost import Collective
+from mmrep.training import collectives, cost, sharding
+from mmrep.training.collectives import Collective
 
 
 def compiled(config):
@@ -32,7 +32,7 @@ def clip(mesh, *rules, batch=256):
 
 def test_a_data_parallel_step_sums_its_gradients():
     state, jaxpr, program = compiled(clip((4, 1), Rule(".*", "replicate")))
-    sent = cost.traffic(cost.collectives(program.as_text()))
+    sent = collectives.traffic(collectives.collectives(program.as_text()))
     gradients = 2 * 3 / 4 * 4 * cost.parameters(state)
     embeddings = 3 / 4 * 4 * 256 * 32  # one of the two matrices is gathered, and its gradient scattered
     # Besides: metrics, and the columns' maxima and sums of the softmax.
@@ -47,7 +47,7 @@ def test_a_data_parallel_step_sums_its_gradients():
 
 def test_an_fsdp_step_gathers_its_parameters_and_scatters_their_gradients():
     state, _, program = compiled(clip((4, 1), Rule(".*", "fsdp", min_size=64)))
-    sent = cost.traffic(cost.collectives(program.as_text()))
+    sent = collectives.traffic(collectives.collectives(program.as_text()))
     shared = sum(4 * x.size for x in flatten(state["params"]).values() if not x.sharding.is_fully_replicated)
     expected = 3 / 4 * (shared + 4 * 256 * 32)
     # Each parameter once: without rematerialisation the gathered ones are kept for the backward pass.
@@ -71,9 +71,9 @@ def test_loops_count_by_their_length():
 
     with jax.set_mesh(mesh):
         traced = jax.jit(f, in_shardings=(rows, jax.NamedSharding(mesh, P()))).trace(x, w)
-        found = cost.collectives(traced.lower().compile().as_text())
+        found = collectives.collectives(traced.lower().compile().as_text())
     assert cost.flops(traced.jaxpr.jaxpr) == 5 * 2 * 8 * 16 * 16
-    assert cost.traffic(found).get("all-gather", 0) + cost.traffic(found).get("all-reduce", 0) > 0
+    assert collectives.traffic(found).get("all-gather", 0) + collectives.traffic(found).get("all-reduce", 0) > 0
     assert {c.times for c in found} == {5}
 
 
@@ -120,17 +120,17 @@ ENTRY %main (a: f32[8,4]) -> f32[2,4] {
 """
 
 
-def test_a_program_is_read_as_it_is_written():
-    assert cost.collectives(HLO) == [
+def test_collectives_of_a_program_in_every_notation():
+    assert collectives.collectives(HLO) == [
         Collective("all-gather", 16 * 4 * 2, 2, 7), Collective("reduce-scatter", 8 * 4 * 4 // 4, 4, 1), Collective("all-reduce", 4, 4, 1),
         Collective("collective-permute", 128, 2, 1), Collective("all-to-all", 128, 4, 1),
     ]  # fmt: skip
-    assert cost.traffic(cost.collectives(HLO)) == {
+    assert collectives.traffic(collectives.collectives(HLO)) == {
         "all-reduce": 2 * 3 / 4 * 4, "all-gather": 7 * 128 / 2, "reduce-scatter": 3 / 4 * 128, "all-to-all": 3 / 4 * 128,
         "collective-permute": 128,
     }  # fmt: skip
 
 
-def test_a_batch_that_does_not_divide_is_told():
+def test_a_batch_that_does_not_divide_is_an_error():
     with pytest.raises(ConfigError, match="data.batch_size 6 does not divide over mesh.data x train.accumulate = 4"):
         cost.abstract_step(clip((4, 1), batch=6), sharding.make_mesh(Mesh(4, 1)))
