@@ -57,9 +57,21 @@ def in_micro_batches(f: Callable[..., Any], batch: Any, parts: int, rng: Any = N
         raise ConfigError(
             f"data.batch_size {size} does not divide into system.large_batch.micro_batches {parts} equal parts"
         )
-    # Part j takes rows j, j + parts, ...: where rows are sharded, every device has its share of every part.
-    micro = jax.tree.map(lambda x: x.reshape(size // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+    micro = split_rows(batch, parts)
     of = (micro,) if rng is None else (micro, jax.random.split(rng, parts))
     again = jax.checkpoint(f, prevent_cse=False)  # inside a loop there is nothing to merge it with
     found = jax.lax.map(lambda part: again(*part), of)
-    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(size, *x.shape[2:]), found)
+    return merge_rows(found)
+
+
+def split_rows(tree: Any, parts: int) -> Any:
+    """Every leaf [B, ...] as [parts, B / parts, ...]; part j takes the rows j, j + parts, j + 2 parts, ...
+
+    Strided, so that where rows are sharded every device holds its share of every part: contiguous parts would move the batch.
+    """
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), tree)
+
+
+def merge_rows(tree: Any) -> Any:
+    """The inverse of `split_rows`."""
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)

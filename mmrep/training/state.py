@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mmrep.config import Train, flatten, unflatten
 from mmrep.errors import ConfigError
+from mmrep.losses.large_batch import split_rows
 from mmrep.system import Batch, Metrics, Params, System
 
 State: TypeAlias = dict[str, Any]
@@ -110,7 +111,7 @@ def make_step(
             (value, (extras, metrics)), grads = grad(learnt, frozen, extras, *micro)
             return (extras, jax.tree.map(lambda t, g: t + g / k, total, grads)), (value, metrics)
 
-        micro = jax.tree.map(lambda x: x.reshape(k, x.shape[0] // k, *x.shape[1:]), batch)
+        micro = split_rows(batch, k)
         start = (extras, jax.tree.map(jnp.zeros_like, learnt))
         (extras, grads), (values, metrics) = jax.lax.scan(one, start, (micro, jax.random.split(rng, k)))
         return (values.mean(), (extras, jax.tree.map(lambda m: m.mean(0), metrics))), grads

@@ -5,10 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
+import toy
 from jax.sharding import PartitionSpec as P
 
 from experiments import _cli
-from mmrep.config import Mesh, Rule, flatten
+from mmrep.config import Mesh, Rule, Train, flatten
 from mmrep.errors import ConfigError
 from mmrep.training import collectives, cost, sharding
 from mmrep.training.collectives import Collective
@@ -56,6 +57,18 @@ def test_an_fsdp_step_gathers_its_parameters_and_scatters_their_gradients():
     # Activations stay where they are: without by_rows of mmrep.nn.placement this is many times the parameters.
     assert sent["all-reduce"] < 0.1 * expected and "all-to-all" not in sent
     assert cost.bytes_per_device(state["params"]) == 4 * cost.parameters(state) - 3 * shared // 4
+
+
+def test_accumulation_leaves_the_rows_of_a_batch_on_their_devices():
+    """Micro-batches are strided, so the only traffic is the sum of the gradients, once a micro-batch."""
+    config = toy.experiment(1, system=toy.Line(width=64), mesh=Mesh(4, 1))
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=256))
+    sent = {}
+    for parts in (1, 4):
+        program = compiled(dataclasses.replace(config, train=Train(accumulate=parts)))[2]
+        sent[parts] = cost.traffic(cost.collectives(program.as_text()))
+    assert set(sent[1]) == set(sent[4]) == {"all-reduce"}
+    assert sent[4]["all-reduce"] == pytest.approx(4 * sent[1]["all-reduce"], rel=0.05)
 
 
 def test_loops_count_by_their_length():
