@@ -1,7 +1,8 @@
 """The errors a user can mend: each is one sentence that names the field or file and the fix."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -19,3 +20,10 @@ def near(word: str, choices: Iterable[str], where: str = "") -> str:
     if close:
         return f" (did you mean {close[0]!r}?)"
     return f"; {where}" if where else f"; choose from {', '.join(choices) or 'nothing'}"
+
+
+def check_fields(config: Any, rules: Mapping[str, tuple[bool, str]], where: str = "system") -> None:
+    """Raises ConfigError "<where>.<field> is <value>: <why>" for the first rule {field: (holds, why)} that does not hold."""
+    for field, (holds, why) in rules.items():
+        if not holds:
+            raise ConfigError(f"{where}.{field} is {getattr(config, field)!r}: {why}")

@@ -15,14 +15,14 @@ from hypothesis.extra.numpy import arrays
 from experiments import _overrides
 from mmrep.config import Data, Experiment, Mesh, Optim, Phase, Rule, Train, fingerprint, from_json, to_json
 from mmrep.errors import ConfigError
-from mmrep.losses import contrastive, masked
+from mmrep.losses import contrastive
 from mmrep.losses.reduce import masked_mean
 from mmrep.modality import BOS, PAD, vector
 from mmrep.nn.attention import attend, causal_mask, padding_mask
 from mmrep.systems.contrastive.filip import model as late_interaction
 from mmrep.systems.contrastive.symile import model as multilinear
-from mmrep.systems.fusion.albef import model as matching
-from mmrep.systems.fusion.albef.model import mask_tokens
+from mmrep.systems.fusion.albef import losses as albef
+from mmrep.systems.fusion.albef.losses import mask_tokens
 
 few = settings(max_examples=25, deadline=None)
 # One shape each, so that each function is compiled once; what is drawn is the content.
@@ -163,7 +163,7 @@ def test_sigmoid_counts_what_is_kept(logits, positives, ignore):
 
 # --- matching, masked prediction, late interaction ---
 
-draw = jax.jit(matching.hard_negatives)
+draw = jax.jit(albef.hard_negatives)
 
 
 @few
@@ -175,7 +175,7 @@ def test_a_hard_negative_is_another_thing_wherever_there_is_one(logits, labels, 
     assert (labels[index] != labels)[valid].all()
 
 
-lm = jax.jit(jax.value_and_grad(lambda x, y, t: masked_mean(masked.masked_lm_loss(x, y, t), t)))
+lm = jax.jit(jax.value_and_grad(lambda x, y, t: masked_mean(albef.mlm_loss(x, y, t), t)))
 
 
 @few
@@ -190,10 +190,13 @@ def test_masked_prediction_looks_at_targets_only(logits, labels, target):
 
 late = jax.jit(
     jax.value_and_grad(
-        lambda x, vx, y, vy: sum(s.sum() for s in late_interaction.late_similarity(x, vx, y, vy)), (0, 2)
+        lambda x, vx, y, vy: sum(s.sum() for s in late_interaction.token_max_similarity((x, vx), (y, vy))), (0, 2)
     )
 )
-late_values = jax.jit(late_interaction.late_similarity, static_argnames="chunk")
+late_values = jax.jit(
+    lambda x, vx, y, vy, chunk=None: late_interaction.token_max_similarity((x, vx), (y, vy), chunk),
+    static_argnames="chunk",
+)
 
 
 @few

@@ -108,7 +108,8 @@ def test_every_size_builds_and_fits_its_modalities(slug):
         for phase in config.phases:
             if phase.run is None:
                 loss = (phase.system or config.system).build().loss
-                value, (kept, metrics) = jax.eval_shape(loss, params, extras, batch, jax.random.key(0))
+                with jax.set_mesh(sharding.make_mesh(Mesh(1, 1))):  # a ring needs a mesh
+                    value, (kept, metrics) = jax.eval_shape(loss, params, extras, batch, jax.random.key(0))
                 assert value.shape == () and value.dtype == jnp.float32
                 assert jax.tree.map(lambda x: (x.shape, x.dtype), kept) == jax.tree.map(
                     lambda x: (x.shape, x.dtype), extras
@@ -139,6 +140,15 @@ def test_loss_is_pure(slug):
     assert all(np.array_equal(given[k], m.batch[k]) for k in given)
 
 
+def inputs_of(m, name: str, batch):
+    """What infer[name] takes: the batch, or for a pair score its encoded pairs."""
+    if not name.startswith("score"):
+        return batch
+    params, extras = m.after["params"], m.after["extras"]
+    pairs = {n: m.system.infer[f"{n}_tokens"](params, extras, batch) for n in ("image", "text")}
+    return {f"{n}_{kind}": np.asarray(v) for n in pairs for kind, v in zip(("tokens", "valid"), pairs[n])}
+
+
 @everywhere
 def test_infer_rows_are_independent_of_each_other(slug):
     m = made(slug)
@@ -146,9 +156,10 @@ def test_infer_rows_are_independent_of_each_other(slug):
     half = {k: np.concatenate([v[order[:2]]] * (len(v) // 2)) for k, v in m.batch.items()}
     for name, function in m.system.infer.items():
         run = jax.jit(function)
-        whole = run(m.after["params"], m.after["extras"], m.batch)
-        shuffled = run(m.after["params"], m.after["extras"], {k: v[order] for k, v in m.batch.items()})
-        repeated = run(m.after["params"], m.after["extras"], half)
+        whole, shuffled, repeated = (
+            run(m.after["params"], m.after["extras"], inputs_of(m, name, b))
+            for b in (m.batch, take(m.batch, order), half)
+        )
         assert_close(take(whole, order), shuffled, name)
         assert_close(take(whole, order[:2]), take(repeated, slice(2)), name)
 
@@ -169,9 +180,9 @@ def test_infer_does_not_see_padding(slug):
         else:
             shorter[x.name] = values[:, : max(int((values > 0).sum(1).max()), 1)]
     for name, function in m.system.infer.items():
-        whole = function(m.after["params"], m.after["extras"], m.batch)
+        whole = function(m.after["params"], m.after["extras"], inputs_of(m, name, m.batch))
         for changed in (other, shorter):
-            found = function(m.after["params"], m.after["extras"], changed)
+            found = function(m.after["params"], m.after["extras"], inputs_of(m, name, changed))
             if jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, whole):
                 assert_close(whole, found, name)
 

@@ -19,7 +19,7 @@ from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.continual.modx import Config, snapshot
 from mmrep.systems.continual.modx.data import Domain
-from mmrep.systems.continual.modx.evals import Domains, measures
+from mmrep.systems.continual.modx.evals import Domains, stream_metrics
 from mmrep.training import loop
 
 VOCAB, LENGTH = 64, 22
@@ -85,14 +85,14 @@ def run(changes: dict[str, float | str | bool], base_steps: int, seed: int, spli
     later = replace(whole, phases=(first, *whole.phases[2:]), evals=(Domains(NAMES, split),))
     later = replace(later, train=replace(later.train, eval_every=LATER))
     after, before = loop.train(later, progress=False, evaluate=evaluate), loop.pretrained(base)
-    return measures(NAMES, before, after, after.rows, split)
+    return stream_metrics(NAMES, before, after, after.rows, split)
 
 
 def get_proof() -> Proof:
     def arm(name: str, **changes: float | str | bool) -> Arm:
         return Arm(name, run=partial(run, changes, BASE))
 
-    arms = (arm("plain", alpha=0.0), arm("modx"), arm("diagonal", keep="diagonal"), arm("unscreened", screen=False))
+    arms = (arm("plain", alpha=0.0), arm("modx"), arm("diagonal", distil="diagonal"), arm("unscreened", screen=False))
     second = f"R@1 {NAMES[0]} after {NAMES[1]}"
     expects = (
         Expect(0.6, "plain/kept", 0.0, "plain training keeps less than 60 % of the first domain's R@1: there is something to lose"),

@@ -50,7 +50,7 @@ def get_config(size: str = "small") -> Experiment:
     if size == "small":
         image = ImageEncoder(TransformerConfig(width=64, depth=3, heads=4), patch=4)
         text = TextEncoder(TransformerConfig(width=64, depth=2, heads=4), vocab=VOCAB, length=LENGTH)
-        system = Config(image, text, dim=64, sigma=0.1)
+        system = Config(image, text, dim=64, temperature=0.1)
         return experiment(scenes(16_000, 0.5), system, 3000, 128)
     # EfficientNet-L2 and BERT-Large become the ViT and transformer of their widths; LAMB, 1.2 M steps, batch 16,384.
     of_image = TransformerConfig(width=1408, depth=39, heads=16, scan=True, remat=True)
@@ -65,7 +65,7 @@ def get_config(size: str = "small") -> Experiment:
 def get_proof() -> Proof:
     shape = TransformerConfig(width=48, depth=2, heads=4)
     image, text = ImageEncoder(shape, patch=8), TextEncoder(shape, vocab=VOCAB, length=LENGTH)
-    system = Config(image, text, dim=48, sigma=0.1)
+    system = Config(image, text, dim=48, temperature=0.1)
 
     def arm(name: str, n: int, rho: float) -> Arm:
         return Arm(name, experiment(scenes(n, rho), system, 1000, 64, 2e-3))

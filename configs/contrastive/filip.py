@@ -13,12 +13,13 @@ from configs.contrastive._pairs import pairs
 from mmrep.config import Arm, Expect, Experiment, Optim, Proof, Rule
 from mmrep.data.scenes import CaptionSpec, SceneData, WorldSpec
 from mmrep.data.scenes.world import COLOURS, SHAPES
+from mmrep.evals.suite import Retrieval, ZeroShot
 from mmrep.losses.large_batch import LargeBatch
 from mmrep.nn.config import TransformerConfig, variant
 from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.contrastive.filip import Config
-from mmrep.systems.contrastive.filip.evals import LateRetrieval, LateZeroShot, Localisation
+from mmrep.systems.contrastive.filip.evals import Localisation
 
 VOCAB, LENGTH = 64, 20
 WORLD = WorldSpec(n_objects=(3, 4), grid=4, distinct="each", sizes=("big",))
@@ -27,13 +28,17 @@ IMAGE = ImageEncoder(TransformerConfig(width=64, depth=2, heads=4), patch=16)
 TEXT = TextEncoder(TransformerConfig(width=64, depth=1, heads=4), vocab=VOCAB, length=LENGTH)
 
 
-def evals(patch: int):
+def evals(system: Config) -> tuple:
+    """Ranking from the query's side: by s^I for images, by s^T for texts."""
+    by_token = system.similarity == "token_max"
+    of_image, of_text = ("score_image", "score_text") if by_token else ("", "")
+    prompts = ("a {}", *(f"a {c} {{}}" for c in COLOURS[:4]))
     return (
-        LateRetrieval("image", "text"),
-        LateRetrieval("text", "image"),
-        Localisation(WORDS, patch),
-        LateZeroShot(SHAPES[:8], "object_shape", ("a {}", *(f"a {c} {{}}" for c in COLOURS[:4])), name="zero-shot shape"),
-    )  # fmt: skip
+        Retrieval("image", "text", score=of_image),
+        Retrieval("text", "image", score=of_text),
+        Localisation(WORDS, system.image.patch),
+        ZeroShot(SHAPES[:8], "object_shape", prompts, name="zero-shot shape", score=of_image),
+    )
 
 
 def scenes(size: int = 32, grid: int = 4, **splits: int) -> SceneData:
@@ -46,14 +51,14 @@ def scenes(size: int = 32, grid: int = 4, **splits: int) -> SceneData:
 def experiment(
     source: SceneData, system: Config, steps: int, batch: int, lr: float = 1e-3, vocab: int = VOCAB
 ) -> Experiment:
-    return pairs(source, system, steps, batch, evals(system.image.patch), lr, vocab, weight_decay=0.03)
+    return pairs(source, system, steps, batch, evals(system), lr, vocab, weight_decay=0.03)
 
 
 def get_config(size: str = "small") -> Experiment:
     if size == "tiny":
         shape = TransformerConfig(width=32, depth=2, heads=4)
         image, text = ImageEncoder(shape, patch=8), TextEncoder(shape, vocab=VOCAB, length=LENGTH)
-        system = Config(image, text, dim=32, keep=0.5, chunk=4)
+        system = Config(image, text, dim=32, token_keep_ratio=0.5, chunk=4)
         return experiment(scenes(n_train=64, n_val=16, n_test=16), system, 4, 8)
     if size == "small":
         system = Config(IMAGE, TEXT, dim=64)
@@ -62,7 +67,16 @@ def get_config(size: str = "small") -> Experiment:
     shape, patch = variant("B/32", scan=True, remat=True)
     image = ImageEncoder(shape, patch=patch)
     text = TextEncoder(replace(shape, width=512, heads=8), vocab=49_408, length=77)
-    system = Config(image, text, dim=256, keep=0.25, chunk=256, dtype="bfloat16", large_batch=LargeBatch("chunked", 64))
+    system = Config(
+        image,
+        text,
+        dim=256,
+        token_keep_ratio=0.25,
+        local_batch=320,
+        chunk=256,
+        dtype="bfloat16",
+        large_batch=LargeBatch("ring", 64),
+    )
     base = experiment(scenes(224, n_train=1_000_000), system, 249_000, 40_960, vocab=49_408)
     optim = Optim("lamb", lr=6e-3, warmup=5000, weight_decay=3e-2)
     return replace(base, optim=optim, sharding=(Rule(".*", "fsdp"),))
@@ -71,16 +85,16 @@ def get_config(size: str = "small") -> Experiment:
 def get_proof() -> Proof:
     """Crowded scenes: every patch but one at most shows an object. "sparse" are the same on 4x4 cells, where 12 patches of 16 are blank."""
 
-    def arm(name: str, grid: int = 2, interaction: str = "max", published: bool = False) -> Arm:
+    def arm(name: str, grid: int = 2, similarity: str = "token_max", published: bool = False) -> Arm:
         system = Config(
             replace(IMAGE, patch=32 // grid, pool="cls" if published else "mean"),
-            replace(TEXT, pool="eos" if published else "mean"), 64, interaction=interaction,
+            replace(TEXT, pool="eos" if published else "mean"), 64, similarity=similarity,
         )  # fmt: skip
         return Arm(name, experiment(scenes(grid=grid), system, 300, 64, 2e-3))
 
     arms = (
-        arm("filip"), arm("pooled", interaction="global"), arm("mean", interaction="mean"),
-        arm("clip", interaction="global", published=True), arm("sparse filip", 4), arm("sparse mean", 4, interaction="mean"),
+        arm("filip"), arm("pooled", similarity="global"), arm("mean", similarity="token_mean"),
+        arm("clip", similarity="global", published=True), arm("sparse filip", 4), arm("sparse mean", 4, similarity="token_mean"),
     )  # fmt: skip
     found, back = "localisation word->patch", "localisation patch->word"
     i2t, t2i = "image->text R@1", "text->image R@1"

@@ -31,7 +31,7 @@ def xor(p: float, objective: Objective = "symile", steps: int = 400) -> Experime
         Predict("c", ("a",), objective, group="c_id"),
         Predict("c", ("a",), objective, ("b",), "c_id", name="c|a, b averaged"),
     )
-    system = Config(tuple((n, VectorEncoder()) for n in "abc"), dim=16, objective=objective, scale=0.74)
+    system = Config(tuple((n, VectorEncoder()) for n in "abc"), dim=16, objective=objective, temperature=1 / 0.74)
     data = Data(XorData(p=p, n_test=2000), parts, batch_size=256, eval_batch_size=1000)
     return Experiment(system, data, (Phase(steps=steps),), Optim(lr=0.05, warmup=20), evals, Train(log_every=100))
 

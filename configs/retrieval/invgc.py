@@ -23,7 +23,7 @@ from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.retrieval.invgc import Config, collect_banks
 from mmrep.systems.retrieval.invgc.data import crowded
-from mmrep.systems.retrieval.invgc.evals import Robust, compare
+from mmrep.systems.retrieval.invgc.evals import Robust, gallery_normalisation
 
 VOCAB, LENGTH = 64, 40
 CAPTION = CaptionSpec("list", place=False, setting=False)
@@ -78,11 +78,11 @@ def get_config(size: str = "small") -> Experiment:
 def synthetic(
     seed: int, cone: float, nuisance: float, noise: float = 0.6, n: int = 1000, dim: int = 64, **options: Any
 ) -> dict[str, float]:
-    """`compare`, with its `options`, on made embeddings (`crowded`); the gallery's own nuisance has rank 8."""
+    """`gallery_normalisation`, with its `options`, on made embeddings (`crowded`); the gallery's own nuisance has rank 8."""
     rng = np.random.default_rng(seed)
     basis, axes = rng.standard_normal((8, dim)), unit(rng.standard_normal((2, dim)))
     val, test, banks = (crowded(rng, axes, basis, n, cone, nuisance, noise) for _ in range(3))
-    found = compare(val, test, banks, **options)
+    found = gallery_normalisation(val, test, banks, **options)
     return found | {"image->text LocalAdj": found["LocalAdj"]}
 
 

@@ -1,8 +1,8 @@
 """Contrastive losses over a matrix of logits: rows are anchors, columns are candidates.
 
-Written for the global view of `jax.jit`: with rows sharded over devices the compiler gathers the columns, and the negatives are
-those of the whole batch. Values are per row, in float32; reduce them with `masked_mean`. The losses that take embeddings instead of
-logits compute all pairs at once, or with `blocks` the same numbers in memory linear in the batch (`mmrep.losses.blocks`).
+They are written for the global view of `jax.jit`: with rows sharded over devices the compiler gathers the columns, and the negatives are
+those of the whole batch. Values are per row, in float32; reduce them with `masked_mean`. Losses of embeddings compute all pairs at
+once, or with `blocks` the same values in memory linear in the batch (`mmrep.losses.blocks`).
 """
 
 from collections.abc import Sequence
@@ -10,13 +10,14 @@ from itertools import combinations
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from mmrep.errors import ConfigError
 from mmrep.losses.blocks import MASKED, Blocks, Side, Sigmoid, Softmax, contrast, side
 
 Scalar = Float[Array, ""] | float | int
-NEEDS_IDS = "multi_positive needs ids: rows of equal id are each other's positives"
+NEEDS_IDS = "multi_positive needs ids: rows of equal id are positives of one another"
 
 
 def similarity(x: Float[Array, "B D"], y: Float[Array, "N D"]) -> Float[Array, "B N"]:
@@ -32,7 +33,7 @@ def same_id(row_ids: Int[Array, " B"], column_ids: Int[Array, " N"]) -> Bool[Arr
 def false_negatives(
     row_ids: Int[Array, " B"], column_ids: Int[Array, " N"], positives: Bool[Array, "B N"]
 ) -> Bool[Array, "B N"]:
-    """Entries of the same id that are not positives: neither to be attracted nor repelled (`ignore` of the losses)."""
+    """Entries of the same id that are not positives: the losses' `ignore`."""
     return same_id(row_ids, column_ids) & ~positives
 
 
@@ -41,7 +42,7 @@ def targets_from_positives(
 ) -> Float[Array, "B N"]:
     """Target rows: (1 - smoothing) shared by the row's positives, plus smoothing / N in every column (Jia et al. 2021, ALIGN).
 
-    `where` keeps columns: the others get nothing and N counts the kept ones. A row without positives is all zero.
+    `where` keeps columns: the others are 0, and N counts the kept ones. A row without positives is all zero.
     """
     kept = jnp.ones_like(positives) if where is None else where
     hits = (positives & kept).astype(jnp.float32)
@@ -54,16 +55,15 @@ def targets_from_positives(
 def cross_entropy(
     logits: Float[Array, "B N"], targets: Float[Array, "B N"], where: Bool[Array, "B N"] | None = None
 ) -> Float[Array, " B"]:
-    """-sum_j targets_ij log softmax_j(logits_i), the softmax running over the columns kept by `where`.
+    """-sum_j targets_ij log softmax_j(logits_i) in float32; softmax and sum run over the columns kept by `where`.
 
-    Target mass on a dropped column counts for nothing; a row that keeps none is 0. Rows of `targets` need not sum to one.
-    Drop entries through `where`, not by infinite logits.
+    A row that keeps no column is 0. Rows of `targets` need not sum to one. Drop entries through `where`, not by infinite logits.
     """
     logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)
-    if where is None:
-        return -jnp.sum(targets * jax.nn.log_softmax(logits, axis=-1), axis=-1)
-    log_p = jax.nn.log_softmax(jnp.where(where, logits, MASKED), axis=-1)
-    return -jnp.sum(jnp.where(where, targets * log_p, 0.0), axis=-1)
+    if where is not None:
+        # Not optax's own `where`: an empty row would be NaN, in value and in gradient.
+        logits, targets = jnp.where(where, logits, MASKED), jnp.where(where, targets, 0.0)
+    return optax.losses.softmax_cross_entropy(logits, targets)
 
 
 def info_nce(
@@ -113,7 +113,8 @@ def symmetric_info_nce_of_logits(
     return 0.5 * (x_to_y + info_nce(logits_yx, positives, smoothing=smoothing, ignore=ignore))
 
 
-def _dot_products(shared: dict[str, Array], rows: Side, columns: Side, same: Array) -> tuple[Array, Array]:
+def dot_products(shared: dict[str, Array], rows: Side, columns: Side, own: Array) -> tuple[Array, Array]:
+    """scale * x y^T + bias of a block, for `mmrep.losses.blocks.contrast`."""
     s = shared["scale"] * similarity(rows.vectors, columns.vectors) + shared.get("bias", 0.0)
     return s, s
 
@@ -139,7 +140,7 @@ def symmetric_info_nce(
         if not isinstance(smoothing, int | float):
             raise ConfigError("symmetric_info_nce: with blocks, smoothing must be a Python number")
         x_to_y, y_to_x = contrast(
-            _dot_products, Softmax(smoothing), {"scale": scale}, side(x, ids), side(y, ids), blocks,
+            dot_products, Softmax(smoothing), {"scale": scale}, side(x, ids), side(y, ids), blocks,
             multi_positive=multi_positive,
         )  # fmt: skip
         return 0.5 * (x_to_y + y_to_x)
@@ -172,9 +173,9 @@ def sigmoid_loss(
     positives: Bool[Array, "B N"] | None = None,
     ignore: Bool[Array, "B N"] | None = None,
 ) -> Float[Array, " B"]:
-    """SigLIP: each entry is its own yes/no question, summed over the row (Zhai et al. 2023, equation 1).
+    """SigLIP: binary cross-entropy of every entry, summed over the row (Zhai et al. 2023, equation 1).
 
-    logits: scale * cosine + bias.   positives: default column i for row i.   ignore: entries that count for nothing, unless positive.
+    logits: scale * cosine + bias.   positives: default column i for row i.   ignore: entries left out of the sum, unless positive.
     """
     if positives is None:
         positives = jnp.eye(logits.shape[0], logits.shape[1], dtype=bool)
@@ -202,7 +203,7 @@ def sigmoid_pairs(
         raise ConfigError(NEEDS_IDS)
     if blocks is not None:
         return contrast(
-            lambda *of: (_dot_products(*of)[0], None), Sigmoid(), {"scale": scale, "bias": bias},
+            lambda *of: (dot_products(*of)[0], None), Sigmoid(), {"scale": scale, "bias": bias},
             side(x, ids), side(y, ids), blocks, both=False, multi_positive=multi_positive,
         )[0]  # fmt: skip
     own = jnp.eye(len(x), dtype=bool)

@@ -1,4 +1,4 @@
-"""Contrastive batches larger than memory: how the pairs are compared, and how the encoders run."""
+"""Contrastive batches larger than memory: block-wise losses and micro-batched encoders."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ LOSSES = ("plain", "chunked", "ring")
 
 @dataclass(frozen=True)
 class LargeBatch:
-    """What may be alive at once. Beyond rounding, no loss and no gradient depends on it.
+    """How much of a contrastive batch is in memory at once. Loss and gradient depend on it by rounding alone.
 
-    loss:  plain: all pairs at once, B^2 scores.   chunked: block by block, each computed anew in the backward pass, on one device.
-           ring: the same over the devices of the mesh axis "data": each keeps its rows, the other side goes round.
-    chunk: rows and columns of a block; None leaves it to the system.
-    micro_batches: the encoders run on this many parts of the batch in turn and again in the backward pass, while the loss sees all of
-           the batch (a gradient cache; `train.accumulate` also splits the loss).
+    loss:  plain: all pairs at once, B^2 scores.   chunked: block by block on one device, recomputed in the backward pass.
+           ring: the same over the devices of the mesh axis "data": each keeps its rows and passes the other side's on.
+    chunk: rows and columns of a block; None: the system's own number.
+    micro_batches: the encoders process the batch in this many parts, and again in the backward pass, while the loss covers the whole
+           batch (a gradient cache; `train.accumulate` splits the loss as well).
     """
 
     loss: str = "plain"
@@ -28,6 +28,7 @@ class LargeBatch:
     micro_batches: int = 1
 
     def check(self) -> None:
+        """Raises ConfigError for a value that cannot work."""
         if self.loss not in LOSSES:
             raise ConfigError(f"system.large_batch.loss is {self.loss!r}{near(self.loss, LOSSES)}")
         if self.chunk is not None and self.chunk < 1:
@@ -36,18 +37,18 @@ class LargeBatch:
             raise ConfigError(f"system.large_batch.micro_batches is {self.micro_batches}: give 1 or more")
 
     def blocks(self, chunk: int = 1024) -> Blocks | None:
-        """What the losses take; None is the plain loss. `chunk` holds where the config names none."""
+        """The `blocks` argument of a loss, None for the plain one. `chunk` applies where the config has none."""
         if self.loss == "plain":
             return None
         return Blocks(self.chunk or chunk, "data" if self.loss == "ring" else None)
 
 
 def in_micro_batches(f: Callable[..., Any], batch: Any, parts: int, rng: Any = None) -> Any:
-    """f(batch), or f(batch, rng), in `parts` micro-batches: the same rows, with the activations of one micro-batch alive at a time.
+    """f(batch), or f(batch, rng), in `parts` micro-batches: the same rows, with the activations of one micro-batch in memory at a time.
 
-    The gradient cache of Gao et al. 2021 (arXiv 2101.06983): whatever loss follows sees the rows of the whole batch; the backward pass
-    takes its gradient with respect to each row through `f` once more, micro-batch by micro-batch. Exact.
-    f: tree of [b, ...] -> tree of [b, ...], no row depending on another. With `rng` each micro-batch has its own key, the same both times.
+    The gradient cache of Gao et al. 2021 (arXiv 2101.06983): the loss that follows covers the rows of the whole batch; the backward pass
+    runs `f` once more on each micro-batch. Exact.
+    f: tree of [b, ...] -> tree of [b, ...]; no row may depend on another. With `rng` each micro-batch has a key, the same both times.
     Raises ConfigError where the batch does not divide.
     """
     if parts == 1:
@@ -58,16 +59,15 @@ def in_micro_batches(f: Callable[..., Any], batch: Any, parts: int, rng: Any = N
             f"data.batch_size {size} does not divide into system.large_batch.micro_batches {parts} equal parts"
         )
     micro = split_rows(batch, parts)
-    of = (micro,) if rng is None else (micro, jax.random.split(rng, parts))
-    again = jax.checkpoint(f, prevent_cse=False)  # inside a loop there is nothing to merge it with
-    found = jax.lax.map(lambda part: again(*part), of)
-    return merge_rows(found)
+    args = (micro,) if rng is None else (micro, jax.random.split(rng, parts))
+    remat = jax.checkpoint(f, prevent_cse=False)  # inside a loop there is nothing to merge it with
+    return merge_rows(jax.lax.map(lambda part: remat(*part), args))
 
 
 def split_rows(tree: Any, parts: int) -> Any:
-    """Every leaf [B, ...] as [parts, B / parts, ...]; part j takes the rows j, j + parts, j + 2 parts, ...
+    """Every leaf [B, ...] as [parts, B / parts, ...]; part j has the rows j, j + parts, j + 2 parts, ...
 
-    Strided, so that where rows are sharded every device holds its share of every part: contiguous parts would move the batch.
+    Strided, so that every device holds its share of every part where rows are sharded: contiguous parts would move the batch.
     """
     return jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), tree)
 

@@ -1,39 +1,13 @@
-"""Losses of masked prediction: of tokens, and of patches.
-
-Patch losses are means over each patch, [B, N]; reduce them with `over_targets`.
-"""
+"""Losses of masked patches: means over each patch, [B, N]; reduce them with `over_targets`."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mmrep.losses.contrastive import Scalar
 from mmrep.losses.reduce import masked_mean
 
 IGNORE = 255
-"""A class id that stands for none: what is labelled so counts for nothing."""
-
-
-def masked_lm_loss(
-    logits: Float[Array, "*batch L V"],
-    labels: Int[Array, "*batch L"],
-    target: Bool[Array, "*batch L"],
-    soft: Float[Array, "*batch L V"] | None = None,
-    alpha: Scalar = 0.0,
-) -> Float[Array, "*batch L"]:
-    """(1 - alpha) * cross-entropy against labels + alpha * cross-entropy against `soft`, per token; 0 off target.
-
-    labels: the unmasked ids.   soft: probabilities of a momentum teacher, without gradient (ALBEF, equation 7).
-    Reduce with `masked_mean(values, target)`, the mean over all targets of the batch: 0 where nothing is masked.
-    """
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    # Off target the label may be anything, also out of range.
-    safe = jnp.where(target, labels, 0)
-    values = -jnp.take_along_axis(log_p, safe[..., None], axis=-1)[..., 0]
-    if soft is not None:
-        teacher = jax.lax.stop_gradient(soft).astype(jnp.float32)
-        values = (1.0 - alpha) * values - alpha * jnp.sum(teacher * log_p, axis=-1)
-    return jnp.where(target, values, 0.0)
+"""Ignore index: pixels of this class id are left out of losses and measures."""
 
 
 def normalise_patches(patches: Float[Array, "*batch P"], eps: float = 1e-6) -> Float[Array, "*batch P"]:
@@ -46,14 +20,14 @@ def normalise_patches(patches: Float[Array, "*batch P"], eps: float = 1e-6) -> F
 def patch_mse(
     predicted: Float[Array, "B N P"], patches: Float[Array, "B N P"], observed: Bool[Array, "B N P"] | None = None
 ) -> Float[Array, "B N"]:
-    """Mean squared error of each patch, over the values that were observed; 0 where none was."""
+    """Mean squared error of each patch over its observed values; 0 where none is observed."""
     return _mean((predicted.astype(jnp.float32) - patches.astype(jnp.float32)) ** 2, observed)
 
 
 def patch_l1(
     predicted: Float[Array, "B N P"], patches: Float[Array, "B N P"], observed: Bool[Array, "B N P"] | None = None
 ) -> Float[Array, "B N"]:
-    """Mean absolute error of each patch, over the values that were observed; 0 where none was."""
+    """Mean absolute error of each patch over its observed values; 0 where none is observed."""
     return _mean(jnp.abs(predicted.astype(jnp.float32) - patches.astype(jnp.float32)), observed)
 
 
@@ -64,7 +38,7 @@ def _mean(errors: Float[Array, "B N P"], observed: Bool[Array, "B N P"] | None) 
 def patch_cross_entropy(
     logits: Float[Array, "B N P C"], labels: Int[Array, "B N P"], ignore: int | None = None
 ) -> Float[Array, "B N"]:
-    """Mean cross-entropy of the patch's pixels; a pixel labelled `ignore` counts for nothing, a patch of such pixels is 0."""
+    """Mean cross-entropy of each patch's pixels, those labelled `ignore` left out; 0 for a patch of such pixels alone."""
     log_z = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1)
     kept = jnp.ones(labels.shape, bool) if ignore is None else labels != ignore
     safe = jnp.where(kept, labels, 0)

@@ -1,4 +1,4 @@
-"""Losses in blocks and on a ring: the plain loss's numbers, in memory that grows with the batch."""
+"""Every contrastive loss in blocks and on a ring equals the plain one, in memory linear in the batch."""
 
 import re
 from functools import partial
@@ -15,8 +15,12 @@ from mmrep.errors import ConfigError
 from mmrep.losses import blocks as engine
 from mmrep.losses.blocks import Blocks
 from mmrep.losses.contrastive import pairwise_info_nce, sigmoid_pairs, symmetric_info_nce
-from mmrep.systems.contrastive.filip.model import late_info_nce, select_tokens
-from mmrep.systems.contrastive.symile.model import symile_loss
+from mmrep.systems.continual.modx.model import modx_loss
+from mmrep.systems.contrastive.align import align_loss
+from mmrep.systems.contrastive.cwcl.model import cwcl_loss
+from mmrep.systems.contrastive.filip.model import filip_loss, select_tokens_locally
+from mmrep.systems.contrastive.symile.model import sum_loss, symile_loss
+from mmrep.systems.fusion.albef.losses import itc_loss
 
 B = 12
 CHUNKED, RING = Blocks(5), Blocks(2, "data")  # 5 does not divide 12, and 2 does not divide the 3 rows of a device
@@ -37,15 +41,41 @@ VX = jnp.ones((B, 3), bool).at[1, 2].set(False)
 VY = (jnp.arange(4) < (1 + jnp.arange(B) % 4)[:, None]).at[7].set(False)  # one text without a token
 
 
-def late(x, y, scale, b):
-    loss, own = late_info_nce((x, VX), (y, VY), scale, blocks=b)
+KNOWN = jnp.ones(B, bool).at[4].set(False)
+QUEUE = {"image": unit(7, 8, 16), "text": unit(8, 8, 16), "id": jnp.arange(8) % 4}
+
+
+def filip(x, y, scale, b):
+    loss, own = filip_loss((x, VX), (y, VY), scale, blocks=b)
     return loss + own
 
 
-def late_few(x, y, scale, b):
-    chunk = b and b.chunk
-    few = select_tokens(x, VX, y, VY, 2, chunk), select_tokens(y, VY, x, VX, 2, chunk)
-    return late_info_nce((x, VX), (y, VY), scale, few, b)[0]
+def filip_selected(x, y, scale, b):
+    keys = select_tokens_locally((x, VX), (y, VY), 0.5, 3, b)
+    loss, own = filip_loss((x, VX), (y, VY), scale, keys, blocks=b)
+    return loss + own
+
+
+def cwcl(geometry=True, kernel=None):
+    def loss(p, q, scale, b):
+        around = (jnp.roll(Z, 1, 0), Z) if geometry else None
+        return cwcl_loss(p, q, scale, around, kernel, KNOWN, b)
+
+    return loss
+
+
+def itc(ids=None, queue=None, alpha=0.4):
+    return lambda f, g, s, b: itc_loss((f, g), (Z, U), s, jnp.float32(alpha), ids, queue, b)
+
+
+def modx(screen):
+    def loss(x, y, temperature, b):
+        # The teacher is right on some rows only.
+        old = 0.5 * X + Z, 0.5 * X + U
+        values, right = modx_loss(old, (x * temperature, y), 0.5, screen, b)
+        return values + right
+
+    return loss
 
 
 def squared(*args):
@@ -54,18 +84,28 @@ def squared(*args):
 
 
 CASES = {
-    "softmax": (lambda x, y, s, b: symmetric_info_nce(x, y, s, blocks=b), (X, Y, SCALE)),
-    "ignored": (lambda x, y, s, b: symmetric_info_nce(x, y, s, IDS, 0.1, blocks=b), (X, Y, SCALE)),
-    "multi": (lambda x, y, s, b: symmetric_info_nce(x, y, s, IDS, 0.1, True, blocks=b), (X, Y, SCALE)),
+    "clip": (lambda x, y, s, b: symmetric_info_nce(x, y, s, blocks=b), (X, Y, SCALE)),
+    "clip ignored": (lambda x, y, s, b: symmetric_info_nce(x, y, s, IDS, 0.1, blocks=b), (X, Y, SCALE)),
+    "clip multi": (lambda x, y, s, b: symmetric_info_nce(x, y, s, IDS, 0.1, True, blocks=b), (X, Y, SCALE)),
+    "align": (lambda x, y, s, b: align_loss(x, y, s, 0.1, b), (X, Y, SCALE)),
     "pairwise": (lambda x, y, z, s, b: pairwise_info_nce([x, y, z], s, ((0, 1), (0, 2)), 0.1, b), (X, Y, Z, SCALE)),
-    "sigmoid": (lambda x, y, s, t, b: sigmoid_pairs(x, y, s, t, blocks=b), (X, Y, SCALE, BIAS)),
-    "sigmoid ignored": (lambda x, y, s, t, b: sigmoid_pairs(x, y, s, t, IDS, blocks=b), (X, Y, SCALE, BIAS)),
-    "sigmoid multi": (lambda x, y, s, t, b: sigmoid_pairs(x, y, s, t, IDS, True, b), (X, Y, SCALE, BIAS)),
+    "siglip": (lambda x, y, s, t, b: sigmoid_pairs(x, y, s, t, blocks=b), (X, Y, SCALE, BIAS)),
+    "siglip ignored": (lambda x, y, s, t, b: sigmoid_pairs(x, y, s, t, IDS, blocks=b), (X, Y, SCALE, BIAS)),
+    "siglip multi": (lambda x, y, s, t, b: sigmoid_pairs(x, y, s, t, IDS, True, b), (X, Y, SCALE, BIAS)),
     "symile": (lambda x, y, z, s, b: symile_loss([x, y, z], s, jax.random.key(1), blocks=b), (X, Y, Z, SCALE)),
     "symile n_squared": (squared, (X, Y, Z, SCALE)),
     "symile n_squared, 4": (squared, (*(v[:3] for v in (X, Y, Z, U)), SCALE)),
-    "late": (late, (TX, TY, SCALE)),
-    "late few": (late_few, (TX, TY, SCALE)),
+    "symile sum": (lambda x, y, z, s, b: sum_loss(jax.random.key(1), [x, y, z], s, b), (X, Y, Z, SCALE)),
+    "filip": (filip, (TX, TY, SCALE)),
+    "filip selected": (filip_selected, (TX, TY, SCALE)),
+    "cwcl": (cwcl(), (X, Y, SCALE)),
+    "cwcl kernel": (cwcl(kernel=0.3), (X, Y, SCALE)),
+    "cwcl identity": (cwcl(geometry=False), (X, Y, SCALE)),
+    "itc": (itc(), (X, Y, SCALE)),
+    "itc queue": (itc(queue={k: QUEUE[k] for k in ("image", "text")}), (X, Y, SCALE)),
+    "itc queue with ids": (itc(IDS, QUEUE), (X, Y, SCALE)),
+    "modx": (modx(True), (X, Y, jnp.float32(1.0))),
+    "modx unscreened": (modx(False), (X, Y, jnp.float32(1.0))),
 }
 
 
@@ -99,11 +139,11 @@ def test_values_and_gradients_equal_the_plain_loss(name):
 
 
 def test_a_block_larger_than_the_batch_of_one_row_and_a_batch_of_one():
-    f, args = CASES["ignored"]
+    f, args = CASES["clip ignored"]
     plain, *found = jax.jit(lambda *args: [outcome(f, args, b) for b in (None, Blocks(1), Blocks(1000))])(*args)
     for one in found:
         agree(one, plain)
-    values, grads = outcome(CASES["softmax"][0], (X[:1], Y[:1], SCALE), CHUNKED)
+    values, grads = outcome(CASES["clip"][0], (X[:1], Y[:1], SCALE), CHUNKED)
     assert values == 0 and not any(jnp.any(g) for g in grads)
 
 
@@ -134,7 +174,7 @@ def test_low_precision_embeddings():
     assert grads.dtype == jnp.bfloat16 and np.isfinite(np.asarray(grads, np.float32)).all()
 
 
-def test_a_ring_sends_columns_round_and_gathers_nothing():
+def test_a_ring_permutes_columns_and_gathers_nothing():
     rows, width = 64, 16
     at = NamedSharding(MESH, P("data"))
     args = [jax.device_put(unit(i, rows, width), at) for i in range(2)]
@@ -174,7 +214,9 @@ LOSSES = {
     "softmax": lambda b, s, x, y: symmetric_info_nce(x, y, s, blocks=b),
     "sigmoid": lambda b, s, x, y: sigmoid_pairs(x, y, s, -s, blocks=b),
     "symile": lambda b, s, x, y, z: symile_loss([x, y, z], s, jax.random.key(0), blocks=b),
-    "late": lambda b, s, x, y: late_info_nce(tokens(x), tokens(y), s, blocks=b)[0],
+    "filip": lambda b, s, x, y: filip_loss(tokens(x), tokens(y), s, blocks=b)[0],
+    "cwcl": lambda b, s, x, y: cwcl_loss(x, y, s, (x, x), blocks=b),
+    "itc": lambda b, s, x, y: itc_loss((x, y), (y, x), s, 0.4, blocks=b),
 }
 
 
@@ -188,7 +230,7 @@ def temporary(name, rows, shape, blocks):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_temporary_memory_grows_with_the_batch_and_not_with_its_square(name):
-    shape, chunk, rows = ((4, 8), 4, 64) if name == "late" else ((16,), 16, 256)
+    shape, chunk, rows = ((4, 8), 4, 64) if name == "filip" else ((16,), 16, 256)
     found = [temporary(name, rows * k, shape, Blocks(chunk)) for k in (1, 2, 4, 8)]
     assert all(b / a < 2.6 for a, b in pairwise(found)), found
     plain = [temporary(name, rows * k, shape, None) for k in (1, 2)]
@@ -205,7 +247,7 @@ def test_32768_rows_of_512_take_less_than_a_twentieth(name, optimised):
 
 
 def softmax(blocks, change=lambda scale: scale):
-    f, args = CASES["softmax"]
+    f, args = CASES["clip"]
     return jax.jit(lambda *args: outcome(lambda x, y, s, b: f(x, y, change(s), b), args, blocks))(*args)
 
 
@@ -215,15 +257,15 @@ def test_a_lost_temperature_gradient_is_noticed():
 
 
 def test_a_lost_block_of_columns_is_noticed(monkeypatch):
-    def lost(cells, plan, row, column):
-        return cells(plan, row, column._replace(place=jnp.where(column.place < 10, column.place, -1)))
+    def lost(masks, plan, row, column):
+        return masks(plan, row, column._replace(index=jnp.where(column.index < 10, column.index, -1)))
 
-    monkeypatch.setattr(engine, "_cells", partial(lost, engine._cells))
+    monkeypatch.setattr(engine, "_masks", partial(lost, engine._masks))
     with pytest.raises(AssertionError):
         agree(softmax(CHUNKED), softmax(None))
 
 
-def test_a_ring_that_stands_still_is_noticed(monkeypatch):
+def test_a_ring_without_permutation_is_noticed(monkeypatch):
     monkeypatch.setattr(jax.lax, "ppermute", lambda moved, axis, ring: moved)
     with jax.set_mesh(MESH), pytest.raises(AssertionError):
         agree(softmax(RING), softmax(None))

@@ -10,7 +10,7 @@ from mmrep.errors import ConfigError
 from mmrep.losses import contrastive
 from mmrep.losses.contrastive import false_negatives, same_id, similarity
 from mmrep.losses.reduce import masked_mean
-from mmrep.systems.contrastive.filip.model import late_similarity
+from mmrep.systems.contrastive.filip.model import token_max_similarity
 from mmrep.systems.contrastive.symile.model import symile_loss
 
 
@@ -203,7 +203,7 @@ def test_sharded_batch_equals_one_device():
     ids, valid = jnp.array([0, 1, 0, 2, 3, 4, 4, 5]), jnp.ones((8, 5), bool)
 
     def loss(x):
-        s_xy, s_yx = late_similarity(x[0], valid, x[1], valid, chunk=3)
+        s_xy, s_yx = token_max_similarity((x[0], valid), (x[1], valid), chunk=3)
         v = x.mean(2)
         pairs = contrastive.symmetric_info_nce(v[0], v[1], 10.0, ids, 0.1)
         triples = symile_loss(list(v), 5.0, jax.random.key(1))

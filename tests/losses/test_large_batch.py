@@ -1,4 +1,4 @@
-"""Micro-batches with the full batch's gradient, and the systems that take them and the blocks."""
+"""Every system with a contrast: loss and gradient of the plain batch in micro-batches, in blocks and on a ring."""
 
 from dataclasses import replace
 
@@ -14,18 +14,37 @@ from mmrep.config import fingerprint, from_json, to_json
 from mmrep.errors import ConfigError
 from mmrep.losses.large_batch import LargeBatch, in_micro_batches
 from mmrep.nn.config import TransformerConfig
+from mmrep.nn.encoders.audio import AudioEncoder
 from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.text import TextEncoder
 from mmrep.nn.encoders.vector import VectorEncoder
-from mmrep.systems.contrastive import clip, filip, symile
+from mmrep.systems.continual import modx
+from mmrep.systems.contrastive import align, clip, cwcl, filip, symile
+from mmrep.systems.fusion import albef
+from mmrep.systems.retrieval import invgc
 
 IMAGE, TEXT = (
     ImageEncoder(TransformerConfig(width=32, depth=1, heads=4), patch=8),
     TextEncoder(TransformerConfig(width=32, depth=1, heads=4), vocab=64, length=12),
 )
 CLIP = clip.Config(IMAGE, TEXT, 16)
-FILIP = filip.Config(IMAGE, TEXT, 16, keep=0.5)
+FILIP = filip.Config(IMAGE, TEXT, 16, token_keep_ratio=0.5, local_batch=3)
 SYMILE = symile.Config(tuple((n, VectorEncoder()) for n in "abc"), 16)
+CWCL = cwcl.Config(
+    TEXT,
+    AudioEncoder(
+        TransformerConfig(width=32, depth=1, heads=4), sample_rate=4000, n_fft=128, hop=64, n_mels=8, strides=(2,)
+    ),
+    16,
+    weights="permuted",
+)
+ALBEF = albef.Config(
+    replace(IMAGE, pool="cls"),
+    replace(TEXT, pool="cls", transformer=replace(TEXT.transformer, norm="post")),
+    1,
+    16,
+    queue=12,
+)
 PAIR = (modality.image("image", 16), modality.text("text", 12, 64))
 MESH = jax.make_mesh((4, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4])
 
@@ -40,18 +59,24 @@ def pairs(n):
     }
 
 
+def spoken(n):
+    speech = modality.example((modality.audio("speech", 800, 4000),), n)
+    return {"text": pairs(n)["text"]} | {k: jnp.asarray(v) for k, v in speech.items()}
+
+
 def triples(n):
     return {k: jnp.asarray(np.random.default_rng(i).normal(size=(n, 8)), jnp.float32) for i, k in enumerate("abc")}
 
 
-def step(config, batch, params=None):
-    """(loss, metrics, gradients, parameters)."""
+def step(config, batch, start=None):
+    """(loss, metrics, gradients, (parameters, extras))."""
     system = config.build()
-    if params is None:
-        params = jax.jit(system.init)(jax.random.key(0), batch)[0]
+    params, extras = jax.jit(system.init)(jax.random.key(0), batch) if start is None else start
+    if "teacher" in extras:  # at the start the teacher is the student
+        extras |= {"teacher": jax.tree.map(lambda x: 1.3 * x, extras["teacher"])} if start is None else {}
     loss = jax.jit(jax.value_and_grad(system.loss, has_aux=True))
-    (value, (_, metrics)), grads = loss(params, {}, batch, jax.random.key(1))
-    return value, metrics, grads, params
+    (value, (_, metrics)), grads = loss(params, extras, batch, jax.random.key(1))
+    return value, metrics, grads, (params, extras)
 
 
 def same(found, expected):
@@ -71,17 +96,25 @@ def whole():
     return step(CLIP, pairs(12))
 
 
-def test_micro_batches_and_the_ring_have_the_gradient_of_the_whole_batch(whole):
-    batch = pairs(12)
-    same(step(replace(CLIP, large_batch=LargeBatch(micro_batches=3)), batch, whole[3]), whole)
+def on_a_ring(config, batch, start):
     placed = jax.device_put(batch, NamedSharding(MESH, P("data")))
-    params = jax.device_put(whole[3], NamedSharding(MESH, P()))
     with jax.set_mesh(MESH):
-        same(step(replace(CLIP, large_batch=LargeBatch("ring", 2, 3)), placed, params), whole)
+        return step(config, placed, jax.device_put(start, NamedSharding(MESH, P())))
+
+
+def test_micro_batches_and_the_ring_have_the_gradient_of_the_whole_batch(whole):
+    same(step(replace(CLIP, large_batch=LargeBatch(micro_batches=3)), pairs(12), whole[3]), whole)
+    same(on_a_ring(replace(CLIP, large_batch=LargeBatch("ring", 2, 3)), pairs(12), whole[3]), whole)
+
+
+@pytest.mark.parametrize("config", [FILIP, ALBEF], ids=["filip", "albef"])
+def test_selected_tokens_and_queues_on_a_ring(config):
+    whole = step(config, pairs(12))
+    same(on_a_ring(replace(config, large_batch=LargeBatch("ring", 2)), pairs(12), whole[3]), whole)
 
 
 def test_the_loss_of_parts_is_another_loss(whole):
-    loss = jax.jit(lambda batch: CLIP.build().loss(whole[3], {}, batch, jax.random.key(1))[0])
+    loss = jax.jit(lambda batch: CLIP.build().loss(*whole[3], batch, jax.random.key(1))[0])
     parts = [loss({k: v[i::3] for k, v in pairs(12).items()}) for i in range(3)]
     assert abs(sum(parts) / 3 - whole[0]) > 0.1
 
@@ -115,25 +148,31 @@ def test_randomness_is_the_same_in_both_passes():
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "config, batch",
-    [
-        (replace(CLIP, loss="sigmoid", scale=10.0), pairs(6)),
-        (FILIP, pairs(6)),
-        (replace(FILIP, keep=1.0), pairs(6)),
-        (SYMILE, triples(6)),
-        (replace(SYMILE, negatives="n_squared"), triples(6)),
-        (replace(SYMILE, objective="pairwise", smoothing=0.1), triples(6)),
-    ],
-    ids=["sigmoid", "filip keep", "filip", "symile", "symile n_squared", "pairwise"],
-)
-def test_every_system_is_the_same_in_blocks(config, batch):
-    whole = step(config, batch)
-    same(step(replace(config, large_batch=LargeBatch("chunked", 4, 2)), batch, whole[3]), whole)
+SYSTEMS = {
+    "siglip": (replace(CLIP, loss="sigmoid", temperature=0.1), pairs),
+    "align": (align.Config(IMAGE, TEXT, 16, temperature=0.1), pairs),
+    "filip": (replace(FILIP, token_keep_ratio=1.0), pairs),
+    "filip selected": (FILIP, pairs),
+    "filip selected by the batch": (replace(FILIP, local_batch=None), pairs),
+    "symile": (SYMILE, triples),
+    "symile n_squared": (replace(SYMILE, negatives="n_squared"), triples),
+    "pairwise": (replace(SYMILE, objective="pairwise", smoothing=0.1), triples),
+    "sum": (replace(SYMILE, objective="sum"), triples),
+    "cwcl": (CWCL, spoken),
+    "albef": (ALBEF, pairs),
+    "modx": (modx.Config(IMAGE, TEXT, 16, screen=False), pairs),
+    "invgc": (invgc.Config(IMAGE, TEXT, 16, bank=8), pairs),
+}
 
 
-def test_the_default_leaves_fingerprints_alone_and_a_choice_is_stored():
-    assert "large_batch" not in to_json(CLIP)
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_system_is_the_same_in_blocks_and_micro_batches(name):
+    config, batch = SYSTEMS[name]
+    whole = step(config, batch(6))
+    same(step(replace(config, large_batch=LargeBatch("chunked", 4, 2)), batch(6), whole[3]), whole)
+
+
+def test_a_choice_is_stored_with_the_config():
     chosen = replace(CLIP, large_batch=LargeBatch("ring", 256))
     assert from_json(to_json(chosen)) == chosen and fingerprint(chosen) != fingerprint(CLIP)
 
@@ -145,9 +184,8 @@ def test_the_default_leaves_fingerprints_alone_and_a_choice_is_stored():
         (replace(CLIP, large_batch=LargeBatch(chunk=0)), "large_batch.chunk is 0"),
         (replace(CLIP, large_batch=LargeBatch(micro_batches=0)), "large_batch.micro_batches is 0"),
         (replace(CLIP, loss="words", large_batch=LargeBatch("chunked")), "compares no pairs"),
-        (replace(FILIP, large_batch=LargeBatch("ring")), "system.keep is 0.5"),
+        (replace(FILIP, local_batch=None, large_batch=LargeBatch("ring")), "system.local_batch is None"),
         (replace(SYMILE, negatives="n_squared", large_batch=LargeBatch("ring")), "n_squared"),
-        (replace(SYMILE, objective="sum", large_batch=LargeBatch("chunked")), "only the plain one"),
     ],
 )
 def test_sentences(config, words):

@@ -1,6 +1,13 @@
-"""CLIP: a dual encoder of images and texts, trained to tell the pairs of a batch apart (Radford et al. 2021, arXiv 2103.00020)."""
+"""CLIP: a dual encoder of images and texts with a contrastive loss over the batch (Radford et al. 2021, arXiv 2103.00020).
 
-from dataclasses import dataclass, field
+Figure 3, symmetric cross-entropy over scaled cosines          mmrep.losses.contrastive.symmetric_info_nce
+Section 2.5, learned temperature, clipped at 0.01              Config.temperature, mmrep.nn.heads.LogScale
+Section 3.1.4, prompt ensembles                                mmrep.evals.zero_shot.class_embeddings
+Figure 2, baseline that predicts the caption's bag of words    bag_of_words_loss
+SigLIP (Zhai et al. 2023, arXiv 2303.15343), equation 1        mmrep.losses.contrastive.sigmoid_pairs
+"""
+
+from dataclasses import dataclass
 from typing import Literal
 
 import jax
@@ -8,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from mmrep.errors import ConfigError, near
+from mmrep.errors import ConfigError, check_fields
 from mmrep.losses.contrastive import cross_entropy, sigmoid_pairs, symmetric_info_nce
 from mmrep.losses.large_batch import LargeBatch, in_micro_batches
 from mmrep.modality import FIRST_PIECE
@@ -18,42 +25,46 @@ from mmrep.nn.encoders.text import TextEncoder
 from mmrep.nn.heads import LogitBias
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
 
-LOSSES = ("softmax", "sigmoid", "words")
-
 
 @dataclass(frozen=True)
 class Config:
-    """loss: softmax: InfoNCE both ways, the scale learnt from 1 / 0.07 and kept below 100 (CLIP).
-          sigmoid: every pair of the batch is its own yes/no question, with a learnt bias (SigLIP, Zhai et al. 2023).
+    """loss: softmax: InfoNCE both ways.   sigmoid: binary cross-entropy of every pair with a learned bias (SigLIP).
           words: no text encoder; the image predicts the bag of words of its caption (the baseline of CLIP's figure 2).
-    scale, bias: of the logits at the start; SigLIP starts at 10 and -10.   max_scale: ceiling of the scale, None for none.
-    large_batch: how much of the batch is compared and encoded at once; not for words, which compare nothing.
+    temperature, bias: of the logits at the start, learned; SigLIP starts at 0.1 and -10.   min_temperature: its floor, None for none.
+    large_batch: see LargeBatch; not for words, which compare no pairs.
     """
 
     image: ImageEncoder = ImageEncoder(pool="cls", pre_norm=True)
     text: TextEncoder = TextEncoder(causal=True, pool="eos")
     dim: int = 64
     loss: Literal["softmax", "sigmoid", "words"] = "softmax"
-    scale: float = 1 / 0.07
-    max_scale: float | None = 100.0
+    temperature: float = 0.07
+    min_temperature: float | None = 0.01
     bias: float = -10.0
     dtype: str = "float32"
-    large_batch: LargeBatch = field(default=LargeBatch(), metadata={"since": 2})
+    large_batch: LargeBatch = LargeBatch()
 
-    def build(self) -> System:
-        if self.loss not in LOSSES:
-            raise ConfigError(f"system.loss is {self.loss!r}{near(self.loss, LOSSES)}")
-        if self.scale <= 0:
-            raise ConfigError(f"system.scale is {self.scale}: the scale of the logits must be positive")
+    def check(self) -> None:
+        floor = self.min_temperature
+        check_fields(self, {
+            "loss": (self.loss in ("softmax", "sigmoid", "words"), "choose softmax, sigmoid or words"),
+            "temperature": (self.temperature > 0, "it must be positive"),
+            "min_temperature": (floor is None or floor > 0, "it must be positive, or None"),
+        })  # fmt: skip
         self.large_batch.check()
         if self.loss == "words" and self.large_batch != LargeBatch():
             raise ConfigError('system.large_batch is set, but system.loss "words" compares no pairs: leave it out')
+
+    def build(self) -> System:
+        self.check()
         return _words(self) if self.loss == "words" else _pairs(self)
 
 
 def _pairs(config: Config) -> System:
-    encoders = {"image": config.image, "text": config.text}
-    model = dual_encoder(encoders, config.dim, scale=config.scale, max_scale=config.max_scale, dtype=config.dtype)
+    model = dual_encoder(
+        {"image": config.image, "text": config.text}, config.dim, scale=1 / config.temperature,
+        max_scale=None if config.min_temperature is None else 1 / config.min_temperature, dtype=config.dtype,
+    )  # fmt: skip
     sigmoid, offset = config.loss == "sigmoid", LogitBias(config.bias)
     blocks, parts = config.large_batch.blocks(), config.large_batch.micro_batches
 
@@ -62,7 +73,7 @@ def _pairs(config: Config) -> System:
         return params | (init_parts(rng, {"bias": offset}, batch) if sigmoid else {}), {}
 
     def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
-        x, y = in_micro_batches(lambda of: tuple(model.embed(params, of, n) for n in encoders), batch, parts)
+        x, y = in_micro_batches(lambda part: [model.embed(params, part, n) for n in model.names], batch, parts)
         scale = model.scale(params)
         metrics = {"scale": scale, "cosine": (x * y).sum(-1).mean()}
         if not sigmoid:
@@ -77,35 +88,40 @@ def _words(config: Config) -> System:
     vocab = config.text.vocab
     model = Embedder(config.image, vocab, normalise=False, dtype=jnp.dtype(config.dtype))
 
-    def predicted(params: Params, batch: Batch) -> Float[Array, "B V"]:
-        return jax.nn.log_softmax(model.apply({"params": params["image"]}, *inputs(batch, "image"))[0])
+    def predict(params: Params, batch: Batch) -> Float[Array, "B V"]:
+        return model.apply({"params": params["image"]}, *inputs(batch, "image"))[0]
 
     def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, Extras]:
         return init_parts(rng, {"image": model}, batch), {"counts": jnp.ones(vocab, jnp.float32)}
 
     def loss(params: Params, extras: Extras, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, tuple[Extras, Metrics]]:
-        log_p, targets = predicted(params, batch), bag_of_words(batch["text"], vocab)
-        counted = {"counts": extras["counts"] + targets.sum(0)}
-        return cross_entropy(log_p, targets).mean(), (
-            counted,
-            {"words": (targets > 0).sum(-1).mean(dtype=jnp.float32)},
-        )
+        values, targets = bag_of_words_loss(predict(params, batch), batch["text"])
+        counts = extras["counts"] + targets.sum(0)
+        return values.mean(), ({"counts": counts}, {"words": (targets > 0).sum(-1).mean(dtype=jnp.float32)})
 
-    def informed(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B V"]:
-        """log p(word | image) - log p(word), the frequencies as counted in training."""
-        return predicted(params, batch) - jnp.log(extras["counts"] / extras["counts"].sum())
+    def information(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B V"]:
+        """log p(word | image) - log p(word), with the frequencies counted in training."""
+        log_p = jax.nn.log_softmax(predict(params, batch))
+        return log_p - jnp.log(extras["counts"] / extras["counts"].sum())
 
-    # Their dot product is the summed pointwise information of the caption's words: without the frequencies, captions of common
-    # words would stand first for every image. For one caption the order of the images is that of its log-probability.
-    infer = {
-        "image": informed,
-        "text": lambda params, extras, batch: (bag_of_words(batch["text"], vocab) > 0).astype(jnp.float32),
-    }
-    return System(init, loss, infer)
+    def words(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B V"]:
+        return (bag_of_words(batch["text"], vocab) > 0).astype(jnp.float32)
+
+    # The dot product is the summed pointwise information of the caption's words. Without the frequencies, captions of common words
+    # would rank first for every image; for one caption the order of the images is that of its log-probability.
+    return System(init, loss, {"image": information, "text": words})
+
+
+def bag_of_words_loss(
+    logits: Float[Array, "B V"], ids: Int[Array | np.ndarray, "B L"]
+) -> tuple[Float[Array, " B"], Float[Array, "B V"]]:
+    """(cross-entropy of each row's `bag_of_words`, the bags themselves)."""
+    targets = bag_of_words(ids, logits.shape[-1])
+    return cross_entropy(logits, targets), targets
 
 
 def bag_of_words(ids: Int[Array | np.ndarray, "B L"], vocab: int) -> Float[Array, "B V"]:
-    """Rows share 1 equally over the caption's distinct pieces, special ids left out; a caption without pieces is all zero."""
+    """Each row has 1 in equal shares on the caption's distinct pieces, special ids left out; a caption without pieces is all zero."""
     present = jnp.zeros((ids.shape[0], vocab), jnp.float32).at[jnp.arange(ids.shape[0])[:, None], ids].set(1.0)
     present = present.at[:, :FIRST_PIECE].set(0.0)
     return present / jnp.maximum(present.sum(-1, keepdims=True), 1.0)

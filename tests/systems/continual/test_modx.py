@@ -1,4 +1,4 @@
-"""Mod-X: the distillation by hand through the system, the teacher's snapshots, and the forgetting measures."""
+"""Mod-X: the distillation by hand and against loops, the teacher's snapshots, and the measures of forgetting."""
 
 from itertools import pairwise
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from mmrep import modality
 from mmrep.config import Data, Experiment, Optim, Phase, Tokenizer, fingerprint
@@ -17,10 +18,17 @@ from mmrep.model import Model
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.text import TextEncoder
-from mmrep.systems.continual.modx import Config, snapshot
+from mmrep.systems.continual.modx import Config, distillation, snapshot
 from mmrep.systems.continual.modx.data import Domain
-from mmrep.systems.continual.modx.evals import Domains, forgetting, measures, ram, sam
-from mmrep.systems.continual.modx.model import similarity_distillation
+from mmrep.systems.continual.modx.evals import Domains, forgetting, ram, sam, stream_metrics
+from mmrep.systems.continual.modx.model import (
+    diagonal_distillation,
+    feature_distillation,
+    kl_divergence,
+    modx_loss,
+    right_rows,
+    similarity_distillation,
+)
 from mmrep.training import loop
 
 IMAGE, TEXT = (
@@ -29,15 +37,95 @@ IMAGE, TEXT = (
 )
 PAIR = (modality.image("image", 16, field="rgb"), modality.text("text", 12, 64, "caption"))
 BATCH = {k: jnp.asarray(v) for k, v in modality.example(PAIR, 6).items()}
-# The dossier of the paper's matrices: as unit vectors they are the cosines of an identity on one side.
+# Two similarity matrices of a hand check.
 NEW = np.array([[0.9, 0.2, 0.1], [0.3, 0.8, 0.0], [0.1, 0.4, 0.7]], np.float32)
 OLD = np.array([[0.8, 0.3, 0.2], [0.5, 0.4, 0.1], [0.0, 0.2, 0.9]], np.float32)
 EYE = jnp.eye(3, dtype=jnp.float32)
 
 
-def system(**changes):
-    made = Config(IMAGE, TEXT, 16, **changes).build()
-    return made, *made.init(jax.random.key(0), BATCH)
+def unit(seed, *shape):
+    x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return jnp.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True))
+
+
+def kl_rows(old, new, temperature=1.0):
+    """KL of each row's softmax, in float64."""
+    p, q = (np.exp(np.asarray(x, np.float64) / temperature) for x in (old, new))
+    p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
+    return (p * np.log(p / q)).sum(-1)
+
+
+def distilled(old=OLD, new=NEW, **fields):
+    """x = rows of the matrix, y = unit axes: the cosines of x and y are the matrix itself."""
+    return float(distillation(Config(**fields), (jnp.asarray(old), EYE), (jnp.asarray(new), EYE))[0])
+
+
+def test_kl_divergence_equals_naive():
+    t, s = unit(0, 2, 3, 5), unit(1, 2, 3, 5)
+    np.testing.assert_allclose(kl_divergence(t, s, 0.5), kl_rows(t, s, 0.5), rtol=1e-4)
+    np.testing.assert_allclose(kl_divergence(t, t), 0.0, atol=1e-7)
+    assert not np.any(jax.grad(lambda x: kl_divergence(x, s).sum())(t))
+    extreme = kl_divergence(jnp.array([[1e4, -1e4]], jnp.bfloat16), jnp.array([[-1e4, 1e4]], jnp.bfloat16))
+    assert extreme.dtype == jnp.float32 and np.isfinite(extreme).all()
+
+
+def test_golden_numbers():
+    np.testing.assert_array_equal(right_rows(jnp.asarray(OLD)), [True, False, True])
+    np.testing.assert_array_equal(right_rows(jnp.asarray(OLD.T)), [True, True, True])
+    np.testing.assert_allclose(kl_rows(OLD, NEW)[[0, 2]].sum(), 0.0214071, atol=1e-6)  # row 1 is screened out
+    np.testing.assert_allclose(kl_rows(OLD.T, NEW.T).sum(), 0.0323807, atol=1e-6)
+    np.testing.assert_allclose(distilled(), 0.0268939, atol=1e-6)
+    np.testing.assert_allclose(distilled(reduction="mean"), 0.0268939 / 3, atol=1e-6)
+    unscreened = (kl_rows(OLD, NEW).sum() + kl_rows(OLD.T, NEW.T).sum()) / 2
+    np.testing.assert_allclose(distilled(screen=False), unscreened, atol=1e-6)
+    assert abs(distilled(distil_temperature=0.1) - 0.0268939) > 0.1, "the temperature matters"
+    assert abs(distilled(NEW, OLD) - 0.0268939) > 1e-3, "the direction of the KL matters"
+
+
+def test_diagonal_and_features_by_hand():
+    np.testing.assert_allclose(
+        distilled(distil="diagonal"), np.sum((np.diagonal(OLD) - np.diagonal(NEW)) ** 2), atol=1e-6
+    )
+    turned = jnp.roll(EYE, 1, axis=0)
+    np.testing.assert_allclose(distilled(EYE, turned, distil="features"), 1.5, atol=1e-6)
+    # Mod-X permits one rotation of both modalities: it keeps the matrix and moves every feature.
+    np.testing.assert_allclose(distillation(Config(), (EYE, EYE), (EYE @ turned, EYE @ turned))[0], 0.0, atol=1e-6)
+    t, s = unit(0, 3, 4), unit(1, 3, 4)
+    np.testing.assert_allclose(feature_distillation(t, 5 * s), 1 - (t * s).sum(-1), rtol=1e-4)
+    value, gradient = jax.value_and_grad(lambda x: feature_distillation(t[:1], x).sum())(jnp.zeros((1, 4)))
+    assert value == 1 and np.isfinite(gradient).all()
+    for loss in (feature_distillation, lambda x, y: diagonal_distillation((x, t), (y, s))):
+        assert not np.any(jax.grad(lambda x, f=loss: f(x, s).sum())(t))
+
+
+def test_a_teacher_that_is_wrong_everywhere_adds_nothing():
+    wrong = jnp.roll(EYE, 1, axis=0)
+    value, slope = jax.value_and_grad(lambda x: distillation(Config(), (wrong, EYE), (x, EYE))[0])(jnp.asarray(NEW))
+    assert value == 0.0 and (slope == 0.0).all()
+    assert modx_loss((wrong, EYE), (jnp.asarray(NEW), EYE))[1] == 0.0
+
+
+def test_duplicate_captions_do_not_screen_a_right_row_out():
+    x = jnp.asarray([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], jnp.float32)
+    shifted = jnp.asarray(NEW[:, :2])
+    first_only = similarity_distillation(x @ x.T, shifted @ x.T)
+    assert (first_only[:2] > 0).all(), "argmax would have called row 1 wrong"
+    assert right_rows(jnp.array([[0.9, 0.9 + 1e-7], [0.9, 0.9 + 1e-7]])).all()
+
+
+def test_gradients_of_the_matrix_and_none_to_the_teacher():
+    check_grads(
+        jax.jit(lambda x: similarity_distillation(jnp.asarray(OLD), x)), (jnp.asarray(NEW),), 1, ["rev"], 2e-2, 2e-2
+    )
+    slopes = jax.grad(lambda old: modx_loss(old, (jnp.asarray(NEW), EYE))[0].sum())((jnp.asarray(OLD), EYE))
+    assert not any(np.any(g) for g in slopes)
+
+
+@pytest.fixture(scope="module")
+def made():
+    system = Config(IMAGE, TEXT, 16, alpha=20.0).build()
+    params, extras = jax.jit(system.init)(jax.random.key(0), BATCH)
+    return system, params, extras
 
 
 def moved(params, size=0.05):
@@ -46,102 +134,27 @@ def moved(params, size=0.05):
     return jax.tree.unflatten(tree, [x + size * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys)])
 
 
-def softmax(x):
-    return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
-
-
-def kl_rows(old, new):
-    p, q = softmax(old.astype(np.float64)), softmax(new.astype(np.float64))
-    return (p * np.log(p / q)).sum(-1)
-
-
-def test_distillation_is_the_golden_one():
-    # x = rows of the matrix, y = unit axes: similarity(x, y) is the matrix itself.
-    found = Config().distil(jnp.asarray(OLD), EYE, jnp.asarray(NEW), EYE)
-    np.testing.assert_allclose(found, 0.0268939, atol=1e-6)
-    np.testing.assert_allclose(kl_rows(OLD, NEW)[[0, 2]].sum(), 0.0214071, atol=1e-6)  # row 1 is screened out
-    np.testing.assert_allclose(kl_rows(OLD.T, NEW.T).sum(), 0.0323807, atol=1e-6)
-    np.testing.assert_allclose(
-        Config(reduction="mean").distil(jnp.asarray(OLD), EYE, jnp.asarray(NEW), EYE), 0.0268939 / 3, atol=1e-6
-    )
-    everything = Config(screen=False).distil(jnp.asarray(OLD), EYE, jnp.asarray(NEW), EYE)
-    np.testing.assert_allclose(everything, (kl_rows(OLD, NEW).sum() + kl_rows(OLD.T, NEW.T).sum()) / 2, atol=1e-6)
-    assert float(everything) > 0.03
-    sharp = Config(distil_temperature=0.1).distil(jnp.asarray(OLD), EYE, jnp.asarray(NEW), EYE)
-    assert abs(float(sharp) - 0.0268939) > 0.1, "the temperature matters"
-    other_way = similarity_distillation(jnp.asarray(NEW), jnp.asarray(OLD)).sum()
-    assert abs(float(other_way) - 0.0268939) > 1e-3, "the direction of the KL matters"
-
-
-def test_diagonal_and_features_by_hand():
-    diagonal = Config(keep="diagonal").distil(jnp.asarray(OLD), EYE, jnp.asarray(NEW), EYE)
-    np.testing.assert_allclose(diagonal, np.sum((np.diagonal(OLD) - np.diagonal(NEW)) ** 2), atol=1e-6)
-    turned = jnp.roll(EYE, 1, axis=0)
-    np.testing.assert_allclose(Config(keep="features").distil(EYE, EYE, turned, EYE), 1.5, atol=1e-6)
-    # What Mod-X lets be: one rotation of both modalities keeps the matrix and moves every feature.
-    np.testing.assert_allclose(Config().distil(EYE, EYE, EYE @ turned, EYE @ turned), 0.0, atol=1e-6)
-
-
-def test_a_teacher_that_is_wrong_everywhere_teaches_nothing():
-    wrong = jnp.roll(EYE, 1, axis=0)
-    value, slope = jax.value_and_grad(lambda x: Config().distil(wrong, EYE, x, EYE))(jnp.asarray(NEW))
-    assert value == 0.0 and (slope == 0.0).all()
-
-
-def test_duplicate_captions_do_not_screen_a_right_row_out():
-    x = jnp.asarray([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], jnp.float32)
-    shifted = jnp.asarray(NEW[:, :2])
-    assert Config().distil(x, x, shifted, x) > 0
-    first_only = similarity_distillation(x @ x.T, shifted @ x.T)
-    assert (first_only[:2] > 0).all(), "argmax would have called row 1 wrong"
-
-
-def test_loss_is_contrast_and_alpha_times_the_sum():
-    made, params, extras = system(alpha=20.0)
-    student = moved(params)
-    loss, (kept, metrics) = made.loss(student, extras, BATCH, jax.random.key(0))
-    x, y = (made.infer[n](student, {}, BATCH) for n in ("image", "text"))
-    u, v = (made.infer[n](params, {}, BATCH) for n in ("image", "text"))
-    scale = metrics["scale"]
-    contrast = symmetric_info_nce(x, y, scale).mean()
-    old, new = np.asarray(u @ v.T), np.asarray(x @ y.T)
-    right = [np.diagonal(m) >= m.max(1) - 1e-6 for m in (old, old.T)]
-    distil = 0.5 * sum((kl_rows(a, b) * r).sum() for a, b, r in ((old, new, right[0]), (old.T, new.T, right[1])))
-    assert distil > 0
-    np.testing.assert_allclose(loss, contrast + 20 * distil, rtol=1e-4)
-    np.testing.assert_allclose(metrics["teacher_right"], np.mean(right), rtol=1e-6)
-    plain, _, _ = system(alpha=0.0)
-    np.testing.assert_allclose(plain.loss(student, extras, BATCH, jax.random.key(0))[0], contrast, rtol=1e-6)
+def test_loss_is_contrast_and_alpha_times_the_sum(made):
+    system, params, extras = made
+    student, loss = moved(params), jax.jit(system.loss)
+    value, (kept, metrics) = loss(student, extras, BATCH, jax.random.key(0))
+    embed = jax.jit(lambda p: tuple(system.infer[n](p, {}, BATCH) for n in ("image", "text")))
+    new, old = embed(student), embed(params)
+    values, right = modx_loss(old, new)
+    contrast = symmetric_info_nce(*new, metrics["scale"]).mean()
+    assert values.sum() > 0
+    np.testing.assert_allclose(value, contrast + 20 * values.sum(), rtol=1e-4)
+    np.testing.assert_allclose(metrics["teacher_right"], right, rtol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, kept, extras)
+    _, taken = snapshot(student, extras)
+    jax.tree.map(np.testing.assert_array_equal, taken["teacher"], {n: student[n] for n in ("image", "text")})
+    assert loss(student, taken, BATCH, jax.random.key(0))[1][1]["distil"] < 1e-6
 
 
-def test_no_gradient_reaches_the_teacher_and_none_arises_where_nothing_has_moved():
-    made, params, extras = system(screen=False)
-    student = moved(params)
-    slopes = jax.grad(lambda e: made.loss(student, e, BATCH, jax.random.key(0))[0])(extras)
-    assert all((x == 0).all() for x in jax.tree.leaves(slopes))
-    plain, _, _ = system(alpha=0.0)
-    here, there = (
-        jax.grad(lambda p, s=s: s.loss(p, extras, BATCH, jax.random.key(0))[0])(params) for s in (made, plain)
-    )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), here, there)
-
-
-def test_snapshot_is_the_model_as_it_is_now():
-    made, params, extras = system()
-    later = moved(params)
-    same, taken = snapshot(later, extras)
-    assert same is later
-    assert jax.tree.structure(taken) == jax.tree.structure(extras)
-    jax.tree.map(np.testing.assert_array_equal, taken["teacher"], {n: later[n] for n in ("image", "text")})
-    assert made.loss(later, taken, BATCH, jax.random.key(0))[1][1]["distil"] < 1e-6
-    assert made.loss(later, extras, BATCH, jax.random.key(0))[1][1]["teacher_right"] <= 1.0
-
-
-def test_one_pair_is_refused():
-    made, params, extras = system()
+def test_one_pair_is_refused(made):
+    system, params, extras = made
     with pytest.raises(ConfigError, match="data.batch_size is 1"):
-        made.loss(params, extras, {k: v[:1] for k, v in BATCH.items()}, jax.random.key(0))
+        jax.eval_shape(system.loss, params, extras, {k: v[:1] for k, v in BATCH.items()}, jax.random.key(0))
 
 
 def test_angles():
@@ -175,14 +188,14 @@ def test_domains_are_ranked_among_themselves():
     assert Domains(("a", "b")).run(Fake()) == {"R@1 a": 1.0, "R@1 b": 0.0, "R@1 first": 1.0, "R@1 mean": 0.5}
 
 
-def test_measures_of_a_stream():
+def test_metrics_of_a_stream():
     rows = [
         {"train/loss": 1.0, "train/teacher_right": 0.5},
         {"eval/R@1 a": 0.25, "eval/R@1 b": 0.75, "eval/R@1 mean": 0.5},
     ]
     after = Fake()
     after.sets = {"image": after.sets["image"], "text": np.roll(after.sets["text"], 1, axis=1)}
-    found = measures(("a", "b"), Fake(), after, rows)
+    found = stream_metrics(("a", "b"), Fake(), after, rows)
     assert found["R@1 first"] == found["kept"] == 0.25 and found["R@1 newest"] == 0.75
     assert found["forgetting"] == 0.75 and found["teacher right"] == 0.5
     np.testing.assert_allclose([found["RAM image"], found["RAM text"], found["RAM apart"]], [0, 90, 90], atol=1e-6)
@@ -216,13 +229,13 @@ def test_a_domain_has_its_own_pairs_and_the_words_of_all():
         for phases in ([Domain(stream, 0)], [Domain(stream, 0), night])
     ]
     pieces = [[m.piece(i) for i in range(m.vocab)] for m in models]
-    assert pieces[0] == pieces[1], "the base model and the stream must read words alike"
+    assert pieces[0] == pieces[1], "the base model and the stream have one tokenizer"
     assert fingerprint(night) != fingerprint(Domain(stream, 0))
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("alpha", -1.0), ("keep", "rows"), ("reduction", "max"), ("distil_temperature", 0.0), ("temperature", 2.0)],
+    [("alpha", -1.0), ("distil", "rows"), ("reduction", "max"), ("distil_temperature", 0.0), ("temperature", 2.0)],
 )
 def test_impossible_fields_are_named(field, value):
     wrong = Config()

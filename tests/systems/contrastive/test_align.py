@@ -12,7 +12,8 @@ from mmrep.losses.contrastive import info_nce
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.text import TextEncoder
-from mmrep.systems.contrastive.align import Config, align_loss, keep_pairs
+from mmrep.systems.contrastive.align import Config, align_loss
+from mmrep.systems.contrastive.align.data import keep_pairs
 from mmrep.systems.contrastive.align.evals import compose
 
 PAIR = (modality.image("image", 16), modality.text("text", 8, 32))
@@ -55,7 +56,7 @@ def test_smoothing_counts_the_global_batch():
     assert abs(float(whole - halves)) > 0.1
 
 
-def test_sigma_stays_within_its_range():
+def test_temperature_is_bounded():
     system = TINY.build()
     batch = modality.example(PAIR, 4)
     params, _ = system.init(jax.random.key(0), batch)
@@ -105,9 +106,13 @@ def test_frequency_filters():
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
-    [({"smoothing": 1.0}, "system.smoothing"), ({"sigma": 0.0}, "system.sigma"), ({"dim": 0}, "system.dim")],
+    [
+        ({"smoothing": 1.0}, "system.smoothing"),
+        ({"temperature": 0.0}, "system.temperature"),
+        ({"dim": 0}, "system.dim"),
+    ],
 )
-def test_impossible_fields_are_told(changes, sentence):
+def test_impossible_fields_are_named(changes, sentence):
     with pytest.raises(ConfigError, match=sentence):
         dataclasses.replace(TINY, **changes).build()
 

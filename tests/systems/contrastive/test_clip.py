@@ -45,7 +45,7 @@ def test_softmax_is_half_of_both_directions(tiny):
 
 def test_sigmoid_is_a_yes_or_no_for_every_pair_and_learns_its_bias(tiny):
     system, batch = tiny
-    built, params, extras = started(replace(system, loss="sigmoid", scale=10.0), batch)
+    built, params, extras = started(replace(system, loss="sigmoid", temperature=0.1), batch)
     grads, (_, metrics) = jax.jit(jax.grad(built.loss, has_aux=True))(params, extras, batch, jax.random.key(1))
     z = logits_of(built, params, batch, 10.0) - 10.0
     signed = z * (2 * np.eye(6) - 1)
@@ -118,7 +118,7 @@ def test_bench_has_the_sizes_it_is_compared_at():
     assert config.system.dim == 128 and config.data.batch_size == 64 and config.data.modalities[0].shape == (64, 64, 3)
 
 
-@pytest.mark.parametrize("field", [{"scale": 0.0}, {"scale": -1.0}])
+@pytest.mark.parametrize("field", [{"temperature": 0.0}, {"temperature": -1.0}, {"min_temperature": 0.0}])
 def test_impossible_fields_are_named(field):
     with pytest.raises(ConfigError, match=f"system.{next(iter(field))}"):
         Config(**field).build()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmrep.errors import ConfigError, DataError
-from mmrep.systems.contrastive.cwcl.intents import INTENTS, TEMPLATES, WORDS, IntentData, sentence, speak, tones
+from mmrep.systems.contrastive.cwcl.intents import INTENTS, TEMPLATES, WORDS, IntentData, sentence, synthesise, tones
 
 
 def test_every_word_has_tones_of_its_own():
@@ -25,8 +25,8 @@ def test_sentences_are_made_of_known_words_and_never_shared():
 
 def test_speech_is_the_words_in_order_and_the_noise_as_loud_as_said():
     text, rate = "stop the music", 4000
-    clean = speak(text, np.random.default_rng(0), rate, 0.0, 0.0, 200.0)
-    noisy = speak(text, np.random.default_rng(0), rate, 0.0, 0.0, 10.0)
+    clean = synthesise(text, np.random.default_rng(0), rate, 0.0, 0.0, 200.0)
+    noisy = synthesise(text, np.random.default_rng(0), rate, 0.0, 0.0, 10.0)
     assert len(clean) == 3 * 320 and np.abs(noisy).max() <= 1 and clean.dtype == np.float32
     assert 20 * np.log10(clean.std() / (noisy - clean).std()) == pytest.approx(10, abs=0.2)
     spectrum = np.abs(np.fft.rfft((noisy - clean).astype(np.float64))) ** 2
@@ -39,7 +39,7 @@ def test_speech_is_the_words_in_order_and_the_noise_as_loud_as_said():
 
 
 def test_speakers_differ_in_pitch_and_tempo():
-    heard = [speak("check the alarm", np.random.default_rng(s), 4000, 0.15, 0.2, 10.0) for s in range(8)]
+    heard = [synthesise("check the alarm", np.random.default_rng(s), 4000, 0.15, 0.2, 10.0) for s in range(8)]
     lengths = [len(w) for w in heard]
     assert len({*lengths}) > 4 and 0.75 * 960 < min(lengths) < max(lengths) < 1.25 * 960
 

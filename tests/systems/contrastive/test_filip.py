@@ -1,4 +1,4 @@
-"""FILIP: the two similarities by hand, the loss through the system, masks, token selection, and where words find their objects."""
+"""FILIP's similarity, loss and token selection against hand-made numbers and loops, and what the system compares."""
 
 import jax
 import jax.numpy as jnp
@@ -7,166 +7,189 @@ import pytest
 
 from mmrep import modality
 from mmrep.errors import ConfigError
-from mmrep.losses.contrastive import symmetric_info_nce, symmetric_info_nce_of_logits
-from mmrep.model import Model
+from mmrep.losses.blocks import Blocks
+from mmrep.losses.contrastive import info_nce
+from mmrep.losses.large_batch import LargeBatch
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.text import TextEncoder
-from mmrep.systems.contrastive.filip import Config
-from mmrep.systems.contrastive.filip.evals import Localisation, alignment, shown
-from mmrep.systems.contrastive.filip.model import late_similarity
+from mmrep.systems.contrastive import filip
+from mmrep.systems.contrastive.filip import model as functions
 
-IMAGE, TEXT = (
+token_max_similarity = jax.jit(functions.token_max_similarity, static_argnames="chunk")
+filip_similarity = jax.jit(functions.filip_similarity)
+filip_loss = jax.jit(functions.filip_loss)
+pair_similarity = jax.jit(functions.pair_similarity)
+select_tokens = jax.jit(functions.select_tokens, static_argnums=2)
+select_tokens_locally = jax.jit(functions.select_tokens_locally, static_argnums=(2, 3, 4))
+TINY = filip.Config(
     ImageEncoder(TransformerConfig(width=32, depth=1, heads=4), patch=8),
     TextEncoder(TransformerConfig(width=32, depth=1, heads=4), vocab=64, length=12),
+    16,
 )
 PAIR = (modality.image("image", 16), modality.text("text", 12, 64))
-BATCH = {k: jnp.asarray(v) for k, v in modality.example(PAIR, 6).items()}
-I = jnp.array([[[1, 0], [0, 1]], [[0.6, 0.8], [0.8, -0.6]]], jnp.float32)
-T = jnp.array([[[1, 0], [0, -1], [0, 1]], [[0, 1], [0.6, 0.8], [0.8, 0.6]]], jnp.float32)
-SEEN, REAL = jnp.ones((2, 2), bool), jnp.array([[True, True, False], [True, True, True]])
-S_IMAGE, S_TEXT = np.array([[0.5, 0.9], [0.7, 0.64]]), np.array([[0.5, 2.6 / 3], [0.7, 0.92]])
+# Two images of two tokens, two texts of three, the first text's last token padding.
+IMAGES = jnp.array([[[1, 0], [0, 1]], [[0.6, 0.8], [0.8, -0.6]]], jnp.float32), jnp.ones((2, 2), bool)
+TEXTS = (
+    jnp.array([[[1, 0], [0, -1], [0, 1]], [[0, 1], [0.6, 0.8], [0.8, 0.6]]], jnp.float32),
+    jnp.array([[True, True, False], [True, True, True]]),
+)
+S_IMAGE, S_TEXT = [[0.5, 0.9], [0.7, 0.64]], [[0.5, 2.6 / 3], [0.7, 0.92]]
 
 
-def system(**changes):
-    made = Config(IMAGE, TEXT, 16, **changes).build()
-    return made, made.init(jax.random.key(0), BATCH)[0]
+def unit(seed, *shape):
+    x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return jnp.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True))
 
 
-def test_both_similarities_and_the_loss_by_hand():
-    s_image, s_text = Config(chunk=1).similarities((I, SEEN), (T, REAL))
-    np.testing.assert_allclose(s_image, S_IMAGE, atol=1e-6)
-    np.testing.assert_allclose(s_text, S_TEXT, atol=1e-6)
-    rows = symmetric_info_nce_of_logits(s_image / 0.5, s_text.T / 0.5)
-    np.testing.assert_allclose(rows.mean(), 0.8700744, atol=1e-6)
-    one_matrix = symmetric_info_nce_of_logits(s_image / 0.5, s_image.T / 0.5).mean()
+def loop(x, y):
+    """Both similarities, one pair of token sets at a time, in float64."""
+    s_xy, s_yx = np.zeros((2, len(x[0]), len(y[0])))
+    for i, (a, u) in enumerate(zip(*map(np.asarray, x))):
+        for j, (b, v) in enumerate(zip(*map(np.asarray, y))):
+            s = a[u].astype(np.float64) @ b[v].T
+            if s.size:
+                s_xy[i, j], s_yx[i, j] = s.max(1).mean(), s.max(0).mean()
+    return s_xy, s_yx
+
+
+def test_golden_numbers():
+    s_image, s_text = token_max_similarity(IMAGES, TEXTS)
+    np.testing.assert_allclose(s_image, S_IMAGE, rtol=1e-6)
+    np.testing.assert_allclose(s_text, S_TEXT, rtol=1e-6)
+    np.testing.assert_allclose(info_nce(s_image / 0.5).mean(), 0.9630234, rtol=1e-6)
+    np.testing.assert_allclose(info_nce(s_text.T / 0.5).mean(), 0.7771253, rtol=1e-6)
+    loss, own = filip_loss(IMAGES, TEXTS, 2.0)
+    np.testing.assert_allclose(loss.mean(), 0.8700744, rtol=1e-6)
+    np.testing.assert_allclose(own, [0.5, 0.78], rtol=1e-6)
+    np.testing.assert_allclose(pair_similarity(IMAGES, TEXTS), [[0.5, 0.64], [0.5, 0.92]], rtol=1e-6)
+    one_matrix = 0.5 * (info_nce(s_image / 0.5) + info_nce(s_image.T / 0.5)).mean()
     assert abs(float(one_matrix) - 0.8700744) > 0.05, "one matrix and its transpose is another method"
 
 
-def test_padding_would_speak_without_its_mask():
-    s_image, s_text = Config().similarities((I, SEEN), (T, jnp.ones_like(REAL)))
-    np.testing.assert_allclose(s_image[0, 0], 1.0, atol=1e-6)  # the second patch finds the padding (0, 1)
-    np.testing.assert_allclose(s_text[0, 0], 2 / 3, atol=1e-6)  # and the mean runs over three
+def test_padding_without_its_mask_would_be_matched():
+    s_image, s_text = token_max_similarity(IMAGES, (TEXTS[0], jnp.ones((2, 3), bool)))
+    np.testing.assert_allclose(s_image[0, 0], 1.0, atol=1e-6)  # the second patch equals the padding (0, 1)
+    np.testing.assert_allclose(s_text[0, 0], 2 / 3, atol=1e-6)  # and the mean runs over three tokens
 
 
-def test_loss_is_the_mean_over_pairs_of_both_directions_on_every_token():
-    made, params = system()
-    loss, (_, metrics) = made.loss(params, {}, BATCH, jax.random.key(0))
-    x, y = (np.asarray(made.infer[n](params, {}, BATCH)["tokens"]) for n in ("image", "text"))
-    real = BATCH["text"] > 0
-    s = np.einsum("ind,jld->ijnl", x, y)
-    best_word = np.where(real[None, :, None], s, -9).max(-1).mean(-1)
-    best_patch = np.where(real[None], s.max(2), 0).sum(-1) / real.sum(1)
+@pytest.mark.parametrize("chunk", [None, 1, 3, 9])
+def test_values_and_gradients_equal_a_loop_whatever_the_chunk(chunk):
+    x, y = unit(0, 4, 3, 5), unit(1, 7, 6, 5)
+    vx = jnp.ones((4, 3), bool).at[1, 2].set(False)
+    vy = jnp.arange(6) < jnp.array([6, 1, 2, 3, 4, 5, 0])[:, None]  # the last text has no token
+    found = token_max_similarity((x, vx), (y, vy), chunk)
+    for a, b in zip(found, loop((x, vx), (y, vy))):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    np.testing.assert_array_equal(found[0][:, 6], 0.0)
+    weights = jax.random.normal(jax.random.key(0), (2, 4, 7))
 
-    def cross_entropy(rows):
-        rows = rows / 0.07
-        return np.mean(np.log(np.exp(rows - rows.max(1, keepdims=True)).sum(1)) + rows.max(1) - np.diagonal(rows))
+    def total(x, y, chunk):
+        s = functions.token_max_similarity((x, vx), (y, vy), chunk)
+        return (weights[0] * s[0] + weights[1] * s[1]).sum()
 
-    np.testing.assert_allclose(loss, (cross_entropy(best_word) + cross_entropy(best_patch.T)) / 2, rtol=1e-5)
-    np.testing.assert_allclose(metrics["scale"], 1 / 0.07, rtol=1e-5)
-    assert abs(cross_entropy(best_patch) - cross_entropy(best_patch.T)) > 1e-3, "the direction of the softmax matters"
-
-
-def test_mean_is_the_dot_product_of_mean_tokens_and_global_is_clip():
-    made, params = system(interaction="mean")
-    out = {n: made.infer[n](params, {}, BATCH) for n in ("image", "text")}
-    tokens = {n: made.infer[f"{n}_tokens"](params, {}, BATCH) for n in ("image", "text")}
-    s = np.einsum("ind,jld->ijnl", tokens["image"]["tokens"], tokens["text"]["tokens"])
-    real = BATCH["text"] > 0
-    naive = s.mean(2).sum(-1) / real.sum(1)  # the mean over both sides' real tokens; padding is zero
-    sides = [(out[n]["tokens"], out[n]["valid"]) for n in ("image", "text")]
-    np.testing.assert_allclose(late_similarity(*sides[0], *sides[1])[0], naive, atol=1e-5)
-
-    made, params = system(interaction="global")
-    x, y = (made.infer[n](params, {}, BATCH)["tokens"] for n in ("image", "text"))
-    assert x.shape == (6, 1, 16)
-    loss, _ = made.loss(params, {}, BATCH, jax.random.key(0))
-    np.testing.assert_allclose(loss, symmetric_info_nce(x[:, 0], y[:, 0], 1 / 0.07).mean(), rtol=1e-5)
+    gradients = jax.jit(jax.grad(total, (0, 1)), static_argnums=2)
+    for a, b in zip(gradients(x, y, chunk), gradients(x, y, None)):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    np.testing.assert_array_equal(gradients(x, y, chunk)[1][6], 0.0)
 
 
-def test_padding_changes_neither_loss_nor_gradient_unless_the_mask_is_off():
-    longer = BATCH | {"text": jnp.where(jnp.arange(12) < 9, BATCH["text"], 0)}
-    shorter = longer | {"text": longer["text"][:, :9]}
-    for mask in (True, False):
-        made, params = system(mask=mask)
-        run = jax.value_and_grad(lambda p, b, loss=made.loss: loss(p, {}, b, jax.random.key(0))[0])
-        (a, da), (b, db) = run(params, longer), run(params, shorter)
-        far = max(float(jnp.abs(x - y).max()) for x, y in zip(jax.tree.leaves(da), jax.tree.leaves(db)))
-        assert (abs(float(a - b)) < 1e-5 and far < 1e-4) is mask
+def test_low_precision_tokens_are_reduced_in_float32():
+    x, y = (unit(0, 2, 3, 5), jnp.ones((2, 3), bool)), (unit(1, 2, 4, 5), jnp.ones((2, 4), bool))
+    low = token_max_similarity(*((v.astype(jnp.bfloat16), valid) for v, valid in (x, y)))
+    assert low[0].dtype == low[1].dtype == jnp.float32
+    np.testing.assert_allclose(low[0], token_max_similarity(x, y)[0], atol=0.02)
 
 
-def test_selection_shortens_what_is_looked_among_and_never_who_asks():
-    half = Config(keep=0.5).similarities((I, SEEN), (T, REAL))
-    # Kept: the patch (1,0) of image 0 and (0.8,-0.6) or (0.6,0.8) of image 1, whichever matches best; two of three words.
-    assert half[0].shape == half[1].shape == (2, 2)
-    full = Config().similarities((I, SEEN), (T, REAL))
+def test_selection_keeps_the_best_valid_tokens():
+    tokens = jnp.array([[[1, 0], [0, 1], [0.6, 0.8], [0.8, 0.6]]], jnp.float32)
+    others = jnp.array([[[1, 0], [0, 1]]], jnp.float32), jnp.array([[True, False]])
+    valid = jnp.array([[True, True, True, False]])
+    (kept, kept_valid), _ = select_tokens((tokens, valid), others, 0.5)
+    np.testing.assert_allclose(kept, [[[1, 0], [0.6, 0.8]]])
+    assert kept_valid.all()
+    assert not select_tokens((tokens, valid), others, 1.0)[0][1][0, 3]  # padding comes last and stays masked
+    with pytest.raises(ConfigError, match=r"lie in \(0, 1\]"):
+        select_tokens((tokens, valid), others, 0.0)
+
+
+def test_maxima_run_over_selected_keys_and_means_over_all_queries():
+    keys = select_tokens(IMAGES, TEXTS, 0.5)
+    half, full = filip_similarity(IMAGES, TEXTS, keys), filip_similarity(IMAGES, TEXTS)
     assert (half[0] <= full[0] + 1e-6).all() and (half[1] <= full[1] + 1e-6).all()
     assert not np.allclose(half[1], full[1])
-    np.testing.assert_allclose(Config(keep=1.0, chunk=1).similarities((I, SEEN), (T, REAL))[1], full[1], atol=1e-6)
-    kept, params = system(keep=0.5)
-    whole, _ = system()
-    for name in kept.infer:  # evaluation always sees every token: a choice by the batch would leak
-        jax.tree.map(
-            np.testing.assert_array_equal, kept.infer[name](params, {}, BATCH), whole.infer[name](params, {}, BATCH)
-        )
+    np.testing.assert_allclose(half[0], loop(IMAGES, keys[1])[0], atol=1e-6)
+    np.testing.assert_allclose(half[1], loop(keys[0], TEXTS)[1], atol=1e-6)
 
 
-def test_shown_and_alignment():
-    instances = np.zeros((4, 4), np.uint8)
-    instances[0, 0], instances[1, 2:], instances[3, 3] = 1, 2, 2
-    found = shown(instances, 2)
-    np.testing.assert_array_equal(found[:, 0], [True, False, False, False])
-    np.testing.assert_array_equal(found[:, 1], [False, True, False, True])
-    assert not found[:, 2:].any()
-    best_patch, best_word = alignment(np.eye(3)[[0, 1]], np.eye(3)[[1, 0, 1]])
-    np.testing.assert_array_equal(best_patch, [1, 0, 1])
-    np.testing.assert_array_equal(best_word, [1, 0])
+@pytest.mark.parametrize("blocks", [None, Blocks(2)])
+def test_local_selection_is_that_of_each_group_alone(blocks):
+    x, y = (unit(0, 6, 4, 5), jnp.ones((6, 4), bool)), (unit(1, 6, 5, 5), jnp.arange(5) < jnp.arange(1, 7)[:, None])
+    found = select_tokens_locally(x, y, 0.5, 3, blocks)
+    part = lambda of, i: jax.tree.map(lambda v: v[3 * i : 3 * i + 3], of)  # noqa: E731
+    for i in range(2):
+        expected = select_tokens(part(x, i), part(y, i), 0.5)
+        jax.tree.map(np.testing.assert_array_equal, part(found, i), expected)
+    assert not np.array_equal(found[0][0], select_tokens(x, y, 0.5)[0][0]), "the whole batch selects other tokens"
+    with pytest.raises(ConfigError, match="system.local_batch is 4"):
+        select_tokens_locally(x, y, 0.5, 4, blocks)
 
 
-class Fake(Model):
-    """One pair, its tokens and its record."""
-
-    def __init__(self, tokens, columns):
-        self.tokens, self.columns = tokens, columns
-
-    def embed_split(self, name, split="test", fields=()):
-        return {"tokens": self.tokens[name][None].astype(np.float32)}
-
-    def column(self, field, split="test"):
-        return [self.columns[field]]
+@pytest.fixture(scope="module")
+def made():
+    batch = {k: jnp.asarray(v) for k, v in modality.example(PAIR, 6).items()}
+    system = TINY.build()
+    params = jax.jit(system.init)(jax.random.key(0), batch)[0]
+    sets = {n: jax.jit(system.infer[f"{n}_tokens"])(params, {}, batch) for n in ("image", "text")}
+    return system, params, batch, sets
 
 
-def model_of(patches, words, caption="a red circle, and a dot"):
-    instances = np.zeros((4, 4), np.uint8)
-    instances[:2, :2], instances[2:, 2:] = 1, 2  # patches 0 and 3
-    columns = {"caption": caption, "caption_objects": np.array([0, 0, 0, -1, 1, 1]), "instances": instances}
-    tokens = {"image_tokens": np.eye(5)[patches], "text_tokens": np.eye(5)[words]}
-    return Fake(tokens, columns)
+def test_the_system_wires_tokens_loss_and_score(made):
+    system, params, batch, sets = made
+    loss, (_, metrics) = jax.jit(system.loss)(params, {}, batch, jax.random.key(0))
+    expected, own = filip_loss(sets["image"], sets["text"], 1 / 0.07)
+    np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["similarity"], own.mean(), rtol=1e-5)
+    np.testing.assert_array_equal(sets["text"][1], batch["text"] > 0)
+    pairs = {f"{n}_{kind}": v for n in sets for kind, v in zip(("tokens", "valid"), sets[n])}
+    both = pair_similarity(sets["image"], sets["text"])
+    for name, expected in (("score", own), ("score_image", both[0]), ("score_text", both[1])):
+        np.testing.assert_allclose(jax.jit(system.infer[name])(params, {}, pairs), expected, rtol=1e-5)
+    assert system.infer["image"](params, {}, batch).shape == (6, 16)
 
 
-def test_localisation_counts_named_words_and_lone_patches():
-    # BOS a red circle, and a dot EOS: "red" -> patch 0 (right), "circle" -> patch 1 (wrong), "dot" is not asked.
-    found = Localisation(("red", "circle"), 2).run(model_of([1, 2, 0, 3], [0, 0, 1, 2, 0, 0, 3, 4]))
-    assert found["localisation word->patch"] == 0.5
-    assert found["localisation chance"] == 0.25
-    assert found["localisation patch->word"] == 1.0  # patch 0 chooses "red", patch 3 "dot"
-    shifted = Localisation(("red", "circle"), 2).run(model_of([1, 2, 0, 3], [0, 1, 2, 0, 0, 3, 4, 4]))
-    assert shifted["localisation word->patch"] == 0.0, "a word read one place off would go unnoticed"
-
-
-def test_localisation_wants_a_token_for_each_word():
-    with pytest.raises(ConfigError, match="data.tokenizer.kind"):
-        Localisation(("red",), 2).run(model_of([1, 2, 0, 3], [0, 1, 2, 3]))
+def test_each_similarity_compares_its_own_vectors(made):
+    _, params, batch, sets = made
+    tokens = {n: np.asarray(t) for n, (t, _) in sets.items()}
+    real = np.asarray(sets["text"][1])
+    naive = np.einsum("ind,jld->ijnl", tokens["image"], tokens["text"]).mean(2).sum(-1) / real.sum(1)
+    for similarity in ("token_mean", "global"):
+        config = filip.Config(TINY.image, TINY.text, 16, similarity=similarity)
+        infer = config.build().infer
+        assert "score" not in infer
+        x, y = (jax.jit(infer[n])(params, {}, batch) for n in ("image", "text"))
+        if similarity == "token_mean":  # the mean over both sides' valid tokens
+            np.testing.assert_allclose(x @ y.T, naive, atol=1e-5)
+        else:
+            np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1.0, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("temperature", 0.0), ("interaction", "sum"), ("keep", 0.0), ("keep", 1.5), ("chunk", 0), ("dim", 0), ("dtype", "int8")],
+    [
+        ("temperature", 0.0), ("similarity", "sum"), ("token_keep_ratio", 0.0), ("token_keep_ratio", 1.5), ("chunk", 0),
+        ("local_batch", 0), ("dim", 0), ("dtype", "int8"),
+    ],
 )  # fmt: skip
 def test_impossible_fields_are_named(field, value):
     with pytest.raises(ConfigError, match=f"system.{field}"):
-        wrong = Config()
+        wrong = filip.Config()
         object.__setattr__(wrong, field, value)  # past the type check of the constructor
         wrong.build()
-    with pytest.raises(ConfigError, match="system.keep"):
-        Config(keep=0.5, interaction="mean").build()
+
+
+def test_impossible_selections_are_named():
+    with pytest.raises(ConfigError, match="system.token_keep_ratio"):
+        filip.Config(token_keep_ratio=0.5, similarity="token_mean").build()
+    with pytest.raises(ConfigError, match="system.local_batch is None"):
+        filip.Config(token_keep_ratio=0.5, large_batch=LargeBatch("ring")).build()

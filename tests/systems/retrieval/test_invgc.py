@@ -10,7 +10,14 @@ from mmrep.errors import ConfigError, DataError
 from mmrep.evals.suite import evaluate
 from mmrep.systems.retrieval.invgc import Config, collect_banks
 from mmrep.systems.retrieval.invgc.evals import check_bank, qb_norm
-from mmrep.systems.retrieval.invgc.model import combine, inv_gc, local_adj, move_away, nearest, neighbours
+from mmrep.systems.retrieval.invgc.model import (
+    inv_gc,
+    local_adj,
+    mean_of_banks,
+    nearest_rows,
+    num_neighbours,
+    subtract_neighbours,
+)
 from mmrep.training import loop
 
 # The authors' InvGC.py (yimuwangcs/Better_Cross_Modal_Retrieval) on these five rows: r = 1, pool_rate 0.5.
@@ -45,7 +52,7 @@ def naive(g, b, r, k=None):
 def test_golden_numbers_of_the_authors_code():
     np.testing.assert_allclose(inv_gc(TEST, BANK, 1.0), [[0.9128739, 0.4082417], [0.5422381, 0.8402249]], atol=1e-6)
     np.testing.assert_allclose(
-        local_adj(TEST, BANK, 1.0, neighbours(0.5, 4)), [[0.6, -0.8], [0.8877546, 0.4603172]], atol=1e-6
+        local_adj(TEST, BANK, 1.0, num_neighbours(0.5, 4)), [[0.6, -0.8], [0.8877546, 0.4603172]], atol=1e-6
     )
 
 
@@ -64,17 +71,17 @@ def test_local_adj_equals_the_double_loop_whatever_the_chunk(drawn, chunk):
     np.testing.assert_allclose(local_adj(g, b, 0.7, 6, chunk=chunk), naive(g, b, 0.7, 6), atol=2e-6)
 
 
-def test_local_adj_rows_do_not_see_each_other(drawn):
+def test_local_adj_rows_are_independent(drawn):
     g, b = drawn
     np.testing.assert_allclose(local_adj(g, b, 1.0, 5)[:3], local_adj(g[:3], b, 1.0, 5), atol=1e-6)
     assert np.abs(inv_gc(g, b + 0.5, 2.0)[:3] - inv_gc(g[:3], b + 0.5, 2.0)).max() > 1e-4  # its e does: transductive
 
 
-def test_the_minus_sign_moves_away_from_the_neighbours(drawn):
+def test_the_minus_sign_lowers_the_cosine_to_the_neighbours(drawn):
     g, b = drawn
-    index = nearest(g, b, 5)
+    index = nearest_rows(g, b, 5)
     cosine = lambda x: float(np.einsum("md,mkd->mk", np.asarray(x), b[np.asarray(index)]).mean())  # noqa: E731
-    assert cosine(move_away(g, b, index, 0.5)) < cosine(g) < cosine(move_away(g, b, index, -0.5))
+    assert cosine(subtract_neighbours(g, b, index, 0.5)) < cosine(g) < cosine(subtract_neighbours(g, b, index, -0.5))
 
 
 def test_self_matches_are_left_out(drawn):
@@ -83,19 +90,19 @@ def test_self_matches_are_left_out(drawn):
     np.testing.assert_allclose(local_adj(g, g, 2.0, 1), -g, atol=1e-6)  # the trap: every vector flips
     assert np.linalg.norm(local_adj(g, g, 1.0, 1), axis=1).max() < 0.5  # and at r = 1 only rounding is left of it
     kept = local_adj(g, g, 0.5, 1, own)
-    assert np.isfinite(kept).all() and not (np.asarray(nearest(g, g, 1, own))[:, 0] == own).any()
+    assert np.isfinite(kept).all() and not (np.asarray(nearest_rows(g, g, 1, own))[:, 0] == own).any()
     assert np.einsum("md,md->m", np.asarray(kept), g).min() > 0.5
 
 
 def test_k_is_never_zero_and_ties_take_the_lower_index():
-    assert neighbours(0.01, 50) == 1 and neighbours(0.01, 1000) == 10
+    assert num_neighbours(0.01, 50) == 1 and num_neighbours(0.01, 1000) == 10
     tied = np.array([[1, 0], [0, 1], [1, 0], [1, 0]], np.float32)
-    assert nearest(tied[:1], tied, 2).tolist() == [[0, 2]]
+    assert nearest_rows(tied[:1], tied, 2).tolist() == [[0, 2]]
 
 
-def test_combine_is_the_unit_mean():
+def test_mean_of_banks_has_unit_rows():
     x, y = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
-    np.testing.assert_allclose(combine(x, y), [[0.5**0.5, 0.5**0.5]], rtol=1e-6)
+    np.testing.assert_allclose(mean_of_banks(x, y), [[0.5**0.5, 0.5**0.5]], rtol=1e-6)
 
 
 def test_bad_banks_are_refused():

@@ -11,7 +11,7 @@ from mmrep.data.scenes import Joint
 
 @dataclass(frozen=True)
 class Domain:
-    """One source of a `Joint`, with the words of all: an experiment gets the same tokenizer whichever phases of the stream it has."""
+    """One source of a `Joint`, with the texts of all: an experiment fits the same tokenizer whichever phases of the stream it has."""
 
     stream: Joint
     index: int

@@ -23,7 +23,7 @@ def sam(x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N N"]:
 
 @dataclass(frozen=True)
 class Domains:
-    """R@1, mean of both directions, in each domain of a `Joint` source among that domain's own pairs; and their mean, and the first."""
+    """R@1, mean of both directions, in each domain of a `Joint` source among that domain's own pairs; their mean; and the first domain's."""
 
     names: tuple[str, ...]
     split: str = "test"
@@ -44,18 +44,18 @@ class Domains:
 
 
 def forgetting(recalls: Float[np.ndarray, "P K"]) -> float:
-    """Average forgetting of R[phase, domain], a domain to a phase: how far each but the last fell from its best to the end."""
+    """Average forgetting of R[phase, domain], one domain a phase: from the best phase to the last, mean over all domains but the last."""
     last = recalls.shape[1] - 1
     return float(np.mean([recalls[k:, k].max() - recalls[-1, k] for k in range(last)]))
 
 
-def measures(
+def stream_metrics(
     names: tuple[str, ...], before: Model, after: Model, rows: Sequence[Mapping[str, float]], split: str = "test"
 ) -> dict[str, float]:
-    """What a stream did to a base model. rows: of metrics.jsonl, with `Domains` evaluated after each later phase.
+    """Metrics of a stream. before, after: the base model and the last one.   rows: of metrics.jsonl, `Domains` evaluated after each phase.
 
-    R@1 of the first domain and on average, at the end; of the newest domain, after its own phase; the share of the first domain's R@1
-    that was kept; average forgetting; mean RAM of the first domain's pairs by modality, and how far image and text turned apart.
+    R@1 of the first domain and on average, after the last phase; of each newest domain, after its own phase; the share of the first
+    domain's R@1 that is kept; average forgetting; mean RAM of the first domain's pairs by modality, and the mean difference of the two.
     """
     later = [{k.removeprefix("eval/"): v for k, v in row.items()} for row in rows if "eval/R@1 mean" in row]
     recalls = np.array([[row[f"R@1 {n}"] for n in names] for row in [Domains(names, split).run(before), *later]])
@@ -63,15 +63,13 @@ def measures(
     image, text = (
         ram(before.embed_split(n, split)[first], after.embed_split(n, split)[first]) for n in ("image", "text")
     )
-    newest, asked = (
-        np.diagonal(recalls)[1:].mean(),
-        [r["train/teacher_right"] for r in rows if "train/teacher_right" in r],
-    )
+    newest = np.diagonal(recalls)[1:].mean()
+    right = [r["train/teacher_right"] for r in rows if "train/teacher_right" in r]
     values = {
         "R@1 first": recalls[-1, 0], "1.5 x R@1 first": 1.5 * recalls[-1, 0], "R@1 mean": recalls[-1].mean(),
         "R@1 newest": newest, "R@1 newest + 3 points": newest + 0.03, "kept": recalls[-1, 0] / max(recalls[0, 0], 1e-9),
         "forgetting": forgetting(recalls), "RAM image": image.mean(), "RAM text": text.mean(), "RAM apart": np.abs(image - text).mean(),
     }  # fmt: skip
-    values |= {"teacher right": np.mean(asked)} if asked else {}
+    values |= {"teacher right": np.mean(right)} if right else {}
     values |= {f"R@1 {d} after {p}": recalls[i, k] for i, p in enumerate(names) for k, d in enumerate(names)}
     return {k: float(v) for k, v in values.items()}

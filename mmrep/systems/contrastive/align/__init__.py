@@ -1,15 +1,19 @@
-"""ALIGN: a plain dual encoder trained on noisy pairs (Jia et al. 2021, arXiv 2102.05918)."""
+"""ALIGN: a dual encoder trained on noisy image-text pairs (Jia et al. 2021, arXiv 2102.05918).
 
-from collections import Counter
-from collections.abc import Sequence
+Section 3, frequency-based filtering             data.keep_pairs
+Equations 1 and 2, with label smoothing          align_loss
+Learned temperature                              Config.temperature, mmrep.nn.heads.LogScale
+Section 5.4, image plus or minus text queries    evals.compose, evals.QueryArithmetic
+"""
+
 from dataclasses import dataclass
-from itertools import pairwise
 
-import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from mmrep.errors import ConfigError
+from mmrep.errors import ConfigError, check_fields
+from mmrep.losses.blocks import Blocks
 from mmrep.losses.contrastive import Scalar, symmetric_info_nce
+from mmrep.losses.large_batch import LargeBatch, in_micro_batches
 from mmrep.nn.dual import dual_encoder
 from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.text import TextEncoder
@@ -18,62 +22,50 @@ from mmrep.system import Batch, Metrics, Params, System, stateless
 
 @dataclass(frozen=True)
 class Config:
-    """smoothing: eps of the smoothed one-hot targets.   sigma: initial temperature, kept in [0.01, 1] through its logarithm."""
+    """smoothing: eps of the smoothed one-hot targets.   temperature: at the start, learned in [0.01, 1] through its logarithm.
+
+    dim: of the embeddings.   large_batch: see LargeBatch.
+    """
 
     image: ImageEncoder = ImageEncoder()
     text: TextEncoder = TextEncoder()
     dim: int = 64
     smoothing: float = 0.1
-    sigma: float = 1.0
+    temperature: float = 1.0
     dtype: str = "float32"
+    large_batch: LargeBatch = LargeBatch()
+
+    def check(self) -> None:
+        check_fields(self, {
+            "smoothing": (0.0 <= self.smoothing < 1.0, "it must lie in [0, 1)"),
+            "temperature": (0.01 <= self.temperature <= 1.0, "it must lie in [0.01, 1]"),
+        })  # fmt: skip
+        self.large_batch.check()
 
     def build(self) -> System:
-        if not 0.0 <= self.smoothing < 1.0:
-            raise ConfigError(f"system.smoothing is {self.smoothing}: it must lie in [0, 1)")
-        if not 0.01 <= self.sigma <= 1.0:
-            raise ConfigError(f"system.sigma is {self.sigma}: a temperature lies in [0.01, 1]")
-        encoders = {"image": self.image, "text": self.text}
-        model = dual_encoder(encoders, self.dim, scale=1 / self.sigma, max_scale=100.0, dtype=self.dtype)
+        self.check()
+        model = dual_encoder(
+            {"image": self.image, "text": self.text}, self.dim,
+            scale=1 / self.temperature, max_scale=100.0, dtype=self.dtype,
+        )  # fmt: skip
+        parts, blocks = self.large_batch.micro_batches, self.large_batch.blocks()
 
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
-            x, y, scale = model.embed(params, batch, "image"), model.embed(params, batch, "text"), model.scale(params)
-            loss = align_loss(x, y, scale, self.smoothing).mean()
-            return loss, {"scale": scale, "cosine": (x * y).sum(-1).mean()}
+            x, y = in_micro_batches(lambda part: [model.embed(params, part, n) for n in model.names], batch, parts)
+            scale = model.scale(params)
+            value = align_loss(x, y, scale, self.smoothing, blocks).mean()
+            return value, {"scale": scale, "cosine": (x * y).sum(-1).mean()}
 
         return System(lambda rng, batch: (model.init(rng, batch), {}), stateless(loss), model.infer())
 
 
 def align_loss(
-    x: Float[Array, "B D"], y: Float[Array, "B D"], scale: Scalar, smoothing: float = 0.0
+    x: Float[Array, "B D"], y: Float[Array, "B D"], scale: Scalar, smoothing: float = 0.0, blocks: Blocks | None = None
 ) -> Float[Array, " B"]:
-    """L_i2t + L_t2i of each pair of unit rows, with smoothed targets over the global batch (equations 1 and 2: a sum, not a mean).
+    """L_i2t + L_t2i of each pair of unit rows, with targets smoothed over the global batch (equations 1 and 2: a sum, not a mean).
 
-    Raises ConfigError for a single pair, which has no negatives.
+    scale: 1 / temperature.   Raises ConfigError for a single pair, which has no negatives.
     """
     if len(x) < 2:
         raise ConfigError("data.batch_size is 1: a contrast needs at least 2 pairs")
-    return 2 * symmetric_info_nce(x, y, scale, smoothing=smoothing)
-
-
-def keep_pairs(
-    texts: Sequence[str], images: Sequence[int], *, max_images: int = 10, max_texts: int = 1000,
-    min_words: int = 3, max_words: int = 20, vocabulary: int = 100_000_000,
-) -> Bool[np.ndarray, " N"]:  # fmt: skip
-    """Which (text, image id) pairs survive the frequency filters of section 3.
-
-    A text goes where more than `max_images` images share it, where it has fewer than `min_words` or more than `max_words`
-    unigrams, or a unigram or bigram outside the `vocabulary` most frequent; an image goes with more than `max_texts` texts.
-    """
-    words = [t.lower().split() for t in texts]
-    grams = [[*w, *pairwise(w)] for w in words]
-    frequent = {g for g, _ in Counter(g for row in grams for g in row).most_common(vocabulary)}
-    sharing = Counter(t for t, _ in set(zip(texts, images)))
-    captions = Counter(i for _, i in set(zip(texts, images)))
-    return np.array(
-        [
-            sharing[t] <= max_images and captions[i] <= max_texts and min_words <= len(w) <= max_words
-            and all(g in frequent for g in row)
-            for t, i, w, row in zip(texts, images, words, grams)
-        ],
-        bool,
-    )  # fmt: skip
+    return 2 * symmetric_info_nce(x, y, scale, smoothing=smoothing, blocks=blocks)

@@ -24,7 +24,8 @@ def compose(
 class QueryArithmetic:
     """Image + new colour - old colour, over a gallery of every recolouring of the first object; the original is left out.
 
-    A colour's embedding is the mean over "a {size} {colour} {shape}". The right answer is the same scene in the new colour. "image-only" and "text-only" are the halves of the query.
+    A colour's embedding is the mean over "a {size} {colour} {shape}". The right answer is the same scene in the new colour. The metrics
+    "image-only" and "text-only" use one half of the query. Needs a source of rendered scenes (`mmrep.data.scenes.SceneData`).
     """
 
     colours: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Zero-shot intents of speech by text prompts (Srinivasa et al. 2023, section 4)."""
+"""Zero-shot intents of speech by text prompts (Srinivasa et al. 2023)."""
 
 from dataclasses import dataclass
 

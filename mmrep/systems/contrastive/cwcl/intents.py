@@ -1,4 +1,4 @@
-"""Spoken intents: commands by grammar, as text and as sound, each word a fixed pair of tones; for claims about speech and language."""
+"""Spoken intents: commands by grammar, as text and as sound in which each word is a fixed pair of tones."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ def tones(word: str) -> tuple[float, float]:
     return float(_TONES[first]), float(_TONES[(first + 1 + second) % len(_TONES)])
 
 
-def speak(
+def synthesise(
     text: str, rng: np.random.Generator, rate: int, pitch: float, tempo: float, snr_db: float
 ) -> Float[np.ndarray, "T"]:
     """The text as sound, float32 in [-1, 1]: a speaker's pitch (+-`pitch`) and tempo (+-`tempo`), pink noise `snr_db` below the voice."""
@@ -83,7 +83,7 @@ class IntentData:
     """Commands of 20 intents (5 actions x 4 things), from the templates named by number.
 
     Records: text str; speech float32 [T] at `rate` Hz, T <= `samples`; intent int32; template int32.
-    A record is a function of (seed, split, number). spoken=False gives silence in place of speech, for a phase that reads text only.
+    A record is a function of (seed, split, number). spoken=False gives silence in place of speech, for a text-only phase.
     """
 
     n_train: int = 2000
@@ -125,7 +125,7 @@ class IntentData:
 
 
 class Commands(Sequence[Record]):
-    """Random access to a split; a command is spoken when first asked for, and kept."""
+    """Random access to a split; a command's sound is made at its first use and cached."""
 
     def __init__(self, data: IntentData, split: str) -> None:
         self.data, self.key = data, (data.seed, splits.NAMES.index(split))
@@ -147,11 +147,11 @@ class Commands(Sequence[Record]):
             raise IndexError(f"record {i} of {len(self)}")
         i = int(i) % len(self)
         if i not in self._spoken:
-            self._spoken[i] = self._speak(i)
+            self._spoken[i] = self._sound(i)
         return {"text": self.text[i], "speech": self._spoken[i], "intent": self.intent[i], "template": self.template[i]}
 
-    def _speak(self, i: int) -> np.ndarray:
+    def _sound(self, i: int) -> np.ndarray:
         d = self.data
         if not d.spoken:
             return np.zeros(1, np.float32)
-        return speak(self.text[i], np.random.default_rng((*self.key, i)), d.rate, d.pitch, d.tempo, d.snr_db)
+        return synthesise(self.text[i], np.random.default_rng((*self.key, i)), d.rate, d.pitch, d.tempo, d.snr_db)

@@ -1,15 +1,19 @@
-"""Token-wise late interaction, MaxSim (Khattab and Zaharia 2020; both directions: Yao et al. 2022, FILIP, section 3.1)."""
+"""FILIP's similarity, loss and token selection (Yao et al. 2022, section 3.1); MaxSim of Khattab and Zaharia 2020, in both directions."""
+
+import math
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mmrep.errors import ConfigError
-from mmrep.losses.blocks import MASKED, Blocks, Side, Softmax, contrast, in_blocks, side
+from mmrep.losses.blocks import MASKED, Blocks, Side, Softmax, contrast, in_blocks, ring_size, side
 from mmrep.losses.contrastive import Scalar, symmetric_info_nce_of_logits
 
-Tokens = tuple[Float[Array, "B _ D"], Bool[Array, "B _"]]
-"""Unit vectors, any number of them a row, and which of them are real."""
+TokenSet: TypeAlias = tuple[Float[Array | np.ndarray, "_ _ _"], Bool[Array | np.ndarray, "_ _"]]
+"""(unit vectors [B, n, D], mask of the valid ones [B, n])."""
 
 
 def _mean_of_max(
@@ -20,117 +24,154 @@ def _mean_of_max(
     return jnp.sum(jnp.where(kept, best, 0.0), axis=-1) / jnp.maximum(kept.sum(-1, dtype=jnp.float32), 1.0)
 
 
-def _plain(
-    x: Float[Array, "B n D"], valid_x: Bool[Array, "B n"], y: Float[Array, "C m D"], valid_y: Bool[Array, "C m"]
-) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:
+def _all_pairs(x: TokenSet, y: TokenSet) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:
     s = jnp.einsum(
-        "bnd,cmd->bcnm", x, y, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
+        "bnd,cmd->bcnm", x[0], y[0], precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
     )  # fmt: skip
-    rows, columns = valid_x[:, None], valid_y[None]
+    rows, columns = x[1][:, None], y[1][None]
     return _mean_of_max(s, rows, columns), _mean_of_max(s.swapaxes(-1, -2), columns, rows)
 
 
-def late_similarity(
-    tokens_x: Float[Array, "B n D"],
-    valid_x: Bool[Array, "B n"],
-    tokens_y: Float[Array, "C m D"],
-    valid_y: Bool[Array, "C m"],
-    chunk: int | None = None,
+def token_max_similarity(
+    x: TokenSet, y: TokenSet, chunk: int | None = None
 ) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:
-    """(s_xy, s_yx), both with rows x: the mean over x's valid tokens of the best match among y's valid tokens, and the other way round.
+    """(s_xy, s_yx), both with rows x: the mean over x's tokens of the maximum similarity to a token of y, and the reverse.
 
-    Tokens are unit vectors; the two matrices differ in general, and y -> x retrieval reads the columns of s_yx. Where one side has
-    no valid token the similarity is 0. With `chunk` the gallery y is walked that many at a time and rebuilt in the backward pass, so
-    that B x chunk x n x m products are alive at once, instead of B x C x n x m. Ties send the gradient to all tied tokens equally.
+    Of images x and texts y these are s^I and s^T. They differ in general: retrieval from y uses the columns of s_yx. A pair in which
+    one side has no valid token has similarity 0. Ties share the gradient equally.
+    chunk: y is processed that many at a time, and again in the backward pass: B x chunk x n x m products in memory, not B x C x n x m.
     """
-    if chunk is None or chunk >= tokens_y.shape[0]:
-        return _plain(tokens_x, valid_x, tokens_y, valid_y)
+    if chunk is None or chunk >= len(y[0]):
+        return _all_pairs(x, y)
     if chunk < 1:
-        raise ConfigError(f"late_similarity: chunk is {chunk}; it must be positive, or None for all at once")
-    gallery = tokens_y.shape[0]
-    parts = in_blocks((tokens_y, valid_y), chunk)
+        raise ConfigError(f"token_max_similarity: chunk is {chunk}; it must be positive, or None for all at once")
+    columns = len(y[0])
 
     @jax.checkpoint
-    def step(carry: None, part: tuple[Array, Array]) -> tuple[None, tuple[Array, Array]]:
-        return carry, _plain(tokens_x, valid_x, *part)
+    def step(carry: None, part: TokenSet) -> tuple[None, tuple[Array, Array]]:
+        return carry, _all_pairs(x, part)
 
-    _, both = jax.lax.scan(step, None, parts)
-    s_xy, s_yx = (jnp.moveaxis(s, 0, 1).reshape(len(tokens_x), -1)[:, :gallery] for s in both)
+    _, both = jax.lax.scan(step, None, in_blocks(y, chunk))
+    s_xy, s_yx = (jnp.moveaxis(s, 0, 1).reshape(len(x[0]), -1)[:, :columns] for s in both)
     return s_xy, s_yx
 
 
-def _scores(
-    shared: dict[str, Array], rows: Side, columns: Side, same: Bool[Array, "r c"]
-) -> tuple[Float[Array, "r c"], Float[Array, "r c"]]:
-    (x, *few_x), (y, *few_y) = (list(zip(of.vectors, of.facts)) for of in (rows, columns))
-    if few_x:
-        s_xy, s_yx = _plain(*x, *few_y[0])[0], _plain(*few_x[0], *y)[1]
+def filip_similarity(
+    x: TokenSet, y: TokenSet, keys: tuple[TokenSet, TokenSet] | None = None, chunk: int | None = None
+) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:
+    """`token_max_similarity` in which queries use all tokens and, with `keys` of x and of y, maxima run over the selected tokens only."""
+    if keys is None:
+        return token_max_similarity(x, y, chunk)
+    return token_max_similarity(x, keys[1], chunk)[0], token_max_similarity(keys[0], y, chunk)[1]
+
+
+def filip_loss(
+    x: TokenSet,
+    y: TokenSet,
+    scale: Scalar,
+    keys: tuple[TokenSet, TokenSet] | None = None,
+    chunk: int | None = None,
+    blocks: Blocks | None = None,
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """(half the sum of both directions' InfoNCE on scale * `filip_similarity`, of each pair; the pair's own mean similarity).
+
+    x, y: aligned pairs.   scale: 1 / temperature.   keys: see `select_tokens`; None: all tokens.
+    blocks: None keeps all similarities; with blocks, chunk x chunk x n x m products are in memory. A ring with `keys` sends them alone.
+    """
+    if blocks is None:
+        s_xy, s_yx = filip_similarity(x, y, keys, chunk)
+        own = 0.5 * (jnp.diagonal(s_xy) + jnp.diagonal(s_yx))
+        return symmetric_info_nce_of_logits(scale * s_xy, scale * s_yx.T), own
+    rows, columns = side(x[0], aux=x[1]), side(y[0], aux=y[1])
+    if keys is None:
+        x_to_y, y_to_x = contrast(_both_scores, Softmax(), {"scale": scale}, rows, columns, blocks)
     else:
-        s_xy, s_yx = _plain(*x, *y)
+        x_to_y, y_to_x = (
+            contrast(_query_scores, Softmax(), {"scale": scale}, queries, side(k[0], aux=k[1]), blocks, both=False)[0]
+            for queries, k in ((rows, keys[1]), (columns, keys[0]))
+        )
+    s_xy, s_yx = pair_similarity(x, y, keys)
+    return 0.5 * (x_to_y + y_to_x), 0.5 * (s_xy + s_yx)
+
+
+def pair_similarity(
+    x: TokenSet, y: TokenSet, keys: tuple[TokenSet, TokenSet] | None = None
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """The diagonals of `filip_similarity`: of each row of x with the same row of y."""
+    one_by_one = jax.tree.map(lambda part: part[:, None], (x, y, keys))
+    s_xy, s_yx = jax.vmap(filip_similarity)(*one_by_one)
+    return s_xy[:, 0, 0], s_yx[:, 0, 0]
+
+
+def _both_scores(shared: dict[str, Array], rows: Side, columns: Side, own: Array) -> tuple[Array, Array]:
+    s_xy, s_yx = _all_pairs((rows.vectors, rows.aux), (columns.vectors, columns.aux))
     return shared["scale"] * s_xy, shared["scale"] * s_yx
 
 
-def late_info_nce(
-    x: Tokens,
-    y: Tokens,
-    scale: Scalar,
-    few: tuple[Tokens, Tokens] | None = None,
-    blocks: Blocks | None = None,
-) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-    """(FILIP's loss of each pair: half the sum of both directions' InfoNCE on scale * `late_similarity`; the pair's own mean similarity).
-
-    x, y: (tokens, valid), pairs aligned.   few: what the other side looks among, (x's, y's): `select_tokens`; None: all tokens.
-    blocks: None keeps all similarities and needs B x B x n x m products at once; with blocks, chunk x chunk x n x m.
-    """
-    few_x, few_y = few or (x, y)
-
-    def both(x: Tokens, y: Tokens, few_x: Tokens, few_y: Tokens) -> tuple[Array, Array]:
-        return (late_similarity(*x, *few_y)[0], late_similarity(*few_x, *y)[1]) if few else late_similarity(*x, *y)
-
-    if blocks is None:
-        s_xy, s_yx = both(x, y, few_x, few_y)
-        own = 0.5 * (jnp.diagonal(s_xy) + jnp.diagonal(s_yx))
-        return symmetric_info_nce_of_logits(scale * s_xy, scale * s_yx.T), own
-    sides = [list(zip(all_, few_)) if few else [(part,) for part in all_] for all_, few_ in ((x, few_x), (y, few_y))]
-    rows, columns = (side(tokens, facts=valid) for tokens, valid in sides)
-    x_to_y, y_to_x = contrast(_scores, Softmax(), {"scale": scale}, rows, columns, blocks)
-    one_by_one = jax.tree.map(lambda part: part[:, None], (x, y, few_x, few_y))
-    s_xy, s_yx = jax.vmap(both)(*one_by_one)
-    return 0.5 * (x_to_y + y_to_x), 0.5 * (s_xy + s_yx)[:, 0, 0]
+def _query_scores(shared: dict[str, Array], rows: Side, columns: Side, own: Array) -> tuple[Array, None]:
+    return _both_scores(shared, rows, columns, own)[0], None
 
 
-def select_tokens(
-    tokens: Float[Array, "B n D"],
-    valid: Bool[Array, "B n"],
-    others: Float[Array, "C m D"],
-    valid_others: Bool[Array, "C m"],
-    keep: int,
-    chunk: int | None = None,
-) -> tuple[Float[Array, "B k D"], Bool[Array, "B k"]]:
-    """The `keep` valid tokens of each row with the best match anywhere in `others` (FILIP, section 3.1: 25 % before communication).
+def best_match(x: TokenSet, y: TokenSet, chunk: int | None = None) -> Float[Array, "B n"]:
+    """Each token's maximum similarity to any valid token of any row of y; no gradient. chunk: rows of y at a time."""
 
-    For training only: a selection by the batch would leak into evaluation. The choice carries no gradient; the tokens do.
-    chunk: rows and others compared at a time; None: all with all.
-    Raises ConfigError unless 1 <= keep <= n.
-    """
-    if not 1 <= keep <= tokens.shape[1]:
-        raise ConfigError(f"select_tokens: keep is {keep}; it must lie in 1..{tokens.shape[1]}")
-
-    def best_match(rows: Float[Array, "r n D"], others: Float[Array, "c m D"], valid: Bool[Array, "c m"]) -> Array:
-        flat = jnp.where(valid.reshape(-1, 1), others.reshape(-1, others.shape[-1]), 0.0)
-        s = jnp.einsum("bnd,md->bnm", rows, flat, preferred_element_type=jnp.float32)
+    def maxima(part: TokenSet) -> Array:
+        tokens, valid = part
+        flat = jnp.where(valid.reshape(-1, 1), tokens.reshape(-1, tokens.shape[-1]), 0.0)
+        s = jnp.einsum("bnd,md->bnm", x[0], flat, preferred_element_type=jnp.float32)
         return jnp.max(jnp.where(valid.reshape(-1), s, MASKED), axis=-1)
 
-    fixed, others = jax.lax.stop_gradient((tokens, others))
-    if chunk is None:
-        best = best_match(fixed, others, valid_others)
-    else:
-        gallery = in_blocks((others, valid_others), chunk)
+    x, y = jax.lax.stop_gradient((x, y))
+    if chunk is None or chunk >= len(y[0]):
+        return maxima(y)
+    start = jnp.full(x[0].shape[:2], MASKED, jnp.float32) + 0 * x[0][..., 0].astype(jnp.float32)
+    return jax.lax.scan(lambda best, part: (jnp.maximum(best, maxima(part)), None), start, in_blocks(y, chunk))[0]
 
-        def look(rows: Float[Array, "r n D"]) -> Float[Array, "r n"]:
-            nothing = jnp.full(rows.shape[:2], MASKED, jnp.float32)
-            return jax.lax.scan(lambda b, of: (jnp.maximum(b, best_match(rows, *of)), None), nothing, gallery)[0]
 
-        best = jax.lax.map(look, in_blocks(fixed, chunk)).reshape(-1, fixed.shape[1])[: len(fixed)]
-    _, index = jax.lax.top_k(jnp.where(valid, best, -jnp.inf), keep)
-    return jnp.take_along_axis(tokens, index[..., None], axis=1), jnp.take_along_axis(valid, index, axis=1)
+def select_tokens(x: TokenSet, y: TokenSet, ratio: float, chunk: int | None = None) -> tuple[TokenSet, TokenSet]:
+    """The share `ratio` of x's tokens with the best match among all of y, and of y's among all of x (section 3.1: 25 %).
+
+    For training only: a selection by the batch would leak into evaluation. The choice carries no gradient; the tokens do.
+    Padding is selected last, and stays masked. chunk: rows compared at a time; None: all with all.
+    Raises ConfigError unless 0 < ratio <= 1.
+    """
+    if not 0.0 < ratio <= 1.0:
+        raise ConfigError(f"select_tokens: ratio is {ratio}; it must lie in (0, 1]")
+
+    def top(tokens: TokenSet, best: Array) -> TokenSet:
+        vectors, valid = tokens
+        keep = max(1, math.ceil(ratio * vectors.shape[1]))
+        _, index = jax.lax.top_k(jnp.where(valid, best, -jnp.inf), keep)
+        return jnp.take_along_axis(vectors, index[..., None], axis=1), jnp.take_along_axis(valid, index, axis=1)
+
+    return top(x, best_match(x, y, chunk)), top(y, best_match(y, x, chunk))
+
+
+def select_tokens_locally(
+    x: TokenSet, y: TokenSet, ratio: float, local_batch: int, blocks: Blocks | None = None
+) -> tuple[TokenSet, TokenSet]:
+    """`select_tokens` within each run of `local_batch` pairs (of all, where they are fewer), before any exchange: the authors' local workers.
+
+    Which tokens are selected depends on `local_batch`, not on the number of devices. With a ring every device selects among its own pairs
+    and sends nothing. Raises ConfigError where the pairs (of a device) do not divide into such runs.
+    """
+
+    def groups(x: TokenSet, y: TokenSet) -> tuple[TokenSet, TokenSet]:
+        run_length = min(local_batch, len(x[0]))
+        if len(x[0]) % run_length:
+            raise ConfigError(
+                f"system.local_batch is {local_batch}: it must divide the {len(x[0])} pairs of the batch"
+                f"{'' if blocks is None or blocks.axis is None else ' on each device'}"
+            )
+        parts = jax.tree.map(lambda v: v.reshape(-1, run_length, *v.shape[1:]), (x, y))
+        chunk = None if blocks is None else blocks.chunk
+        run = lambda part: select_tokens(*part, ratio, chunk)  # noqa: E731
+        # Without blocks all groups at once, which the compiler can split over devices.
+        found = jax.vmap(run)(parts) if blocks is None else jax.lax.map(run, parts)
+        return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), found)
+
+    if blocks is None or blocks.axis is None:
+        return groups(x, y)
+    ring_size(blocks.axis)
+    spec = jax.sharding.PartitionSpec(blocks.axis)
+    return jax.shard_map(groups, in_specs=(spec, spec), out_specs=spec)(x, y)

@@ -25,8 +25,8 @@ class XorData:
     """a, b fair bits; c = a XOR b with probability p, else c = a: one draw a triple, over all `bits` at once.
 
     Records: a, b, c float32 [bits + 1], the bits and a constant 1, so that a linear map of them has a bias;
-    a_id, b_id, c_id int32, the bits read as a number in [0, 2^bits).
-    p = 1: any two are independent, any two determine the third.   p = 0: c is a copy of a, and nothing tells b.
+    a_id, b_id, c_id int32, the bits as a number in [0, 2^bits).
+    p = 1: any two are independent, any two determine the third.   p = 0: c is a copy of a, and b is independent of both.
     """
 
     n_train: int = 10_000
@@ -80,14 +80,14 @@ class Columns(Sequence[Record]):
 
 @dataclass(frozen=True)
 class PolyglotData:
-    """A text of one word a language, each naming another kind of object; a tone that tells a language; a picture of what it names.
+    """A text of one word a language, each naming another kind of object; a tone that identifies a language; an image of its word's object.
 
     Records: image uint8 [size, size, 3], one object; text str, the words in random order; speech float32 [T] at `rate` Hz, the
     language's tone with a speaker's pitch, loudness, length and noise; class int32, an index of KINDS (size and colour, 20 of them);
     language int32; present float32 [3], 0 where image, text or speech is missing: each is with probability `missing`, in training
     only, and then holds a placeholder (black, "?", one silent sample).
-    Every kind of object has a word of its own in every language. From the text alone the class is one of `languages`; the sound
-    alone and the picture alone tell nothing of each other.
+    Every kind of object has a word of its own in every language. From the text alone the class is one of `languages`; sound and image
+    alone are independent.
     """
 
     n_train: int = 8000
@@ -136,7 +136,7 @@ class PolyglotData:
         order = uniform(scenes.key, "words", len(KINDS)).argsort(1)
         rows = np.arange(n)
         at = (order == kind[:, None]).argmax(1)
-        # The picture's class goes to its language's place by a swap: the others stay distinct from it and from each other.
+        # A swap puts the image's class at its language's index: the others stay distinct from it and from each other.
         order[rows, at] = order[rows, language]
         order[rows, language] = kind
         return scenes, kind, language, order[:, : self.languages]

@@ -16,10 +16,10 @@ from mmrep.systems.contrastive.symile.model import Vectors, agreement, mip_score
 def scores(
     candidates: Float[Array | np.ndarray, "C D"], observed: Vectors, objective: str = "symile"
 ) -> Float[Array, "B C"]:
-    """How well each candidate of one modality completes what was observed of any of the others (section 3.3).
+    """Scores of candidates of one modality given the embeddings of any others (section 3.3).
 
-    "symile": the multilinear product. "pairwise" and "sum": the sum of all pairs' dot products, those among the observed included,
-    which are one constant a row. Times the learnt scale they are the logits of the prediction; the order does not depend on it.
+    "symile": the multilinear product. "pairwise" and "sum": the sum of all pairs' dot products; those among the observed are constant
+    in a row. Times the learned scale they are the prediction's logits.
     Raises ConfigError where nothing was observed or the objective is unknown.
     """
     if not observed:
@@ -37,8 +37,8 @@ class Predict:
     """Prediction of modality `target` from the `observed` ones, by the objective's own score.
 
     objective:  that of the system.   group: a record field; candidates that share its value with the query are all right.
-    averaged:   modalities that were not observed and stand in by their mean embedding over the split: the expected score. Merely left
-                out, a factor takes its sign along, and Symile's modalities are free to flip signs in pairs.
+    averaged:   unobserved modalities replaced by their mean embedding over the split: the expected score. Omitting a factor could flip
+                the sign of the score, since Symile's modalities may change signs in pairs.
     candidates: 0 ranks the whole split; k ranks the true one among k - 1 drawn from other groups, fixed by `seed`.
     """
 

@@ -1,18 +1,21 @@
-"""ALBEF's fusion encoder, masked language modelling's corruption and the negatives of image-text matching (Li et al. 2021)."""
+"""ALBEF's network: two encoders, a fusion encoder by cross-attention, and the heads of ITM and MLM (Li et al. 2021, section 3.1)."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 
-from mmrep.errors import ConfigError
-from mmrep.losses.contrastive import MASKED, cross_entropy, same_id
-from mmrep.modality import BOS, FIRST_PIECE, MASK, PAD
 from mmrep.nn.attention import causal_mask, padding_mask
 from mmrep.nn.config import TransformerConfig
+from mmrep.nn.dual import DualEncoder, dual_encoder
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
+from mmrep.nn.heads import MaskedLmHead, Projection
 from mmrep.nn.transformer import Transformer
+from mmrep.system import Batch, Extras, Infer, Params
 
 
 class FusionEncoder(nn.Module):
@@ -46,55 +49,99 @@ class FusionEncoder(nn.Module):
         return pooled, out
 
 
-def mask_tokens(
-    rng: PRNGKeyArray,
-    ids: Int[Array, "*batch L"],
-    vocab: int,
-    rate: Float[Array, ""] | float = 0.15,
-    first_piece: int = FIRST_PIECE,
-) -> tuple[Int[Array, "*batch L"], Bool[Array, "*batch L"]]:
-    """(corrupted ids, target): each token but PAD and BOS is a target with probability `rate`; the labels are `ids` itself.
+class Albef(NamedTuple):
+    """The parts of the network; parameters are {"image", "text", "scale", "fusion", "match", "mlm"}."""
 
-    Of the targets 80 % become MASK, 10 % a random piece from first_piece..vocab-1, 10 % stay. A row may end up without target.
-    Raises ConfigError where the vocabulary has no piece.
-    """
-    if vocab <= first_piece:
-        raise ConfigError(f"mask_tokens: vocab is {vocab}; it must exceed first_piece, {first_piece}")
-    for_target, for_kind, for_piece = jax.random.split(rng, 3)
-    maskable = (ids != PAD) & (ids != BOS)
-    target = maskable & (jax.random.uniform(for_target, ids.shape) < rate)
-    kind = jax.random.uniform(for_kind, ids.shape)
-    piece = jax.random.randint(for_piece, ids.shape, first_piece, vocab, ids.dtype)
-    corrupted = jnp.where(kind < 0.8, jnp.asarray(MASK, ids.dtype), jnp.where(kind < 0.9, piece, ids))
-    return jnp.where(target, corrupted, ids), target
+    dual: DualEncoder
+    fusion: FusionEncoder
+    itm_head: Projection
+    mlm_head: MaskedLmHead
 
 
-def hard_negatives(
-    rng: PRNGKeyArray, logits: Float[Array, "B B"], ids: Int[Array, " B"] | None = None
-) -> tuple[Int[Array, " B"], Bool[Array, " B"]]:
-    """For each row a wrong column, drawn with probability softmax(logits) over the columns of another index and another id.
+class Encoded(NamedTuple):
+    """A batch after both encoders: unit features [B, D], and all tokens with the mask of the text's valid ones."""
 
-    Sampled from masked logits: a softmax whose diagonal is zeroed afterwards underflows at small temperatures.
-    Returns (index, valid). A row with no such column gets a random other row and valid False: leave it out of the loss.
-    """
-    rows = logits.shape[0]
-    other = ~jnp.eye(rows, dtype=bool)
-    allowed = other if ids is None else other & ~same_id(ids, ids)
-    valid = allowed.any(-1)
-    logits = jnp.where(allowed, jax.lax.stop_gradient(logits).astype(jnp.float32), -jnp.inf)
-    logits = jnp.where(valid[:, None], logits, jnp.where(other, 0.0, MASKED))
-    return jax.random.categorical(rng, logits, axis=-1), valid
+    image: Float[Array, "B D"]
+    text: Float[Array, "B D"]
+    image_tokens: Float[Array, "B M W"]
+    text_tokens: Float[Array, "B N W"]
+    text_valid: Bool[Array, "B N"]
 
 
-def random_negatives(
-    rng: PRNGKeyArray, batch_size: int, ids: Int[Array, " B"] | None = None
-) -> tuple[Int[Array, " B"], Bool[Array, " B"]]:
-    """`hard_negatives` with all wrong columns equally likely: the baseline."""
-    return hard_negatives(rng, jnp.zeros((batch_size, batch_size), jnp.float32), ids)
+def albef(image: ImageEncoder, text: TextEncoder, fusion_depth: int, dim: int, scale: float, dtype: str) -> Albef:
+    """The fusion encoder has the text encoder's transformer but for its depth."""
+    dual = dual_encoder({"image": image, "text": text}, dim, scale=scale, max_scale=1000.0, dtype=dtype)
+    kind = jnp.dtype(dtype)
+    fusion = FusionEncoder(replace(text.transformer, depth=fusion_depth), dtype=kind)
+    return Albef(dual, fusion, Projection(2, normalise=False, use_bias=True, dtype=kind), MaskedLmHead(dtype=kind))
 
 
-def matching_loss(
-    logits: Float[Array, "N 2"], labels: Int[Array, " N"] | Bool[Array, " N"]
-) -> Float[Array, " N"]:  # fmt: skip
-    """Cross-entropy of (no match, match) logits against labels 0 and 1."""
-    return cross_entropy(logits, jax.nn.one_hot(labels.astype(jnp.int32), 2))
+def init(parts: Albef, keys: Mapping[str, Array], batch: Batch) -> Params:
+    params = parts.dual.init(keys["encoders"], batch)
+    e = encode(parts, params, batch)
+    return params | {
+        "fusion": parts.fusion.init(keys["fusion"], e.text_tokens, e.image_tokens, e.text_valid)["params"],
+        "match": parts.itm_head.init(keys["match"], e.text_tokens[:, 0])["params"],
+        "mlm": parts.mlm_head.init(keys["mlm"], e.text_tokens, embedding_table(params))["params"],
+    }
+
+
+def embedding_table(params: Params) -> Float[Array, "V D"]:
+    return params["text"]["encoder"]["embed"]["embedding"]
+
+
+def encode(parts: Albef, params: Params, batch: Batch) -> Encoded:
+    image, image_out = parts.dual.full(params, batch, "image")
+    text, text_out = parts.dual.full(params, batch, "text")
+    return Encoded(image, text, image_out["tokens"], text_out["tokens"], text_out["valid"])
+
+
+def fuse(
+    parts: Albef,
+    params: Params,
+    text_tokens: Float[Array, "B N W"],
+    text_valid: Bool[Array, "B N"],
+    image_tokens: Float[Array, "B M V"],
+) -> dict[str, Array]:
+    """The fusion encoder's `out`: "tokens" [B, N, W] and "pooled" [B, W]."""
+    return parts.fusion.apply({"params": params["fusion"]}, text_tokens, image_tokens, text_valid)[1]
+
+
+def itm_logits(
+    parts: Albef, params: Params, text_tokens: Array, text_valid: Array, image_tokens: Array
+) -> Float[Array, "B 2"]:
+    """(no match, match) of aligned pairs."""
+    pooled = fuse(parts, params, text_tokens, text_valid, image_tokens)["pooled"]
+    return parts.itm_head.apply({"params": params["match"]}, pooled).astype(jnp.float32)
+
+
+def mlm_logits(
+    parts: Albef, params: Params, ids: Int[Array, "B N"], image_tokens: Float[Array, "B M W"]
+) -> Float[Array, "B N V"]:
+    """Logits over the vocabulary of every token of (corrupted) texts, given the images."""
+    _, text = parts.dual.full(params, {"text": ids}, "text")
+    fused = fuse(parts, params, text["tokens"], text["valid"], image_tokens)["tokens"]
+    return parts.mlm_head.apply({"params": params["mlm"]}, fused, embedding_table(params))
+
+
+def infer(parts: Albef) -> dict[str, Infer]:
+    """Beside the encoders' own: both "_tokens"; "score", the log-odds of a match; "fused", the fusion encoder's pooled vector."""
+
+    def image_tokens(params: Params, extras: Extras, batch: Batch) -> tuple[Array, Array]:
+        tokens = parts.dual.full(params, batch, "image")[1]["tokens"]
+        return tokens, jnp.ones(tokens.shape[:2], bool)
+
+    def text_tokens(params: Params, extras: Extras, batch: Batch) -> tuple[Array, Array]:
+        _, out = parts.dual.full(params, batch, "text")
+        return out["tokens"], out["valid"]
+
+    def score(params: Params, extras: Extras, pairs: Batch) -> Float[Array, " B"]:
+        logits = itm_logits(parts, params, pairs["text_tokens"], pairs["text_valid"], pairs["image_tokens"])
+        return logits[:, 1] - logits[:, 0]
+
+    def fused(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B D"]:
+        e = encode(parts, params, batch)
+        return fuse(parts, params, e.text_tokens, e.text_valid, e.image_tokens)["pooled"].astype(jnp.float32)
+
+    found = {"image_tokens": image_tokens, "text_tokens": text_tokens, "score": score, "fused": fused}
+    return parts.dual.infer() | found

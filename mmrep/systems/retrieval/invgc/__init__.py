@@ -1,6 +1,12 @@
-"""InvGC: inverse graph convolution over stored embeddings, against crowding (Jian and Wang 2023, arXiv 2310.13025)."""
+"""InvGC: inverse graph convolution over stored embeddings, against crowding (Jian and Wang 2023, arXiv 2310.13025).
 
-from collections.abc import Callable
+Equation 6, InvGC                               model.inv_gc
+Equation 8, LocalAdj over the k nearest rows    model.local_adj
+The gallery's and the queries' bank together    model.mean_of_banks
+R@1 against rivals and ablations                evals.gallery_normalisation, evals.Robust
+Baseline, QB-Norm (Bogolin et al. 2022)         evals.qb_norm
+"""
+
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,14 +14,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from mmrep.errors import ConfigError
+from mmrep.errors import ConfigError, check_fields
 from mmrep.losses.contrastive import symmetric_info_nce
+from mmrep.losses.large_batch import LargeBatch, in_micro_batches
 from mmrep.model import embed_rows
 from mmrep.nn.dual import dual_encoder
 from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.text import TextEncoder
-from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
-from mmrep.systems.retrieval.invgc.model import combine, local_adj, neighbours
+from mmrep.system import Batch, Extras, Infer, Metrics, Params, System, stateless
+from mmrep.systems.retrieval.invgc.model import local_adj, mean_of_banks, num_neighbours
 
 PARTNER = {"image": "text", "text": "image"}
 
@@ -24,8 +31,9 @@ PARTNER = {"image": "text", "text": "image"}
 class Config:
     """A small dual encoder whose galleries are post-processed.
 
-    bank: training embeddings kept of each modality.   rate: share of a bank that counts as near (LocalAdj).
-    r_g, r_q: step sizes away from the gallery's own bank and from the queries' bank; choose them on validation (`Robust`).
+    bank: training embeddings stored of each modality.   rate: share of a bank that counts as near (LocalAdj).
+    r_g, r_q: step sizes away from the gallery's own bank and from the queries' bank; choose them on validation (`evals.Robust`).
+    large_batch: see LargeBatch.
     """
 
     image: ImageEncoder = ImageEncoder()
@@ -36,29 +44,37 @@ class Config:
     r_g: float = 0.5
     r_q: float = 0.5
     dtype: str = "float32"
+    large_batch: LargeBatch = LargeBatch()
+
+    def check(self) -> None:
+        check_fields(self, {
+            "bank": (self.bank >= 1, "a bank needs at least one row"),
+            "rate": (0.0 < self.rate <= 1.0, "it is a share of the bank, in (0, 1]"),
+        })  # fmt: skip
+        self.large_batch.check()
 
     def build(self) -> System:
-        if self.bank < 1:
-            raise ConfigError(f"system.bank is {self.bank}: a bank needs at least one row")
-        if not 0.0 < self.rate <= 1.0:
-            raise ConfigError(f"system.rate is {self.rate}: it is a share of the bank, in (0, 1]")
+        self.check()
         model = dual_encoder({"image": self.image, "text": self.text}, self.dim, dtype=self.dtype)
-        k = neighbours(self.rate, self.bank)
+        k = num_neighbours(self.rate, self.bank)
+        parts, blocks = self.large_batch.micro_batches, self.large_batch.blocks()
 
         def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, Extras]:
             return model.init(rng, batch), {f"bank_{n}": jnp.zeros((self.bank, self.dim), jnp.float32) for n in PARTNER}
 
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
-            x, y, scale = model.embed(params, batch, "image"), model.embed(params, batch, "text"), model.scale(params)
-            return symmetric_info_nce(x, y, scale).mean(), {"scale": scale, "cosine": (x * y).sum(-1).mean()}
+            x, y = in_micro_batches(lambda part: [model.embed(params, part, n) for n in model.names], batch, parts)
+            scale = model.scale(params)
+            value = symmetric_info_nce(x, y, scale, blocks=blocks).mean()
+            return value, {"scale": scale, "cosine": (x * y).sum(-1).mean()}
 
-        def gallery(name: str) -> Callable[[Params, Extras, Batch], Array]:
-            def run(params: Params, extras: Extras, batch: Batch) -> Array:
+        def gallery(name: str) -> Infer:
+            def embed(params: Params, extras: Extras, batch: Batch) -> Array:
                 x = model.embed(params, batch, name)
                 own, other = extras[f"bank_{name}"], extras[f"bank_{PARTNER[name]}"]
-                return combine(local_adj(x, own, self.r_g, k), local_adj(x, other, self.r_q, k))
+                return mean_of_banks(local_adj(x, own, self.r_g, k), local_adj(x, other, self.r_q, k))
 
-            return run
+            return embed
 
         return System(init, stateless(loss), {**model.infer(), **{f"{n}_gallery": gallery(n) for n in PARTNER}})
 

@@ -16,9 +16,9 @@ def crowded(
     nuisance: float,
     noise: float,
 ) -> Pair:
-    """Made pairs that crowd: queries norm(cone v + .6 z + noise n) and a gallery norm(cone u + .6 z + nuisance P + noise n').
+    """Pairs of queries norm(cone v + .6 z + noise n) and gallery rows norm(cone u + .6 z + nuisance P + noise n'), z, n, n' normal.
 
-    z, n, n' are normal. directions: u and v, the axes of the two cones.   basis: the K directions of P, which the gallery alone has.
+    directions: u and v, the axes of the two cones.   basis: the K directions of P, nuisance of the gallery alone.
     """
     u, v = directions
     z, n1, n2 = rng.standard_normal((3, n, basis.shape[1]))

@@ -1,4 +1,4 @@
-"""Galleries before and after post-processing: recall, geometry, and rival methods (Jian and Wang 2023, section 4)."""
+"""Galleries before and after post-processing: recall, geometry, and rival methods (Jian and Wang 2023)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,14 @@ from mmrep.evals import retrieval
 from mmrep.evals.retrieval import dot, unit
 from mmrep.model import Model, embed_rows
 from mmrep.nn.heads import l2_normalise
-from mmrep.systems.retrieval.invgc.model import Step, combine, inv_gc, local_adj, move_away, neighbours
+from mmrep.systems.retrieval.invgc.model import (
+    Step,
+    inv_gc,
+    local_adj,
+    mean_of_banks,
+    num_neighbours,
+    subtract_neighbours,
+)
 
 Pair = tuple[Float[Array | np.ndarray, "_ D"], Float[Array | np.ndarray, "_ D"]]
 """Queries and their gallery: row i of one belongs to row i of the other."""
@@ -36,7 +43,7 @@ def check_bank(gallery: Float[Array | np.ndarray, "M D"], bank: Float[Array | np
 
 
 def mean_cosine(x: Float[Array | np.ndarray, "N D"]) -> float:
-    """Mean cosine over all pairs of different rows: 0 for directions spread evenly, 1 for a cone that has closed."""
+    """Mean cosine over all pairs of different rows: 0 for evenly spread directions, 1 for identical ones."""
     x = unit(x)
     if len(x) < 2:
         raise DataError(f"mean_cosine compares pairs of rows, found {len(x)} row")
@@ -57,7 +64,7 @@ def nearest_cosine(x: Float[Array | np.ndarray, "N D"]) -> float:
 def hubness(queries: Float[Array | np.ndarray, "N D"], gallery: Float[Array | np.ndarray, "M D"], k: int = 10) -> float:
     """Skewness of the k-occurrence: how often each gallery row is among the k nearest of a query (Radovanovic et al. 2010).
 
-    0 where all occur equally often; above 1 a few hubs crowd out the others. Ties take the lower index.
+    0 where all occur equally often; above 1 a few hubs dominate. Ties take the lower index.
     """
     k = min(k, len(gallery))
     top = np.argsort(-dot(queries, gallery), axis=1, kind="stable")[:, :k]
@@ -67,42 +74,42 @@ def hubness(queries: Float[Array | np.ndarray, "N D"], gallery: Float[Array | np
 
 def qb_norm(scores: Float[np.ndarray, "Q T"], bank: Float[np.ndarray, "N T"], beta: float) -> Float[np.ndarray, "Q T"]:
     """Log of the dynamic inverted softmax (Bogolin et al. 2022): beta s - logsumexp over bank queries, for queries whose best
-    gallery item is also some bank query's best; the others keep their scores."""
-    calmed = beta * scores - np.asarray(jax.nn.logsumexp(beta * jnp.asarray(bank), axis=0))
+    gallery item is also the best of some bank query; other queries keep their scores."""
+    normalised = beta * scores - np.asarray(jax.nn.logsumexp(beta * jnp.asarray(bank), axis=0))
     active = np.isin(scores.argmax(1), np.unique(bank.argmax(1)))
-    return np.where(active[:, None], calmed, scores).astype(np.float32)
+    return np.where(active[:, None], normalised, scores).astype(np.float32)
 
 
-def recall(pair: Pair) -> float:
+def recall_at_1(pair: Pair) -> float:
     """R@1 of the queries in their gallery."""
     queries, gallery = (np.asarray(x) for x in pair)
-    return float(np.mean(retrieval.ranks(queries, gallery, np.arange(len(gallery))) <= 1))
+    return retrieval.recall_at(retrieval.ranks(queries, gallery, np.arange(len(gallery))), (1,))["R@1"]
 
 
-def choose(strengths: Sequence[float], score: Callable[[float], float]) -> float:
-    """The strength of the best score, the least of equals."""
+def best_strength(strengths: Sequence[float], score: Callable[[float], float]) -> float:
+    """The strength of the best score; among equals the smallest."""
     return max(strengths, key=lambda s: (score(s), -s))
 
 
-def query_bank(
+def query_bank_norm(
     val: Pair,
     test: Pair,
     bank: Float[Array | np.ndarray, "N D"],
     betas: Sequence[float] = (5.0, 10.0, 20.0, 40.0, 80.0),
 ) -> tuple[float, float]:
-    """(R@1 on `test`, beta) of query-bank normalisation with `bank` queries, the rival that any treatment should be held against."""
+    """(R@1 on `test`, beta chosen on `val`) of query-bank normalisation with `bank` queries, the rival method."""
 
     def normed(pair: Pair) -> Callable[[float], float]:
         scores, banked = retrieval.dot(*pair), retrieval.dot(bank, pair[1])
         right = np.arange(len(scores))
         return lambda beta: float(np.mean(retrieval.ranks_of_scores(qb_norm(scores, banked, beta), right) <= 1))
 
-    beta = choose(betas, normed(val))
+    beta = best_strength(betas, normed(val))
     return normed(test)(beta), beta
 
 
-def lie(pair: Pair, when: str) -> dict[str, float]:
-    """How a gallery lies for its queries: its nearest cosine and its hubness, named with `when`."""
+def gallery_stats(pair: Pair, when: str) -> dict[str, float]:
+    """Nearest-neighbour cosine and hubness of a gallery, named with `when`."""
     queries, gallery = (np.asarray(x) for x in pair)
     return {
         f"nearest cosine {when}": nearest_cosine(gallery),
@@ -110,48 +117,50 @@ def lie(pair: Pair, when: str) -> dict[str, float]:
     }
 
 
-def compare(
+def gallery_normalisation(
     val: Pair, test: Pair, banks: Pair, foreign: Pair | None = None, *,
     steps: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0), rate: float = 0.01, seed: int = 0,
 ) -> dict[str, float]:  # fmt: skip
-    """R@1 of the ways to treat a gallery, each with its step size chosen on `val`; val and test are (queries, gallery).
+    """R@1 on `test` of every way to normalise a gallery, its step size chosen on `val`; and the gallery's statistics before and after.
 
-    banks: (queries, gallery) of training data.   foreign: the same of another domain.   Also the geometry before and after.
+    val, test: (queries, gallery).   banks: the same of training data.   foreign: the same of another domain.
     """
     bank_q, bank_g = banks
     for rows in (*val, *test, bank_q):
         check_bank(rows, bank_g)
-    k, (queries, gallery) = neighbours(rate, len(bank_g)), test
+    k, (queries, gallery) = num_neighbours(rate, len(bank_g)), test
 
     @jax.jit
     def local(g: Any, r: Step, q: Any = bank_q, b: Any = bank_g) -> Array:
-        return combine(local_adj(g, b, r, k), local_adj(g, q, r, k))
+        return mean_of_banks(local_adj(g, b, r, k), local_adj(g, q, r, k))
 
     @jax.jit
     def plain(g: Any, r: Step) -> Array:
-        return combine(inv_gc(g, bank_g, r), inv_gc(g, bank_q, r))
+        return mean_of_banks(inv_gc(g, bank_g, r), inv_gc(g, bank_q, r))
 
     def scattered(g: Any, r: Step, rng: np.random.Generator) -> Array:
-        return combine(*(move_away(g, b, rng.integers(0, len(b), (len(g), k)), r) for b in (bank_g, bank_q)))
+        return mean_of_banks(
+            *(subtract_neighbours(g, b, rng.integers(0, len(b), (len(g), k)), r) for b in (bank_g, bank_q))
+        )
 
-    r = choose(steps, lambda r: recall((val[0], local(val[1], r))))
-    s = choose(steps, lambda r: recall((val[0], plain(val[1], r))))
+    r = best_strength(steps, lambda r: recall_at_1((val[0], local(val[1], r))))
+    s = best_strength(steps, lambda r: recall_at_1((val[0], plain(val[1], r))))
     moved, centre = local(gallery, r), jnp.asarray(bank_g).mean(0)
     ways = {
         "base": gallery, "LocalAdj": moved, "InvGC": plain(gallery, s), "centred": l2_normalise(jnp.asarray(gallery) - centre),
         "sign flipped": local(gallery, -r), "random neighbours": scattered(gallery, r, np.random.default_rng(seed)),
     } | ({} if foreign is None else {"foreign bank": local(gallery, r, *foreign)})  # fmt: skip
-    found = {name: recall((queries, way)) for name, way in ways.items()}
-    found["QB-Norm"], found["beta"] = query_bank(val, test, bank_q)
+    found = {name: recall_at_1((queries, way)) for name, way in ways.items()}
+    found["QB-Norm"], found["beta"] = query_bank_norm(val, test, bank_q)
     found |= {"r": r, "r InvGC": s, "gain": found["LocalAdj"] - found["base"]}
-    return found | lie(test, "before") | lie((queries, moved), "after")
+    return found | gallery_stats(test, "before") | gallery_stats((queries, moved), "after")
 
 
 @dataclass(frozen=True)
 class Robust:
-    """`compare` on a trained dual encoder, for queries of one modality; metrics "<query>-><target> LocalAdj" and so on.
+    """`gallery_normalisation` on a trained dual encoder, for queries of one modality; metrics "<query>-><target> LocalAdj" and so on.
 
-    bank: training pairs in the banks.   foreign: a data source of another domain.   steps, rate: as in `compare`.
+    bank: training pairs in the banks.   foreign: a data source of another domain.   steps, rate: as in `gallery_normalisation`.
     """
 
     query: str
@@ -173,5 +182,5 @@ class Robust:
         foreign: Any = None
         if self.foreign is not None:
             foreign = bank(pipeline.open_split(model.data, model.tokenize, "train", self.foreign))
-        found = compare(val, test, bank(model.split("train")), foreign, steps=self.steps, rate=self.rate)
+        found = gallery_normalisation(val, test, bank(model.split("train")), foreign, steps=self.steps, rate=self.rate)
         return {f"{self.query}->{self.target} {k}": v for k, v in found.items()}
