@@ -12,7 +12,7 @@ from mmrep.evals.retrieval import (
     rerank,
     retrieval_metrics,
 )
-from mmrep.systems.contrastive.filip.model import late_similarity
+from mmrep.systems.contrastive.filip.model import token_max_similarity
 
 
 def brute(scores, positives):
@@ -81,7 +81,7 @@ def test_late_interaction_as_score():
     vy[:, 0] = True
 
     def score(queries, targets):
-        return late_similarity(*map(jnp.asarray, (*queries, *targets)))[0]
+        return token_max_similarity(tuple(map(jnp.asarray, queries)), tuple(map(jnp.asarray, targets)))[0]
 
     whole = np.asarray(score((x, vx), (y, vy)))
     found = ranks((x, vx), (y, vy), np.arange(5), block=2, score=score)
