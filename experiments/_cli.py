@@ -66,7 +66,7 @@ class Command(Generic[T]):
 def parse(options: type[T], description: str, argv: Sequence[str] | None = None, size: str = "small") -> Command[T]:
     """SLUG, the fields of the dataclass `options`, and overrides of the config. `size` is the default of --size.
 
-    Raises ConfigError for a command line that cannot be read.
+    Raises ConfigError for an invalid command line.
     """
     which = Annotated[Which, FLAT, tyro.conf.arg(default=Which(tyro.MISSING, size))]
     whole: Any = dataclasses.make_dataclass("Options", [("which", which), ("own", Annotated[options, FLAT])])
@@ -98,15 +98,15 @@ def experiment(slug: str, size: str = "small", overrides: Sequence[str] = (), va
 def _read(kind: type[T], description: str, argv: Sequence[str] | None) -> tuple[T, list[str]]:
     """(the options, the words that are none). Raises ConfigError where tyro refuses a word or misses one."""
     args = list(sys.argv[1:] if argv is None else argv)
-    asked = any(word in ("-h", "--help") for word in args)
+    helping = any(word in ("-h", "--help") for word in args)
     try:
-        with contextlib.nullcontext() if asked else contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.nullcontext() if helping else contextlib.redirect_stderr(io.StringIO()):
             return tyro.cli(
                 kind, prog=program(), description=description, args=args, return_unknown_args=True,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )  # fmt: skip
     except SystemExit:
-        if asked:
+        if helping:
             raise
         raise ConfigError(_mistake(kind, args)) from None
 
@@ -125,7 +125,7 @@ def _mistake(kind: type, args: Sequence[str]) -> str:
         positional = _POSITIONAL in getattr(hint, "__metadata__", ())
         if required and (first == 0 if positional else flag not in given):
             return f"{name.upper() if positional else flag} is missing: {program()} --help shows the options"
-    return f"the command line could not be read: {program()} --help shows the options"
+    return f"the command line is invalid: {program()} --help shows the options"
 
 
 def _flat(kind: Any) -> list[tuple[str, Any, bool]]:
@@ -174,7 +174,7 @@ def _use_huge_pages() -> None:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     command = sys.argv[0].startswith("mmrep ") or (spec is not None and spec.name.startswith("experiments."))
     if command and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"  # the C library reads it when a process starts
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"  # used by the C library when a process starts
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

@@ -86,8 +86,8 @@ def _refusal(flag: str, hint: Any, words: Sequence[str]) -> str:
     if not words:
         return f"{flag} has no value: it takes {wanted(hint)}"
     choices = [str(c) for option in _options(hint) if get_origin(option) is Literal for c in get_args(option)]
-    said = " ".join(words)
-    return f"{flag} is {said!r}" + (near(said, choices) if choices else f": it takes {wanted(hint)}")
+    given = " ".join(words)
+    return f"{flag} is {given!r}" + (near(given, choices) if choices else f": it takes {wanted(hint)}")
 
 
 def wanted(hint: Any) -> str:

@@ -31,7 +31,7 @@ def write_proof(
     (folder / "full").mkdir(parents=True, exist_ok=True)
     path = folder / f"{short['slug']}.json"
     path.write_text(lines(short, {"expectations": {}}) + "\n", encoding="utf-8")
-    per_arm = {"metrics": {arm: {} for arm in full["metrics"]}}
+    per_arm: dict[str, Any] = {"metrics": {arm: {} for arm in full["metrics"]}}
     (folder / "full" / path.name).write_text(lines(full, per_arm) + "\n", encoding="utf-8")
     return path
 
@@ -65,7 +65,7 @@ def lines(value: Any, broken: Mapping[str, Any], indent: str = " ") -> str:
 
 def summary(expectations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The expectations of `mmrep.evals.verdict.judge` with mean, standard deviation and number of seeds in place of the differences."""
-    kept = ("says", "better", "worse", "headline", "margin", "slack")
+    kept = ("statement", "better", "worse", "headline", "margin", "slack")
     found = []
     for row in expectations:
         values = list(row["differences"].values())

@@ -43,7 +43,7 @@ def open_clip(experiment: Any) -> tuple[str, Callable[[], float]]:
     batch = modality.example(experiment.data.modalities, experiment.data.batch_size)
     images = torch.from_numpy(batch[pixels.name]).permute(0, 3, 1, 2).contiguous()
     tokens = torch.from_numpy(batch[ids.name]).long()
-    tokens[tokens == modality.EOS] = text.vocab - 1  # open_clip reads the text at its largest id
+    tokens[tokens == modality.EOS] = text.vocab - 1  # open_clip pools the text at its largest id
 
     def step() -> float:
         clock = time.perf_counter()

@@ -135,7 +135,7 @@ def real_batches(
 
 
 def resident(field: str = "VmRSS", pid: int | str = "self") -> int:
-    """Bytes of memory that a process holds (VmRSS) or has held at most (VmHWM); 0 where the system does not tell."""
+    """Bytes of memory that a process holds (VmRSS) or has held at most (VmHWM); 0 where /proc is missing."""
     try:
         found = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     except OSError:
@@ -171,7 +171,7 @@ def compare(config: Any, versions: str, step: Callable[[], float], steps: int, r
 
 
 def matmul_rate(n: int = 2048) -> float:
-    """FLOPs/s of an n x n float32 matmul on one device: the ceiling that mfu is told against."""
+    """FLOPs/s of an n x n float32 matmul on one device: the reference of mfu."""
     import jax
     import jax.numpy as jnp
 

@@ -66,7 +66,7 @@ def run() -> None:
         row = {**name, "mesh": mesh, "fingerprint": fingerprint(command.experiment)}
         return _cli.dump(row | measure(command.experiment, mesh, o.phase))
     if o.limits.write and (command.overrides or o.phase is not None):
-        raise ConfigError("--write stores the step of a config as it stands: leave out --phase and the overrides")
+        raise ConfigError("--write stores the step of an unchanged config: leave out --phase and the overrides")
     given = [a for a in sys.argv[1:] if a != "--write"]
     row = {**name, "mesh": mesh} | guarded([*given, "--here"], mesh, o.limits.timeout, o.limits.memory)
     finish(command.slug, row, o.limits.write)

@@ -1,4 +1,4 @@
-"""Embeds a split of a run's data into shards on disk; a run that was cut goes on at the next shard.
+"""Embeds a split of a run's data into shards on disk; an interrupted command resumes at the next shard.
 
 python -m experiments.embed align --workdir runs/align-small --modality image --split test --out corpora/align
 """
@@ -43,7 +43,7 @@ def run() -> None:
 
 
 def embed(workdir: Path, modality: str, split: str, out: Path, shard_size: int, part: tuple[int, int] = (0, 1)) -> int:
-    """Writes the shards that `out` lacks. Records that cannot be read are left out, up to the config's data.max_bad_records."""
+    """Writes the shards that `out` lacks. Bad records are left out, up to the config's data.max_bad_records."""
     import jax
     import numpy as np
 
@@ -54,7 +54,7 @@ def embed(workdir: Path, modality: str, split: str, out: Path, shard_size: int, 
 
     model = restore(workdir)
     data = model.experiment.data
-    if modality in (m.name for m in data.modalities):  # what it does not read need not be decoded
+    if modality in (m.name for m in data.modalities):  # the others need not be decoded
         data = replace(data, modalities=tuple(m for m in data.modalities if m.name == modality))
     rows = pipeline.open_split(data, model.tokenize, split)
     size = data.eval_batch_size

@@ -1,7 +1,7 @@
 """Shows the input of a system: samples as they enter a batch, and records that cannot be used.
 
-Prints one line a modality and the texts read back from their ids; --out also writes sheet.png and a .wav for each sound.
-A bad record ends it with one sentence and exit code 2; --all reads the whole split instead and counts the bad records by
+Prints one line a modality and the texts decoded from their ids; --out also writes sheet.png and a .wav for each sound.
+A bad record ends the command with one sentence and exit code 2; --all checks the whole split instead and counts bad records by
 reason, with exit code 2 where there are more than data.max_bad_records.
 """
 
@@ -38,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """`samples` are batch entries without batch axis; `texts[name]` what each sample's ids say."""
+    """`samples` are batch entries without batch axis; `texts[name]` each sample's decoded ids."""
 
     split: str
     size: int
@@ -223,8 +223,8 @@ def _sheet(report: Report, pictures: Sequence[Modality]) -> Any:
             scale = TILE / max(tile.size)
             size = (max(1, round(tile.width * scale)), max(1, round(tile.height * scale)))
             sheet.paste(tile.resize(size, Image.Resampling.NEAREST), (column * (TILE + 4), top))
-        said = [texts[row] for texts in report.texts.values()] or [f"record {report.indices[row]}"]
-        for line, words in enumerate(said):
+        captions = [texts[row] for texts in report.texts.values()] or [f"record {report.indices[row]}"]
+        for line, words in enumerate(captions):
             draw.text((2, top + TILE + 1 + 14 * line), words[:90].replace("\n", " "), fill="black")
     return sheet
 
@@ -256,7 +256,7 @@ class Options:
     out: Annotated[Path | None, _cli.FOLDER] = None
     """folder for sheet.png and the sounds"""
     all: bool = False
-    """read the whole split and count bad records by reason"""
+    """check the whole split and count bad records by reason"""
 
 
 def run(argv: Sequence[str] | None = None) -> None:

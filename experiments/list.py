@@ -1,4 +1,4 @@
-"""Lists the systems by family: is the claim reproduced at this scale, sizes, title. Recipes and tokenizers stand apart."""
+"""Lists the systems by family: is the claim reproduced at this scale, sizes, title. Recipes and tokenizers are apart."""
 
 import json
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ def rows() -> list[dict[str, Any]]:
     found = []
     for entry in catalogue.entries():
         result = _results.read(entry.slug)
-        row = {"slug": entry.slug, "family": entry.family, "kind": entry.kind, "title": entry.title}
+        row: dict[str, Any] = {"slug": entry.slug, "family": entry.family, "kind": entry.kind, "title": entry.title}
         row |= {"sizes": list(entry.sizes), "variants": list(entry.variants)}
         row |= {"path": str(entry.path.relative_to(catalogue.ROOT)), "claim": result.get("claim", "")}
         found.append(row | {"reproduced": result.get("reproduced", _results.NOT_RUN)})
@@ -38,6 +38,8 @@ def table(found: list[dict[str, Any]]) -> str:
         for r in chosen:
             line = f"{r['slug']:18} {r['reproduced']:10} {_short('/'.join(r['sizes']), 18):18} "
             lines.append(line + _short(r["title"], WIDTH - len(line)))
+            if r["variants"]:
+                lines.append(_short(f"{'':29} variants: {', '.join(r['variants'])}", WIDTH))
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """Writes the pages that show stored results: docs/systems/*.md, docs/dryrun.md and the README's table of families.
 
-Prose around the marks `<!-- NAME -->` ... `<!-- /NAME -->` of README.md and docs/dryrun.md is left as it is.
+Prose around the marks `<!-- NAME -->` ... `<!-- /NAME -->` of README.md and docs/dryrun.md is kept.
 """
 
 import importlib
@@ -67,7 +67,7 @@ def pages() -> dict[Path, str]:
 
 
 def between(page: str, mark: str, text: str) -> str:
-    """`page` with what stands between the marks replaced. Raises ConfigError where the marks are missing."""
+    """`page` with the text between the marks replaced. Raises ConfigError where the marks are missing."""
     before, opening, rest = page.partition(f"<!-- {mark} -->")
     _, closing, after = rest.partition(f"<!-- /{mark} -->")
     if not closing:
@@ -135,8 +135,8 @@ def proof_section(entry: Entry, name: str) -> Iterator[str]:
     )
     yield from ("", "| expectation | compared | margin | mean difference | sd | met |", "|---|---|---:|---:|---:|---|")
     for e in short["expectations"]:
-        says = e["says"] if e["headline"] else f"*{e['says']}*"
-        yield f"| {says} | {e['better']} > {e['worse']} | {e['margin']:g} | {e['mean']:+.3f} | {e['sd']:.3f} | {e['verdict']} |"
+        statement = e["statement"] if e["headline"] else f"*{e['statement']}*"
+        yield f"| {statement} | {e['better']} > {e['worse']} | {e['margin']:g} | {e['mean']:+.3f} | {e['sd']:.3f} | {e['verdict']} |"
     if full.get("notes"):
         yield from ("", full["notes"])
 

@@ -87,7 +87,7 @@ def names_of(text: str, known: Collection[str]) -> list[str]:
 
 
 def run_arm(slug: str, arm: Any, seed: int, cache: Path) -> tuple[dict[str, float], float]:
-    """({metric: value}, seconds) of one arm and seed; an experiment that ran before with this very config is read back."""
+    """({metric: value}, seconds) of one arm and seed; the stored result of an earlier run with the same config is used."""
     from mmrep.config import fingerprint
     from mmrep.evals.suite import evaluate
     from mmrep.training.loop import train
@@ -141,7 +141,7 @@ def table(proof: Any, results: Numbers) -> None:
         print(f"  no verdict: {error}")
         return
     for row in rows:
-        print(f"  {row['verdict']:8} {row['says']} (mean difference {row['mean']:+.4f}, margin {row['margin']:g})")
+        print(f"  {row['verdict']:8} {row['statement']} (mean difference {row['mean']:+.4f}, margin {row['margin']:g})")
     print(f"reproduced at this scale: {overall}")
 
 

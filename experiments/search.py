@@ -1,4 +1,4 @@
-"""Answers queries from a corpus that experiments.embed wrote: the nearest records, their scores and what they are.
+"""Searches a corpus that experiments.embed wrote: the nearest records of each query and their scores.
 
 python -m experiments.search corpora/align --query "text=a small red circle" --query image=cat.png --query image=#17
 """
@@ -37,7 +37,7 @@ def run() -> None:
     if not o.query:
         raise ConfigError('--query is missing: give for example --query "text=a red circle"')
     if o.k < 1:
-        raise ConfigError(f"--k is {o.k}: ask for at least 1 answer")
+        raise ConfigError(f"--k is {o.k}: it must be at least 1")
     from mmrep.evals import index
 
     corpus = index.Corpus(o.folder)
@@ -63,7 +63,7 @@ def run() -> None:
 
 
 def vector(model: Any, split: Any, query: str) -> Any:
-    """The embedding [1,D] of "MODALITY=VALUE". Raises ConfigError for an unknown modality, DataError for a file that cannot be read."""
+    """The embedding [1,D] of "MODALITY=VALUE". Raises ConfigError for an unknown modality, DataError for an unusable file."""
     name, equals, value = query.partition("=")
     known = {m.name: m for m in model.experiment.data.modalities}
     if not equals or name not in known:
@@ -81,7 +81,7 @@ def vector(model: Any, split: Any, query: str) -> Any:
         data = decode.read(value)
         raw = decode.image(data, value) if m.kind == "image" else decode.audio(data, value, m.rate)
     else:
-        raise ConfigError(f"--query {query!r}: a {m.kind} is asked for by its record, {name}=#N")
+        raise ConfigError(f"--query {query!r}: a {m.kind} is given by its record, {name}=#N")
     return model.call(name, **{name: [raw]})
 
 

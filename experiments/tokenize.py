@@ -1,4 +1,4 @@
-"""Writes the ids that a trained tokeniser gives to another system's records, for a model that learns from tokens.
+"""Computes a trained tokeniser's ids for another system's records, for models of tokens.
 
 python -m experiments.train vqvae --size fourm
 python -m experiments.tokenize vqvae --size fourm --data fourm --data-variant tokens
@@ -19,7 +19,7 @@ from mmrep.errors import ConfigError
 @dataclass(frozen=True)
 class Options:
     data: Annotated[str, tyro.conf.arg(metavar="SLUG")]
-    """the system whose data.source reads the ids"""
+    """the system whose data.source loads the ids"""
     data_size: str = "small"
     """its size"""
     data_variant: str = ""
@@ -40,7 +40,7 @@ def run() -> None:
 
 
 def chosen(source: Any, field: str | None) -> Any:
-    """The Tokenised of `source` that reads `field`, or its only one."""
+    """The Tokenised of `source` of `field`, or its only one."""
     from mmrep.data.tokenised import within
 
     found = {t.field: t for t in within(source)}
@@ -53,7 +53,7 @@ def chosen(source: Any, field: str | None) -> Any:
 
 
 def write(workdir: Path, target: Any) -> list[Path]:
-    """SPLIT.npy [N, *place] of the ids of every split, then about.json, without which nothing is read."""
+    """SPLIT.npy [N, *place] of the ids of every split, then about.json, which completes the folder."""
     import dataclasses
 
     import jax

@@ -1,5 +1,7 @@
-"""Kills a training run again and again (SIGKILL: while it starts, between two steps, in the middle of a save), resumes it each time,
-and compares what it ends with, bit for bit, with a run that nobody disturbed. Exit code 1 where they differ."""
+"""Kills a training run repeatedly, resumes it each time, and compares its end, bit for bit, with an undisturbed run.
+
+SIGKILL comes during start-up, between two steps or during a save. Exit code 1 where the two runs differ.
+"""
 
 import random
 import shutil

@@ -228,7 +228,7 @@ class Expect:
     better: str | float
     worse: str | float
     margin: float = 0.0
-    says: str = ""
+    statement: str = ""
     headline: bool = True
     slack: float = 0.0
 

@@ -17,7 +17,7 @@ _ORDER = ("yes", "unclear", "no")
 
 
 def judge(proof: Proof, results: Results) -> tuple[str, list[dict[str, Any]]]:
-    """(verdict, one row an expectation: says, better, worse, margin, difference by seed, mean, verdict).
+    """(verdict, one row an expectation: statement, better, worse, margin, difference by seed, mean, verdict).
 
     results: {arm: {seed: {metric: value}}}. Raises ConfigError for an expectation that names an absent arm or metric.
     """
@@ -37,7 +37,7 @@ def _row(expect: Expect, proof: Proof, results: Results) -> dict[str, Any]:
     ]
     differences = {s: sides[0][s] - sides[1][s] + expect.slack for s in seeds}
     return {
-        "says": expect.says or f"{expect.better} > {expect.worse}", "better": expect.better, "worse": expect.worse,
+        "statement": expect.statement or f"{expect.better} > {expect.worse}", "better": expect.better, "worse": expect.worse,
         "margin": expect.margin, **({"slack": expect.slack} if expect.slack else {}), "headline": expect.headline, "differences": {str(s): d for s, d in differences.items()},
         "mean": sum(differences.values()) / len(differences), "verdict": verdict(list(differences.values()), expect.margin),
     }  # fmt: skip

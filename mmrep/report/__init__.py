@@ -1,1 +1,1 @@
-"""One self-contained HTML page a run: panels of plain values in, a file out; nothing here knows of systems, loop or data."""
+"""The report of a run: panels of plain values in, one self-contained HTML file out."""

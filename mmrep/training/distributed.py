@@ -1,4 +1,4 @@
-"""One run on many hosts: JAX's own runtime, one process a host (or a GPU), and the few places where processes must agree."""
+"""One run on several hosts: JAX's own runtime, one process a host (or a GPU), and the few points where processes have to agree."""
 
 import contextlib
 import importlib.util
@@ -30,41 +30,39 @@ class Processes:
 
 
 def initialize(options: Processes) -> bool:
-    """Joins the run's other processes, before JAX looks at its devices. False where this is the only process.
+    """Joins the run's other processes, before JAX initialises its devices. False where this is the only process.
 
-    Where one process dies, the others end with a non-zero code within `heartbeat` seconds and a little.
+    If one process dies, the others end with a non-zero code shortly after `heartbeat` seconds.
     Raises ConfigError where the flags are incomplete or contradict each other.
     """
     import jax
 
-    given = {k: getattr(options, k) for k in ("coordinator", "processes", "process_id")}
-    beats = {"heartbeat_timeout_seconds": options.heartbeat}
+    where, count, index = options.coordinator, options.processes, options.process_id
     if options.heartbeat < 1:
         raise ConfigError(f"--heartbeat is {options.heartbeat}: give at least 1 second")
-    if options.processes == 1 and options.coordinator is None:
+    if count == 1 and where is None:
         return False
-    if any(v is not None for v in given.values()):
-        missing = [f"--{k.replace('_', '-')}" for k, v in given.items() if v is None]
-        if missing:
-            raise ConfigError(
-                f"{', '.join(missing)} is missing: give --coordinator, --processes and --process-id together"
-            )
-        if not 0 <= options.process_id < options.processes:
-            raise ConfigError(f"--process-id is {options.process_id}: it must lie in [0, {options.processes})")
-        host, _, port = options.coordinator.rpartition(":")
+    if where is not None or count is not None or index is not None:
+        if where is None or count is None or index is None:
+            given = {"--coordinator": where, "--processes": count, "--process-id": index}
+            missing = ", ".join(k for k, v in given.items() if v is None)
+            raise ConfigError(f"{missing} is missing: give --coordinator, --processes and --process-id together")
+        if not 0 <= index < count:
+            raise ConfigError(f"--process-id is {index}: it must be in [0, {count})")
+        host, _, port = where.rpartition(":")
         if not host or not port.isdigit():
-            raise ConfigError(f"--coordinator is {options.coordinator!r}: write HOST:PORT")
-        jax.distributed.initialize(options.coordinator, options.processes, options.process_id, **beats)
+            raise ConfigError(f"--coordinator is {where!r}: write HOST:PORT")
+        jax.distributed.initialize(where, count, index, heartbeat_timeout_seconds=options.heartbeat)
         return True
     if not detected(os.environ):
         return False
-    jax.distributed.initialize(**beats)
+    jax.distributed.initialize(heartbeat_timeout_seconds=options.heartbeat)
     return True
 
 
 @contextlib.contextmanager
 def joined(options: Processes) -> Iterator[None]:
-    """The body as one of the run's processes. One that fails ends at once: an orderly exit would wait for the others, who wait for it."""
+    """The body as one of the run's processes. A process that fails exits at once: a normal shutdown would deadlock with the others."""
     several = initialize(options)
     try:
         yield
@@ -84,7 +82,7 @@ def detected(environment: Mapping[str, str]) -> str:
     """ "slurm" or "tpu" where the environment is one of several processes that JAX can find by itself, else ""."""
     if environment.get("JAX_PLATFORMS", "") != "cpu" and _tpu_pod(environment):
         return "tpu"
-    # Under sbatch alone, without srun, the variables of a task are absent or tell of one task.
+    # Under sbatch alone, without srun, the variables of a task are absent or count one task.
     if all(v in environment for v in SLURM) and int(environment["SLURM_NTASKS"]) > 1:
         return "slurm"
     return ""
@@ -98,7 +96,7 @@ def _tpu_pod(environment: Mapping[str, str]) -> bool:
 
 
 def leads() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this process is the one that writes files and messages."""
     import jax
 
     return jax.process_index() == 0
@@ -106,7 +104,7 @@ def leads() -> bool:
 
 @contextlib.contextmanager
 def leader_first() -> Iterator[None]:
-    """The body runs in process 0, then in all others: what it writes to a shared disk they find. Errors of process 0 end them too.
+    """Runs the body in process 0, then in all others, which find what it wrote to a shared disk. Errors of process 0 end them too.
 
     Raises ConfigError in the others where process 0 failed.
     """
@@ -129,13 +127,13 @@ def leader_first() -> Iterator[None]:
         finally:
             agree(failed)
     elif agree(False):
-        raise ConfigError("process 0 could not start: its own message says why")
+        raise ConfigError("process 0 could not start: see its own message")
     else:
         yield
 
 
 def to_host(tree: Any) -> Any:
-    """A tree of arrays that are spread over processes as NumPy arrays, whole, in every process; as it is where there is one process."""
+    """A tree of arrays that are sharded over processes, as whole NumPy arrays in every process; unchanged with one process."""
     import jax
     import numpy as np
 

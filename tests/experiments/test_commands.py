@@ -202,7 +202,7 @@ def test_stored_numbers_are_judged_again_with_new_sentences(tmp_path):
     assert (row["mean"], row["sd"], row["n"], row["verdict"]) == (0.4, 0.1, 3, "yes") and before["reproduced"] == "yes"
     prove.judge_again("toy", dataclasses.replace(proof, expects=(Expect("a", "b", 0.2, "after"),)), tmp_path)
     after = json.loads(path.read_text())
-    assert after["expectations"] == [row | {"says": "after"}] and after["commit"] == "c"
+    assert after["expectations"] == [row | {"statement": "after"}] and after["commit"] == "c"
     with pytest.raises(ConfigError, match="run the proof"):
         prove.judge_again("toy", dataclasses.replace(proof, expects=(Expect("a", "b", 0.1, "after"),)), tmp_path)
 

@@ -139,7 +139,7 @@ def test_one_of_two_dies_the_other_ends_and_a_restart_resumes(tmp_path):
 def test_incomplete_flags_are_told():
     for options, sentence in [
         (Processes("a:1"), "--processes, --process-id is missing"),
-        (Processes("a:1", 2, 2), r"it must lie in \[0, 2\)"),
+        (Processes("a:1", 2, 2), r"it must be in \[0, 2\)"),
         (Processes("here", 2, 1), "write HOST:PORT"),
         (Processes(heartbeat=0), "--heartbeat is 0"),
     ]:
