@@ -93,7 +93,10 @@ def dirichlet_logits(rng: PRNGKeyArray, alpha: Float[Array, "*n T"]) -> Float[Ar
 
 
 def token_budgets(
-    rng: PRNGKeyArray, alpha: Float[Array, "B T"], total: int, most: Int[Array, "B T"] | Int[Array, " T"]
+    rng: PRNGKeyArray,
+    alpha: Float[Array, "B T"],
+    total: int | Int[Array, ""],
+    most: Int[Array, "B T"] | Int[Array, " T"],
 ) -> Int[Array, "B T"]:
     """Number of tokens by modality: floor(p * total) with p ~ Dirichlet(alpha); each remaining token goes to the argmax of a new draw.
 
