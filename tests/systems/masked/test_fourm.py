@@ -43,14 +43,15 @@ EVEN = DirichletMixture(alphas(NAMES), alphas(NAMES))
 SIZE = replace(BASE, width=16, depth=2, heads=2)
 CONFIG = Config(MODALITIES, (EVEN,), num_input_tokens=14, num_target_tokens=14, encoder=SIZE, decoder=SIZE)
 PIXELS = TokenModality("pixels", grid=(4, 4), patch_size=2)
+WORDS = TokenModality("words", length=6, embedding_dim=9)
+POSE = TokenModality("pose", 6, (1, 5), bins=BinQuantizer((5,), -1.0, 1.0), learned_positions=True)
 KEY = jax.random.key(0)
 
 
-def with_modality(m, inputs=None):
-    """CONFIG with one more modality, which is no target where it is input only."""
-    names = (*NAMES, m.name)
-    targets = alphas([n for n in names if n != m.name or not m.input_only])
-    return replace(CONFIG, modalities=(*MODALITIES, m), mixtures=(DirichletMixture(inputs or alphas(names), targets),))
+ALL = (*MODALITIES, PIXELS, WORDS, POSE)
+MIXED = DirichletMixture(alphas([m.name for m in ALL]), alphas((*NAMES, "pose")), keep=(("words", "all"),))
+ONE = replace(SIZE, depth=1)
+EVERY = replace(CONFIG, modalities=ALL, mixtures=(MIXED,), encoder=ONE, decoder=ONE)
 
 
 @cache
@@ -219,40 +220,65 @@ def test_numbers_become_ids_and_ids_numbers():
     np.testing.assert_array_equal(found["rgb"], [[0, 5, 0, 0]])
     np.testing.assert_array_equal(found["depth"], np.full((1, 16), 3))
     np.testing.assert_array_equal(detokenize((rgb,), found)["rgb"][0, 0], [[0, 0, 0], [1, 0, 1]])
-    vector = TokenModality("vector", 5, (1, 5), bins=BinQuantizer((5,), -1.0, 1.0), learned_positions=True)
-    ids = tokenize((vector,), {"vector": np.array([[-1.0, -0.4, 0.0, 0.6, 3.0]], np.float32)})["vector"]
+    ids = tokenize((POSE,), {"pose": np.array([[-1.0, -0.4, 0.0, 0.6, 3.0]], np.float32)})["pose"]
     np.testing.assert_array_equal(ids, [[0, 1, 2, 3, 4]])
-    np.testing.assert_allclose(detokenize((vector,), {"vector": ids})["vector"][0, 0, :, 0], [-1, -0.5, 0, 0.5, 1])
+    np.testing.assert_allclose(detokenize((POSE,), {"pose": ids})["pose"][0, 0, :, 0], [-1, -0.5, 0, 0.5, 1])
 
 
 @cache
-def system_loss():
-    return jax.jit(CONFIG.build().loss)
+def every():
+    """A system of every kind of modality: (params, its loss)."""
+    system = EVERY.build()
+    return jax.jit(lambda rng: system.init(rng, {})[0])(KEY), jax.jit(system.loss)
+
+
+def whole_batch():
+    rng = np.random.default_rng(0)
+    pixels, pose = rng.random((4, 8, 8, 3), np.float32), rng.uniform(-1, 1, (4, 5)).astype(np.float32)
+    return batch() | {"pixels": pixels, "pose": pose, "words": np.ones((4, 6, 9), np.float32)}
+
+
+def test_input_only_modalities_are_inputs_and_no_targets():
+    (p, loss), present = every(), {"present": np.ones((4, 6), np.float32)}
+    value, (_, metrics) = loss(p, {}, whole_batch() | present, KEY)
+    assert np.isfinite(value) and float(metrics["pixels"]) == float(metrics["words"]) == 0.0
+    for name in ("pixels", "words"):
+        other = whole_batch() | {name: 0.5 * whole_batch()[name]}
+        assert abs(float(loss(p, {}, other | present, KEY)[0]) - float(value)) > 1e-6
 
 
 def test_absent_modalities_change_nothing():
-    whole, p = batch(), params()
-    present = {"present": np.array([[1, 0, 1]] * 4, np.float32)}
+    (p, loss), whole = every(), whole_batch()
     other = whole | {"depth": (whole["depth"] + 1) % 5}
-    (a, (_, metrics)), (b, _) = (system_loss()(p, {}, x | present, KEY) for x in (whole, other))
-    assert float(a) == float(b) and float(metrics["depth"]) == 0.0
-    everything = {"present": np.ones((4, 3), np.float32)}
-    assert float(system_loss()(p, {}, whole | everything, KEY)[0]) != float(
-        system_loss()(p, {}, other | everything, KEY)[0]
-    )
+    present = {"present": np.array([[1, 0, 1, 1, 1, 1]] * 4, np.float32)}
+    value, (_, metrics) = loss(p, {}, whole | present, KEY)
+    assert float(value) == float(loss(p, {}, other | present, KEY)[0]) and float(metrics["depth"]) == 0.0
+    all_present = {"present": np.ones((4, 6), np.float32)}
+    a, b = (float(loss(p, {}, x | all_present, KEY)[0]) for x in (whole, other))
+    assert a != b
 
 
-def test_predict_uses_the_modalities_of_the_batch():
-    system, whole = CONFIG.build(), batch()
-    one = system.infer["predict"](params(), {}, {"depth": whole["depth"]})
-    assert set(one) == {"rgb"} and one["rgb"].shape == (4, 4, 4)
+def test_infer_uses_the_modalities_of_the_batch():
+    system, (p, _) = EVERY.build(), every()
+    pixels = {"pixels": whole_batch()["pixels"]}
+    tokens = jax.jit(system.infer["tokens"])
+    vit = tokens(p, {}, pixels)
+    assert vit.shape == (4, 16, 16)
+    np.testing.assert_allclose(jax.jit(system.infer["fused"])(p, {}, pixels), vit.mean(1), rtol=1e-5, atol=1e-6)
+    moved = pixels["pixels"].copy()
+    moved[:, :2, :2] = 1 - moved[:, :2, :2]
+    far = np.abs(np.asarray(tokens(p, {}, {"pixels": moved}) - vit)).max((0, 2))
+    assert far.argmax() == 0 and far[0] > 3 * np.delete(far, 0).max()  # the first patch is the first token
+    found = jax.eval_shape(system.infer["predict"], p, {}, pixels)
+    assert {k: v.shape for k, v in found.items()} == {"rgb": (4, 4, 4), "depth": (4, 4, 4), "pose": (4, 1, 5)}
     with pytest.raises(ConfigError, match="none of rgb"):
-        system.infer["fused"](params(), {}, {})
+        system.infer["fused"](p, {}, {})
 
 
 def test_image_logits_differ_by_position():
     given = all_tokens({"rgb": jnp.zeros((2, 16), jnp.int32)}, MODALITIES)
-    y = image_logits(token_infer(CONFIG, params()), given, {}, 1)
+    infer = token_infer(CONFIG, params())
+    y = jax.jit(lambda given: image_logits(infer, given, {}, 1))(given)
     assert isinstance(given, Tokens) and y.shape == (2, 16, 5)
     assert len(np.unique(np.asarray(y[0]).round(4), axis=0)) == 16
 
@@ -269,6 +295,8 @@ TWO_BINS = replace(MODALITIES[0], bins=BinQuantizer((2, 2, 2)))
         ({"modalities": (replace(TWO_BINS, bins=BinQuantizer((1,))), *MODALITIES[1:])}, "levels"),
         ({"modalities": (*MODALITIES[:2], replace(MODALITIES[2], bins=BinQuantizer((2,))))}, "bins are for images"),
         ({"modalities": (replace(PIXELS, vocab_size=7), *MODALITIES)}, "0 for pixels"),
+        ({"modalities": (*MODALITIES, replace(WORDS, length=0, grid=(2, 3)))}, "embedding_dim needs a length"),
+        ({"modalities": ALL, "mixtures": (replace(MIXED, targets=alphas(pixels=1.0)),)}, "never predicted"),
     ],
 )  # fmt: skip
 def test_impossible_configs_are_refused(change, message):
@@ -277,21 +305,20 @@ def test_impossible_configs_are_refused(change, message):
 
 
 def test_weights_survive_the_way_to_the_authors_and_back():
-    names = {"rgb": "tok_rgb@224"}
-    config = with_modality(PIXELS)
-    whole = jax.jit(config.model().init)(KEY)
-    theirs = to_authors(whole, config, names)
+    names, (whole, _) = {"rgb": "tok_rgb@224"}, every()
+    theirs = to_authors(whole, EVERY, names)
     assert theirs["encoder_embeddings.pixels.proj.weight"].shape == (16, 12)
+    assert theirs["encoder_embeddings.words.emb_proj.weight"].shape == (16, 9)
     assert theirs["decoder_embeddings.tok_rgb@224.to_logits.weight"].shape == (7, 16)
-    back = from_authors(theirs, config, names)
+    back = from_authors(theirs, EVERY, names)
     jax.tree.map(np.testing.assert_array_equal, back, jax.tree.map(np.asarray, whole))
     order = np.random.default_rng(0).permutation(len(theirs["encoder_embeddings.caption.token_emb.weight"]))
-    moved = from_authors(theirs, config, names, {"caption": order})["encoder_embeddings"]["caption"]
+    moved = from_authors(theirs, EVERY, names, {"caption": order})["encoder_embeddings"]["caption"]
     np.testing.assert_array_equal(moved, whole["encoder_embeddings"]["caption"][order])
     with pytest.raises(DataError, match="mask_token"):
-        from_authors({k: v for k, v in theirs.items() if k != "mask_token"}, config, names)
+        from_authors({k: v for k, v in theirs.items() if k != "mask_token"}, EVERY, names)
     with pytest.raises(DataError, match=r"shape \[4, 16\]"):
-        from_authors(theirs | {"decoder_embeddings.depth.token_emb.weight": np.zeros((4, 16))}, config, names)
+        from_authors(theirs | {"decoder_embeddings.depth.token_emb.weight": np.zeros((4, 16))}, EVERY, names)
 
 
 def test_a_checkpoint_is_recognised_and_its_texts_are_left_out(tmp_path):
@@ -311,41 +338,18 @@ def test_a_checkpoint_is_recognised_and_its_texts_are_left_out(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, params)
 
 
-def test_pixels_are_projected_by_patch_and_never_predicted():
-    config = with_modality(PIXELS, inputs=alphas(pixels=1000.0))
-    system, whole = config.build(), batch() | {"pixels": np.random.default_rng(0).random((4, 8, 8, 3), np.float32)}
-    p, extras = system.init(KEY, whole)
-    value, (_, metrics) = jax.jit(system.loss)(p, extras, whole, KEY)
-    assert float(metrics["pixels"]) == 0.0 and float(metrics["inputs"]) == 1.0 and np.isfinite(value)
-    tokens = jax.jit(system.infer["tokens"])
-    vit = tokens(p, extras, {"pixels": whole["pixels"]})
-    assert vit.shape == (4, 16, 16)
-    fused = system.infer["fused"](p, extras, {"pixels": whole["pixels"]})
-    np.testing.assert_allclose(fused, vit.mean(1), rtol=1e-5, atol=1e-6)
-    moved = whole["pixels"].copy()
-    moved[:, :2, :2] = 1 - moved[:, :2, :2]
-    far = np.abs(np.asarray(tokens(p, extras, {"pixels": moved}) - vit)).max((0, 2))
-    assert far.argmax() == 0 and far[0] > 3 * np.delete(far, 0).max()  # the first patch is the first token
-    assert set(system.infer["predict"](p, extras, {"pixels": whole["pixels"]})) == {"rgb", "depth"}
-    every = alphas((*NAMES, "pixels"))
-    with pytest.raises(ConfigError, match="never predicted"):
-        replace(config, mixtures=(DirichletMixture(every, every),)).build()
-
-
 def test_a_sequence_of_embeddings_equals_a_text_with_these_embeddings():
     n, width = 6, 16
     vectors = TokenModality("vectors", length=n, embedding_dim=width)
     table = TokenModality("table", vectors.sentinel, length=n)
     values = np.random.default_rng(0).standard_normal((1, n, width)).astype(np.float32)
     values[:, 4:] = 0  # padding
-    models = {m.name: with_modality(m).model() for m in (vectors, table)}
-    ours = models["vectors"].init(KEY)
+    models = {m.name: replace(CONFIG, modalities=(*MODALITIES, m)).model() for m in (vectors, table)}
+    ours = jax.jit(models["vectors"].init)(KEY)
     # The same numbers as an embedding table, an identity projection, and zeros for masked spans.
     ours = ours | {"proj_vectors": {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}}
-    theirs = models["table"].init(KEY) | {
-        k: ours[k] for k in ("encoder", "decoder_proj_context", "decoder", "mask_token")
-    }
-    theirs["mod_emb"] = {k: ours["mod_emb"]["vectors" if k == "table" else k] for k in theirs["mod_emb"]}
+    theirs = {k: ours[k] for k in ("encoder", "decoder_proj_context", "decoder", "mask_token")}
+    theirs["mod_emb"] = {k: ours["mod_emb"]["vectors" if k == "table" else k] for k in (*NAMES, "table")}
     rows = jnp.zeros((table.num_embeddings, width)).at[5 : 5 + n].set(values[0])
     theirs["encoder_embeddings"] = ours["encoder_embeddings"] | {"table": rows}
     ids = tokenize((vectors,), {"vectors": values})["vectors"]
@@ -356,41 +360,24 @@ def test_a_sequence_of_embeddings_equals_a_text_with_these_embeddings():
     given = Tokens(cut.inputs, jnp.full_like(at, 3), at, at < cut.num_inputs[:, None])
     encode = jax.jit(models["vectors"].encode)
     mine = encode(ours, given, input_values((vectors,), {"vectors": values}))[0]
-    np.testing.assert_allclose(mine[:, :3], models["table"].encode(theirs, given)[0][:, :3], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        mine[:, :3], jax.jit(models["table"].encode)(theirs, given)[0][:, :3], rtol=1e-5, atol=1e-6
+    )
     assert np.abs(encode(ours, given, {"vectors": jnp.roll(values, 1, axis=1)})[0] - mine).max() > 0.1
 
 
-def test_embeddings_are_never_predicted_and_their_masked_spans_are_sentinels():
-    vectors = TokenModality("vectors", length=6, embedding_dim=9)
-    config = with_modality(vectors)
-    config = replace(config, mixtures=(replace(config.mixtures[0], keep=(("vectors", "all"),)),))
-    whole = batch() | {"vectors": np.ones((4, 6, 9), np.float32)}
-    system = config.build()
-    p, extras = system.init(KEY, whole)
-    (value, (_, metrics)), slope = jax.jit(jax.value_and_grad(system.loss, has_aux=True))(p, extras, whole, KEY)
-    assert np.isfinite(value) and float(metrics["vectors"]) == 0.0
-    assert np.abs(slope["proj_vectors"]["kernel"]).max() > 0
-    empty = init_empty_target(config.modalities, ["vectors"], 2)
-    state = condition(empty, config.modalities, {"vectors": np.full((2, 6), 7)})
-    plain = emptied(state, config.modalities, ("vectors",))["vectors"]
+def test_an_emptied_sequence_of_embeddings_is_one_sentinel():
+    state = condition(init_empty_target(ALL, ["words"], 2), ALL, {"words": np.full((2, 6), 7)})
+    plain = emptied(state, ALL, ("words",))["words"]
     np.testing.assert_array_equal(plain.ids, [[11, 0, 0, 0, 0, 0]] * 2)
     np.testing.assert_array_equal(plain.known.sum(1), [1, 1])
-    theirs = to_authors(p, config)
-    assert theirs["encoder_embeddings.vectors.emb_proj.weight"].shape == (16, 9)
-    jax.tree.map(np.testing.assert_array_equal, from_authors(theirs, config), jax.tree.map(np.asarray, p))
-    with pytest.raises(ConfigError, match="embedding_dim needs a length"):
-        replace(config, modalities=(*MODALITIES, replace(vectors, length=0, grid=(2, 3)))).build()
 
 
 def test_learned_positions_belong_to_their_modality_alone():
-    vector = TokenModality("vector", 6, (1, 5), learned_positions=True)
-    config = with_modality(vector)
-    model = config.model()
-    p = jax.jit(model.init)(KEY)
-    assert p["pos_emb"]["vector"].shape == (5, 16)
-    moved = p | {"pos_emb": {"vector": p["pos_emb"]["vector"] + 1}}
+    model, (p, _) = EVERY.model(), every()
+    assert p["pos_emb"]["pose"].shape == (5, 16)
+    moved = p | {"pos_emb": {"pose": p["pos_emb"]["pose"] + 1}}
     encode = jax.jit(lambda p, given: model.encode(p, given)[0])
-    given = all_tokens({"rgb": jnp.zeros((1, 5), jnp.int32)}, config.modalities)
-    own = all_tokens({"vector": jnp.zeros((1, 5), jnp.int32)}, config.modalities)
+    given, own = (all_tokens({name: jnp.zeros((1, 5), jnp.int32)}, ALL) for name in ("rgb", "pose"))
     np.testing.assert_array_equal(encode(p, given), encode(moved, given))
     assert not np.allclose(encode(p, own), encode(moved, own))
