@@ -18,7 +18,7 @@ from mmrep.data.scenes.source import SceneData
 from mmrep.data.scenes.world import GROUNDS, SHAPES, TEXTURES, WorldSpec
 from mmrep.evals.tokens import Reconstruction, code_use, errors
 from mmrep.nn.config import TransformerConfig, variant
-from mmrep.nn.maps import Map
+from mmrep.nn.maps import DenseModality
 from mmrep.nn.quantise import patch_ids, patch_values
 from mmrep.systems.tokenizers.vqvae import Config
 
@@ -26,7 +26,7 @@ SIZES = ("tiny", "small", "paper", "diffusion", "semseg", "depth", "fourm")
 CLASSES = 1 + len(SHAPES)
 WORLD = WorldSpec((2, 4), textures=TEXTURES, grounds=GROUNDS, distinct="none", overlap=True, rotation=0.4)
 LEVELS = (6, 6, 6)  # 216 ids, as many as the codebook
-RGB = Map("rgb", (32, 32), 4, 3)
+RGB = DenseModality("rgb", (32, 32), 4, 3)
 SHAPE = TransformerConfig(width=64, depth=1, heads=2, epsilon=1e-6)
 SMALL = Config(RGB, codes=216, latent=8, encoder=SHAPE, decoder=SHAPE)
 DIFFUSION = replace(SMALL, decoder_type="diffusion", unet_widths=(32, 64), unet_blocks=1, unet_patch=2)
@@ -60,9 +60,9 @@ def get_config(size: str = "small") -> Experiment:
         base = made(steps=800)
         return replace(base, data=replace(base.data, source=_fourm_shared.scenes()))
     if size == "semseg":
-        return made(replace(SMALL, map=Map("semseg", (32, 32), 4, classes=CLASSES, class_dim=16), codes=64))
+        return made(replace(SMALL, map=DenseModality("semseg", (32, 32), 4, classes=CLASSES, class_dim=16), codes=64))
     if size == "depth":
-        depth = Map("depth", (32, 32), 4, mean=(0.8,), std=(0.25,))
+        depth = DenseModality("depth", (32, 32), 4, mean=(0.8,), std=(0.25,))
         return made(replace(SMALL, map=depth, codes=64, loss="smooth_l1"))
     if size == "tiny":
         shape, picture = replace(SHAPE, width=16, depth=2), replace(RGB, size=(16, 16))

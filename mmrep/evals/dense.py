@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 
 from mmrep import modality
-from mmrep.errors import ConfigError
-from mmrep.evals.probe import ridge_fit
+from mmrep.errors import ConfigError, DataError
+from mmrep.evals.probe import LAMBDAS, Linear, ridge_fit
 from mmrep.modality import coarser
 from mmrep.model import Model
-from mmrep.nn.maps import Map
+from mmrep.nn.maps import DenseModality
 
 
 def mean_iou(predicted: Int[np.ndarray, "..."], truth: Int[np.ndarray, "..."]) -> float:
@@ -21,6 +21,42 @@ def mean_iou(predicted: Int[np.ndarray, "..."], truth: Int[np.ndarray, "..."]) -
     from sklearn.metrics import jaccard_score
 
     return float(jaccard_score(truth.reshape(-1), predicted.reshape(-1), average="macro"))
+
+
+Labelled: TypeAlias = tuple[Float[np.ndarray, "B N D"], Int[np.ndarray, "B N P"]]
+"""Tokens, and the class of each pixel of their patches."""
+
+
+class PixelHead(NamedTuple):
+    """A linear head that gives each token's patch of class ids, fitted by ridge regression: one target per pixel of a patch and class."""
+
+    linear: Linear
+    classes: int
+
+    @classmethod
+    def fit(cls, train: Labelled, val: Labelled, classes: int, penalties: Sequence[float] = LAMBDAS) -> "PixelHead":
+        """The penalty (per token) with the best mIoU on val is taken."""
+        eye = np.eye(classes, dtype=np.float32)
+        rows = [(x.reshape(-1, x.shape[-1]), eye[y].reshape(y.shape[0] * y.shape[1], -1)) for x, y in (train, val)]
+
+        def ids(scores: np.ndarray) -> np.ndarray:
+            return scores.reshape(-1, classes).argmax(-1)
+
+        score = lambda predicted, target: mean_iou(ids(predicted), ids(target))  # noqa: E731
+        return cls(ridge_fit(*rows[0], *rows[1], penalties, score), classes)
+
+    def __call__(self, tokens: Float[np.ndarray, "B N D"]) -> Int[np.ndarray, "B N P"]:
+        scores = self.linear(tokens.reshape(-1, tokens.shape[-1]))
+        return scores.reshape(*tokens.shape[:2], -1, self.classes).argmax(-1)
+
+
+def patch_classes(ids: Integer[np.ndarray, "B H W"], patch: int) -> Int[np.ndarray, "B N P"]:
+    """The class ids of each patch in reading order. Raises DataError where the patch does not divide the map."""
+    n, height, width = ids.shape
+    if height % patch or width % patch:
+        raise DataError(f"the class map is {height}x{width}: give a size that the patch {patch} divides")
+    cut = ids.astype(np.int64).reshape(n, height // patch, patch, width // patch, patch)
+    return cut.transpose(0, 1, 3, 2, 4).reshape(n, -1, patch * patch)
 
 
 @dataclass(frozen=True)
@@ -32,49 +68,32 @@ class Segmentation:
     Reports mIoU and pixel accuracy.
     """
 
-    map: Map
+    map: DenseModality
     given: tuple[str, ...] = ("rgb",)
     labelled: int = 200
     split: str = "test"
-    features: str = "tokens"
+    features: str = "fused_tokens"
     penalties: tuple[float, ...] = (1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
     name: str = ""
 
     def run(self, model: Model) -> dict[str, float]:
         sets = {s: self._read(model, s, self.labelled if s != self.split else 0) for s in ("train", "val", self.split)}
-        # One regression per pixel of a patch and class; rows are tokens.
-        eye = np.eye(self.map.classes, dtype=np.float32)
-        rows = {
-            s: (x.reshape(-1, x.shape[-1]), eye[y].reshape(y.shape[0] * y.shape[1], -1)) for s, (x, y) in sets.items()
-        }
-
-        def ids(scores: np.ndarray) -> np.ndarray:
-            return scores.reshape(-1, self.map.classes).argmax(-1)
-
-        fit = ridge_fit(
-            *rows["train"], *rows["val"], [p / len(rows["train"][0]) for p in self.penalties],
-            lambda predicted, target: mean_iou(ids(predicted), ids(target)),
-        )  # fmt: skip
-        found, truth = ids(fit(rows[self.split][0])), sets[self.split][1].reshape(-1)
+        penalties = [p / (sets["train"][0].shape[0] * sets["train"][0].shape[1]) for p in self.penalties]
+        head = PixelHead.fit(sets["train"], sets["val"], self.map.classes, penalties)
+        found, truth = head(sets[self.split][0]), sets[self.split][1]
         label = self.name or f"{self.map.name}|{'+'.join(self.given)}"
         return {
             f"{label} mIoU": mean_iou(found, truth),
             f"{label} pixel accuracy": float((found == truth).mean()),
         }
 
-    def _read(
-        self, model: Model, split: str, limit: int
-    ) -> tuple[Float[np.ndarray, "B N D"], Int[np.ndarray, "B N P"]]:
+    def _read(self, model: Model, split: str, limit: int) -> Labelled:
         records = model.records(split, limit)
         field = {m.name: m.source for m in model.data.modalities}
         given = {g: [r[field.get(g, g)] for r in records] for g in self.given}
-        tokens = np.asarray(model.call(self.features, **given), np.float32)
-        (rows, columns), p = self.map.grid, self.map.patch
-        ids = np.stack([coarser(np.asarray(r[self.map.name]), self.map.size) for r in records]).astype(np.int64)
-        ids = (
-            ids.reshape(len(ids), rows, p, columns, p).transpose(0, 1, 3, 2, 4).reshape(len(ids), rows * columns, p * p)
-        )
-        return tokens[:, : rows * columns], ids
+        tokens = np.asarray(model.call(self.features, **given)[0], np.float32)
+        ids = np.stack([coarser(np.asarray(r[self.map.name]), self.map.size) for r in records])
+        return tokens[:, : self.map.grid[0] * self.map.grid[1]], patch_classes(ids, self.map.patch)
 
 
 @dataclass(frozen=True)
@@ -84,7 +103,7 @@ class CrossPrediction:
     Reports the mean absolute error of both, their ratio (1: the other modality told nothing), and that of the training mean.
     """
 
-    map: Map
+    map: DenseModality
     given: tuple[str, ...] = ("rgb",)
     split: str = "test"
     limit: int = 300
@@ -118,7 +137,7 @@ class EverySubset:
     the error without any map: the training mean's, or the commonest class's mIoU ("from nothing").
     """
 
-    maps: tuple[Map, ...]
+    maps: tuple[DenseModality, ...]
     targets: tuple[str, ...] = ()
     split: str = "test"
     limit: int = 300
@@ -158,7 +177,7 @@ class Predicted:
     of values within a factor 1.25 of the truth (in the units of the batch, values above 0 only).
     """
 
-    truth: Map | str
+    truth: DenseModality | str
     given: tuple[str, ...] = ("rgb",)
     split: str = "test"
     features: str = "predict"

@@ -265,6 +265,12 @@ def to_arrays(table: Iterable[Row], params: Mapping[str, Any]) -> dict[str, np.n
     return written
 
 
+def count(arrays: Iterable[str], template: str) -> int:
+    """How many names fit the template: the depth of a stack for "encoder.{i}.norm1.weight"."""
+    pattern = _pattern(template)
+    return sum(pattern.fullmatch(name) is not None for name in arrays)
+
+
 def shapes_of(tree: Mapping[str, Any]) -> dict[str, Shape]:
     """{path: shape} of a nested tree of arrays or ShapeDtypeStructs, or of what already is one."""
     return {path: leaf if isinstance(leaf, tuple) else tuple(leaf.shape) for path, leaf in flatten(tree).items()}

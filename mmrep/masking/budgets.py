@@ -1,6 +1,6 @@
-"""Which tokens of several modalities are seen: budgets drawn from a Dirichlet distribution, and a static number of visible tokens.
+"""Random masking over the tokens of several modalities: Dirichlet budgets, and a static number of visible tokens.
 
-Tokens of all modalities stand in one row, modality after modality in the order of `sizes`; `keep` holds places in that row.
+The tokens of all modalities form one row, modality after modality in the order of `sizes`; `ids_keep` are indices into that row.
 """
 
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ from mmrep.errors import ConfigError
 
 
 class Visible(NamedTuple):
-    """keep: places of the V visible tokens.   restore: for each of the N places, where it stands in (visible ..., hidden ...).
+    """ids_keep: indices of the V visible tokens.   ids_restore: for each of the N tokens, its index in (visible ..., masked ...).
 
-    A token is visible exactly where restore < V.
+    A token is visible exactly where ids_restore < V.
     """
 
-    keep: Int[Array, "B V"]
-    restore: Int[Array, "B N"]
+    ids_keep: Int[Array, "B V"]
+    ids_restore: Int[Array, "B N"]
 
     @property
     def mask(self) -> Bool[Array, "B N"]:
         """True where a token is visible."""
-        return self.restore < self.keep.shape[1]
+        return self.ids_restore < self.ids_keep.shape[1]
 
 
 def check(sizes: Sequence[int], visible: int, alphas: Sequence[float]) -> None:
@@ -34,22 +34,22 @@ def check(sizes: Sequence[int], visible: int, alphas: Sequence[float]) -> None:
     if not sizes or len(sizes) != len(alphas):
         raise ConfigError(f"alphas {tuple(alphas)}: give one concentration for each of the {len(sizes)} modalities")
     if not 0 < visible <= sum(sizes):
-        raise ConfigError(f"visible is {visible}: it must lie in [1, {sum(sizes)}], the tokens that there are")
+        raise ConfigError(f"visible is {visible}: it must be in [1, {sum(sizes)}], the number of tokens")
     if any(not 0 < a < float("inf") for a in alphas):
         raise ConfigError(f"alphas {tuple(alphas)}: concentrations are positive and finite")
 
 
-def shares(
+def dirichlet_budgets(
     rng: PRNGKeyArray,
     batch: int,
     alphas: Sequence[float],
     subsets: bool = False,
     present: Bool[Array, "B T"] | None = None,
 ) -> Float[Array, "B T"]:
-    """Each example's share of the budget by modality, Dirichlet(alphas); rows sum to 1.
+    """Each example's share of visible tokens by modality, Dirichlet(alphas); rows sum to 1 (Bachmann et al. 2022, MultiMAE, section 3.2).
 
-    subsets: first one of the 2^T - 1 non-empty subsets, each as likely, then the Dirichlet over it (1e-5 stands for a zero).
-    present: modalities that an example has; the others get nothing.
+    subsets: first draw one of the 2^T - 1 non-empty subsets uniformly, then the Dirichlet over it (with 1e-5 for a concentration of 0).
+    present: modalities that an example has; the others have share 0.
     """
     for_subset, for_share = jax.random.split(rng)
     alpha = jnp.broadcast_to(jnp.asarray(alphas, jnp.float32), (batch, len(alphas)))
@@ -63,26 +63,25 @@ def shares(
     return jax.nn.softmax(log_gamma, axis=-1)
 
 
-def choose(
+def random_masking(
     rng: PRNGKeyArray,
     share: Float[Array, "B T"],
     sizes: Sequence[int],
     visible: int,
     present: Bool[Array, "B T"] | None = None,
 ) -> Visible:
-    """`visible` tokens an example, round(share * visible) of each modality as far as they go, in random places.
+    """`visible` random tokens per example, round(share * visible) of each modality or all that it has.
 
-    Rounding leaves a few too many or too few: a surplus is dropped at random, a lack filled with random tokens of any modality that is
-    present (Bachmann et al. 2022, MultiMAE, section 3.2). An example whose present modalities hold fewer than `visible` tokens cannot be
-    served; `present` must not hold one.
+    Rounding gives a few tokens too many or too few: a surplus is dropped at random, and random tokens of any present modality fill a gap
+    (Bachmann et al. 2022, MultiMAE, section 3.2). Each example needs at least `visible` tokens in its present modalities.
     """
     for_place, for_repair = jax.random.split(rng)
     total = sum(sizes)
     noise = jax.random.uniform(for_place, (share.shape[0], total))
-    return choose_with(noise, jax.random.uniform(for_repair, noise.shape), share, sizes, visible, present)
+    return random_masking_with(noise, jax.random.uniform(for_repair, noise.shape), share, sizes, visible, present)
 
 
-def choose_with(
+def random_masking_with(
     noise: Float[Array, "B N"],
     repair: Float[Array, "B N"],
     share: Float[Array, "B T"],
@@ -90,12 +89,12 @@ def choose_with(
     visible: int,
     present: Bool[Array, "B T"] | None = None,
 ) -> Visible:
-    """`choose` with its noise in [0, 1) given: `noise` places each modality's tokens, `repair` evens out the rounding."""
+    """`random_masking` with its noise in [0, 1): `noise` orders the tokens of each modality, `repair` decides ties after rounding."""
     count = jnp.round(share * visible)
     flags, start = [], 0
     for t, size in enumerate(sizes):
         order = jnp.argsort(noise[:, start : start + size], axis=1)
-        # The k-th value of the permutation counts as its place, as in the authors' code.
+        # As in the authors' code, a value of the permutation is used as its rank.
         hidden = (order >= count[:, t, None]).astype(jnp.float32)
         if present is not None:
             hidden = jnp.where(present[:, t, None], hidden, 2.0)
@@ -105,14 +104,14 @@ def choose_with(
     return Visible(shuffle[:, :visible], jnp.argsort(shuffle, axis=1))
 
 
-def everything(batch: int, sizes: Sequence[int]) -> Visible:
-    """All tokens visible, in their order."""
+def all_visible(batch: int, sizes: Sequence[int]) -> Visible:
+    """All tokens, in order."""
     place = jnp.broadcast_to(jnp.arange(sum(sizes)), (batch, sum(sizes)))
     return Visible(place, place)
 
 
 def from_mask(mask: Bool[Array | np.ndarray, "B N"]) -> Visible:
-    """The tokens that `mask` keeps, in order. Raises ConfigError unless every row keeps the same number, at least one."""
+    """The tokens where `mask` is True, in order. Raises ConfigError unless every row keeps the same number, at least one."""
     counts = np.asarray(mask).sum(1)
     if not len(counts) or counts.min() != counts.max() or counts.max() == 0:
         raise ConfigError(

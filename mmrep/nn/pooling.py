@@ -28,11 +28,15 @@ def last_pool(tokens: Float[Array, "B N D"], valid: Bool[Array, "B N"]) -> Float
     return jnp.take_along_axis(tokens, last_index(valid)[:, None, None], axis=1)[:, 0]
 
 
+def layer_tokens(out: Mapping[str, Any]) -> dict[str, Array]:
+    """The output of every block or stage from an encoder's `out`, scanned or not."""
+    layers = {k: v for k, v in out.items() if k.startswith(("block", "stage")) and k != "blocks"}
+    return layers | {f"block{i:02d}": v for i, v in enumerate(out.get("blocks", ()))}
+
+
 def layer_features(out: Mapping[str, Any]) -> dict[str, Float[Array, "B D"]]:
     """One vector per layer from an encoder's `out`: the mean over (valid) tokens of every block, of "tokens", and "pooled"."""
-    layers = {k: v for k, v in out.items() if k.startswith(("block", "stage")) and k != "blocks"}
-    if "blocks" in out:
-        layers |= {f"block{i:02d}": v for i, v in enumerate(out["blocks"])}
+    layers = layer_tokens(out)
     layers |= {"tokens": out["tokens"]} if "tokens" in out else {}
     valid = out.get("valid")
     found = {}

@@ -1,6 +1,6 @@
 """What stands around a quantiser: an encoder and a decoder of maps (ViT-VQGAN; 4M, arXiv 2312.06647) and of vectors (4M-21, arXiv 2406.09406).
 
-codec = map_codec(Map("rgb", (32, 32), 4, 3), latent=16, encoder=TransformerConfig(...), decoder=TransformerConfig(...))
+codec = map_codec(DenseModality("rgb", (32, 32), 4, 3), latent=16, encoder=TransformerConfig(...), decoder=TransformerConfig(...))
 params = codec.init(rng)
 z = codec.encode(params, standardised)      # [B, R, C, latent], float32: to be quantised
 patches = codec.decode(params, codes)       # [B, R * C, values of a patch]
@@ -19,7 +19,7 @@ from mmrep.errors import ConfigError
 from mmrep.nn.adapters import ClassAdapter, PatchAdapter, grid_positions
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.diffusion import Denoiser
-from mmrep.nn.maps import Map
+from mmrep.nn.maps import DenseModality
 from mmrep.nn.transformer import Mlp, Transformer, layer_norm
 from mmrep.system import Params
 
@@ -41,7 +41,7 @@ class PostMlp(nn.Module):
 class MapEncoder(nn.Module):
     """Patches of numbers, or of learnt vectors of class ids, through a ViT to one latent a patch."""
 
-    map: Map
+    map: DenseModality
     config: TransformerConfig
     latent: int
     dtype: Any = jnp.float32
@@ -61,7 +61,7 @@ class MapEncoder(nn.Module):
 class PatchDecoder(nn.Module):
     """Quantised latents through a ViT to the values of each patch."""
 
-    map: Map
+    map: DenseModality
     config: TransformerConfig
     dtype: Any = jnp.float32
 
@@ -144,7 +144,7 @@ def _codec(encoder: nn.Module, decoder: nn.Module, first: tuple[Array, ...], sec
 
 
 def map_codec(
-    m: Map,
+    m: DenseModality,
     latent: int,
     encoder: TransformerConfig,
     decoder: TransformerConfig | Denoiser,

@@ -8,10 +8,10 @@ from mmrep.config import Data
 from mmrep.errors import ConfigError
 from mmrep.evals.dense import CrossPrediction, EverySubset, Predicted, Segmentation, depth_scores
 from mmrep.model import Model
-from mmrep.nn.maps import Map
+from mmrep.nn.maps import DenseModality
 
-RGB, DEPTH = Map("rgb", (8, 8), 2, 3), Map("depth", (8, 8), 2, mean=(0.5,), std=(0.25,))
-SEMSEG = Map("semseg", (4, 4), 1, classes=3)
+RGB, DEPTH = DenseModality("rgb", (8, 8), 2, 3), DenseModality("depth", (8, 8), 2, mean=(0.5,), std=(0.25,))
+SEMSEG = DenseModality("semseg", (4, 4), 1, classes=3)
 PARTS = (
     modality.image("rgb", 8), modality.image("depth", 8, 1), modality.label_map("semseg", 4, 3), modality.label("kind", 3),
 )  # fmt: skip
@@ -57,8 +57,8 @@ class FakeModel(Model):
             ids = 2 * (given["depth"][:, ::2, ::2, 0] > 0.5)
         scores, fine = np.eye(3)[ids], ids.repeat(2, 1).repeat(2, 2)
         depth = 0.25 + 0.5 * (fine == 2)[..., None]
-        if name == "tokens":
-            return scores.reshape(len(ids), 16, 3)
+        if name == "fused_tokens":
+            return scores.reshape(len(ids), 16, 3), np.ones((len(ids), 16), bool)
         if name == "reconstruct":
             return {"rgb": np.eye(3)[fine] * 2 - 1, "depth": (depth - 0.5) / 0.25, "semseg": scores}
         return {"predict": scores, "depth": depth + 0.05, "kind": scores[:, 0, 0]}[name]

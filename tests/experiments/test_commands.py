@@ -57,7 +57,7 @@ def test_train_evaluate_and_resume_as_a_user_would(run_command, tmp_path):
         (["align", "--data.batch-size", "0"], "data.batch_size is 0"),
         (["align", "--mesh.data", "64"], "asks for 64 devices"),
         (["align", "--optim.name", "adam"], "--optim.name is 'adam' (did you mean 'adamw'?)"),
-        (["multimae", "--system.balance", "even"], "--system.balance is 'even'; choose from uncertainty, weights"),
+        (["croma", "--system.positions", "learned"], "--system.positions is 'learned'; choose from alibi, sincos2d"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_nothing_is_written(run_command, tmp_path, monkeypatch, args, sentence):

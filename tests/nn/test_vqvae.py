@@ -9,13 +9,13 @@ import pytest
 
 from mmrep.errors import ConfigError
 from mmrep.nn.config import TransformerConfig
-from mmrep.nn.maps import Map
+from mmrep.nn.maps import DenseModality
 from mmrep.nn.patches import unpatchify
 from mmrep.nn.transformer import stack_blocks
 from mmrep.nn.vqvae import BottleneckMlp, map_codec, vector_codec
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "tokenisers.npz")
-RGB = Map("rgb", (16, 16), 4, 3)
+RGB = DenseModality("rgb", (16, 16), 4, 3)
 
 
 def shape(width, depth, **options):
@@ -103,7 +103,7 @@ def test_map_decoder_is_the_authors():
 
 
 def test_class_maps_and_scans_go_through():
-    m = Map("semseg", (8, 8), 4, classes=5, class_dim=3)
+    m = DenseModality("semseg", (8, 8), 4, classes=5, class_dim=3)
     looped, scanned = (map_codec(m, 4, x, x) for x in (shape(8, 2), shape(8, 2, scan=True)))
     params = jax.jit(looped.init)(jax.random.key(0))
     x = jnp.asarray(np.random.default_rng(0).integers(0, 5, (2, 8, 8)), jnp.int32)
@@ -115,7 +115,7 @@ def test_class_maps_and_scans_go_through():
 
 def test_impossible_sizes_are_refused():
     with pytest.raises(ConfigError, match="patch"):
-        map_codec(Map("rgb", (10, 10), 4, 3), 4, shape(8, 1), shape(8, 1))
+        map_codec(DenseModality("rgb", (10, 10), 4, 3), 4, shape(8, 1), shape(8, 1))
     with pytest.raises(ConfigError, match="multiple of 4"):
         map_codec(RGB, 4, shape(8, 1), shape(6, 1))
     codec = vector_codec(5, 8, 1)

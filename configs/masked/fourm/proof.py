@@ -32,7 +32,7 @@ def mae() -> Experiment:
     """A masked autoencoder of colour of the same encoder size."""
     rgb = next(m for m in PARTS if m.name == "rgb")
     vit = multimae.Config(
-        (dense(rgb),), (multimae.Task("rgb", "norm_mse"),), visible=16, position_base=10.0,
+        (dense(rgb),), (multimae.Task("rgb", "norm_mse"),), num_encoded_tokens=16, position_base=10.0,
         encoder=TransformerConfig(width=64, depth=2, heads=2, epsilon=1e-6),
         decoder=TransformerConfig(width=48, depth=1, heads=4, epsilon=1e-6),
     )  # fmt: skip

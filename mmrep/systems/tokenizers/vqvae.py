@@ -15,7 +15,7 @@ from mmrep.nn import diffusion
 from mmrep.nn import quantise as q
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.diffusion import Denoiser
-from mmrep.nn.maps import Map
+from mmrep.nn.maps import DenseModality
 from mmrep.nn.patches import patchify, unpatchify
 from mmrep.nn.vqvae import Codec, map_codec
 from mmrep.system import Batch, Extras, Metrics, Params, System
@@ -36,7 +36,7 @@ class Config:
     unet_widths, unet_blocks, unet_patch, diffusion_steps: of that; sample_steps: of DDIM, to decode.
     """
 
-    map: Map = Map("rgb", (224, 224), 16, 3)
+    map: DenseModality = DenseModality("rgb", (224, 224), 16, 3)
     quantiser: Literal["codebook", "fsq"] = "codebook"
     codes: int = 16384
     latent: int = 32

@@ -1,4 +1,4 @@
-"""The evaluators of class maps, on tokens whose answer is known."""
+"""The evaluators of class maps, on tokens for which the right result is known."""
 
 from types import SimpleNamespace
 
@@ -7,10 +7,10 @@ import pytest
 
 from mmrep.errors import DataError
 from mmrep.model import Model
-from mmrep.nn.maps import Map
-from mmrep.systems.masked.croma.evals import Cover, LargerImages
+from mmrep.nn.maps import DenseModality
+from mmrep.systems.masked.croma.evals import ClassFraction, LargerImages
 
-COVER = Map("landcover", (8, 8), 2, classes=3)
+COVER = DenseModality("landcover", (8, 8), 2, classes=3)
 
 
 def made(n, size, seed):
@@ -22,7 +22,7 @@ def made(n, size, seed):
 
 
 class FakeModel(Model):
-    """Tokens are the classes of their patch as the optical map shows them; of a picture of another size, if `blind`, nothing."""
+    """A token is the class of its patch as the optical map has it; with `blind` it is 0 for images of another size."""
 
     def __init__(self, blind=False):
         self.sets = {s: made(30, 8, i) for i, s in enumerate(("train", "val", "test"))}
@@ -34,7 +34,8 @@ class FakeModel(Model):
     def infer(self, name, images):
         x = next(iter(images.values()))
         tokens = x[:, ::2, ::2].reshape(len(x), -1, x.shape[-1]).astype(np.float32)
-        return tokens * 0 if self.blind and x.shape[1] != 8 else tokens
+        tokens = tokens * 0 if self.blind and x.shape[1] != 8 else tokens
+        return tokens, np.ones(tokens.shape[:2], bool)
 
     def call(self, name, /, **values):
         return self.infer(name, {k: np.stack(v) for k, v in values.items()})
@@ -44,13 +45,13 @@ def larger(size):
     return SimpleNamespace(open=lambda split: made(12, size, 9))
 
 
-def test_cover_is_read_off_tokens_that_hold_it_and_not_off_others():
-    found = Cover(COVER, givens=(("optical",), ("radar",)), labelled=20).run(FakeModel())
+def test_fractions_are_predicted_from_tokens_that_contain_them_only():
+    found = ClassFraction(COVER, givens=(("optical",), ("radar",)), labelled=20).run(FakeModel())
     assert found["cover|optical R2"] > 0.99 and found["cover|radar R2"] < 0.1
     np.testing.assert_allclose(found["cover mean R2"], (found["cover|optical R2"] + found["cover|radar R2"]) / 2)
 
 
-def test_larger_images_are_read_by_the_head_of_the_small_ones():
+def test_larger_images_are_scored_with_the_head_of_the_small_ones():
     evaluator = LargerImages(COVER, (larger(16), larger(24)), given=("optical",), labelled=20, batch=5)
     found = evaluator.run(FakeModel())
     assert [*found] == ["larger x1 mIoU", "larger x2 mIoU", "larger kept x2", "larger x3 mIoU", "larger kept x3"]

@@ -261,7 +261,7 @@ def test_absent_modalities_change_nothing():
 def test_infer_uses_the_modalities_of_the_batch():
     system, (p, _) = EVERY.build(), every()
     pixels = {"pixels": whole_batch()["pixels"]}
-    tokens = jax.jit(system.infer["tokens"])
+    tokens = jax.jit(lambda *inputs: system.infer["fused_tokens"](*inputs)[0])
     vit = tokens(p, {}, pixels)
     assert vit.shape == (4, 16, 16)
     np.testing.assert_allclose(jax.jit(system.infer["fused"])(p, {}, pixels), vit.mean(1), rtol=1e-5, atol=1e-6)

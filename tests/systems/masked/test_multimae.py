@@ -15,19 +15,19 @@ from mmrep.losses import masked
 from mmrep.masking import budgets
 from mmrep.masking.budgets import Visible
 from mmrep.nn.config import TransformerConfig
-from mmrep.nn.maps import Map, truncated_standard
-from mmrep.systems.masked.multimae import Config, Task, labels, task_losses, uncertain
+from mmrep.nn.maps import DenseModality, truncated_standard
+from mmrep.systems.masked.multimae import Config, Task, labels, task_losses, uncertainty_weighting
 from mmrep.systems.masked.multimae.weights import from_authors, to_authors
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "multimae.npz")
 PLAIN = {"mean": (0.0,), "std": (1.0,)}
 MAPS = (
-    Map("rgb", (16, 16), 4, 3, **PLAIN), Map("depth", (16, 16), 4, 1, **PLAIN),
-    Map("semseg", (8, 8), 2, classes=5, class_dim=6),
+    DenseModality("rgb", (16, 16), 4, 3, **PLAIN), DenseModality("depth", (16, 16), 4, 1, **PLAIN),
+    DenseModality("semseg", (8, 8), 2, classes=5, class_dim=6),
 )  # fmt: skip
 TASKS = (Task("rgb"), Task("rgb", "norm_mse"), Task("depth", "l1"), Task("semseg", "ce"))
 CONFIG = Config(
-    MAPS, TASKS, visible=8, encoder=TransformerConfig(width=16, depth=2, heads=2, epsilon=1e-6),
+    MAPS, TASKS, num_encoded_tokens=8, encoder=TransformerConfig(width=16, depth=2, heads=2, epsilon=1e-6),
     decoder=TransformerConfig(width=12, depth=1, heads=3, epsilon=1e-6),
 )  # fmt: skip
 THEIRS = {"rgb": "rgb", "rgb_norm_mse": "norm_rgb", "depth": "depth", "semseg": "semseg"}
@@ -42,17 +42,8 @@ def batch():
     return maps | {"semseg": GOLDEN["x/semseg"].astype(np.int32)}
 
 
-def autoencoder(config=CONFIG):
-    from mmrep.nn.maps import map_autoencoder
-
-    outputs = {k: config.of(t.map) for k, t in zip(labels(config.tasks), config.tasks)}
-    return map_autoencoder(
-        config.maps, outputs, config.encoder, config.decoder, blind=config.blind, position_base=config.position_base,
-    )  # fmt: skip
-
-
 def predict(params, values, seen, config=CONFIG):
-    model = autoencoder(config)
+    model = config.model()
     encoded, _, _ = model.encode(params, values, seen)
     return model.decode(params, encoded, seen, values)
 
@@ -73,7 +64,7 @@ def test_whole_forward_and_losses_are_the_authors():
     predicted = jax.jit(lambda p, v: predict(p, v, seen))(params, values)
     for label, t in zip(labels(TASKS), TASKS):
         np.testing.assert_allclose(
-            as_map(predicted[label], CONFIG.of(t.map)), golden_map("y", label), atol=2e-4, rtol=2e-4
+            as_map(predicted[label], CONFIG.of(t.output_domain)), golden_map("y", label), atol=2e-4, rtol=2e-4
         )
     found = task_losses(CONFIG, predicted, values, seen)
     for label, value in found.items():
@@ -97,24 +88,24 @@ def test_gradients_are_the_authors():
 def test_a_missing_map_is_left_out_and_still_predicted():
     params = from_authors(weights(), CONFIG)
     values = {k: jnp.asarray(v) for k, v in batch().items() if k != "semseg"}
-    predicted = predict(params, values, budgets.everything(2, [16, 16]))
+    predicted = predict(params, values, budgets.all_visible(2, [16, 16]))
     for label, t in zip(labels(TASKS), TASKS):
         np.testing.assert_allclose(
-            as_map(predicted[label], CONFIG.of(t.map)), golden_map("alone", label), atol=3e-4, rtol=3e-4
+            as_map(predicted[label], CONFIG.of(t.output_domain)), golden_map("alone", label), atol=3e-4, rtol=3e-4
         )
 
 
 def test_few_visible_tokens_are_embedded_alone_with_the_same_numbers():
     params, values = from_authors(weights(), CONFIG), {k: jnp.asarray(v) for k, v in batch().items()}
-    model = autoencoder()
+    model = CONFIG.model()
     few = budgets.from_mask(GOLDEN["mask"] == 0)  # 8 of 48: gathered before they are embedded
     encoded, _, _ = model.encode(params, values, few)
-    shuffled = budgets.Visible(few.keep[:, ::-1], few.restore)
+    shuffled = budgets.Visible(few.ids_keep[:, ::-1], few.ids_restore)
     backwards, _, _ = model.encode(params, values, shuffled)
     np.testing.assert_allclose(encoded[:, :8], backwards[:, :8][:, ::-1], atol=2e-5)
     many = np.ones((2, 48), bool)
     many[:, ::5] = False
-    whole, _, _ = model.encode(params, values, budgets.everything(2, [16] * 3))
+    whole, _, _ = model.encode(params, values, budgets.all_visible(2, [16] * 3))
     most, _, _ = model.encode(params, values, budgets.from_mask(many))
     assert most.shape[1] == many[0].sum() + 1 and not np.allclose(most[:, 0], whole[:, 0])
 
@@ -151,13 +142,13 @@ def test_a_class_table_with_a_row_of_padding_loads_and_no_other_size():
 
 def test_a_checkpoint_is_recognised_by_its_names(tmp_path):
     maps = (
-        Map("rgb", (32, 32), 16, 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-        Map("semseg", (8, 8), 4, classes=3, class_dim=2),
+        DenseModality("rgb", (32, 32), 16, 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+        DenseModality("semseg", (8, 8), 4, classes=3, class_dim=2),
     )
     tasks = Task("rgb"), Task("rgb", "norm_mse"), Task("semseg", "ce")
     encoder = TransformerConfig(width=64, depth=2, heads=1, epsilon=1e-6)
     decoder = TransformerConfig(width=16, depth=1, heads=8, epsilon=1e-6)
-    config = Config(maps, tasks, visible=1, encoder=encoder, decoder=decoder)
+    config = Config(maps, tasks, num_encoded_tokens=1, encoder=encoder, decoder=decoder)
     batch = {"rgb": np.zeros((1, 32, 32, 3), np.float32), "semseg": np.zeros((1, 8, 8), np.int32)}
     params = jax.tree.map(np.asarray, jax.jit(config.build().init)(jax.random.key(0), batch)[0])
     theirs = to_authors(params, config) | {"input_adapters.semseg.class_emb.weight": np.zeros((4, 2), np.float32)}
@@ -216,10 +207,10 @@ def test_ignored_pixels_count_for_nothing():
 
 def test_uncertainty_weighs_the_tasks_and_learns():
     # The authors' UncertaintyWeightingStrategy on these numbers, by hand: exp(-s) L + s, and nothing of a task without targets.
-    found = uncertain(jnp.asarray([2.0, 0.0, 4.0]), jnp.asarray([0.0, 1.0, np.log(2.0)]))
+    found = uncertainty_weighting(jnp.asarray([2.0, 0.0, 4.0]), jnp.asarray([0.0, 1.0, np.log(2.0)]))
     np.testing.assert_allclose(found, [2.0, 0.0, 2.0 + np.log(2.0)], rtol=1e-6)
     rng = jax.random.key(0)
-    plain, learnt = CONFIG.build(), replace(CONFIG, balance="uncertainty").build()
+    plain, learnt = CONFIG.build(), replace(CONFIG, uncertainty_weighting=True).build()
     params, extras = learnt.init(rng, batch())
     assert params["log_variance"].shape == (4,)
     want, (_, parts) = plain.loss({k: v for k, v in params.items() if k != "log_variance"}, extras, batch(), rng)
@@ -231,52 +222,52 @@ def test_uncertainty_weighs_the_tasks_and_learns():
 
 @pytest.mark.parametrize("task", [Task("rgb"), Task("depth", "l1"), Task("semseg", "ce")])
 def test_what_was_not_observed_is_no_target(task):
-    config = replace(CONFIG, tasks=(task,), visible=1)
+    config = replace(CONFIG, tasks=(task,), num_encoded_tokens=1)
     system, whole, rng = config.build(), batch(), jax.random.key(1)
     params, extras = system.init(rng, whole)
-    there = np.ones(whole[task.map].shape[:3], np.int32)
+    there = np.ones(whole[task.output_domain].shape[:3], np.int32)
     top = there.shape[1] // 2
     there[:, top:] = 0
     loss = jax.jit(lambda b: system.loss(params, extras, b, rng)[0])
-    every = {f"{task.map}_observed": np.ones_like(there)}
+    every = {f"{task.output_domain}_observed": np.ones_like(there)}
     np.testing.assert_allclose(loss(whole | every), loss(whole), rtol=1e-6)
-    assert float(loss(whole | {f"{task.map}_observed": np.zeros_like(there)})) == 0.0
-    assert 0 < float(loss(whole | {f"{task.map}_observed": there})) < np.inf
+    assert float(loss(whole | {f"{task.output_domain}_observed": np.zeros_like(there)})) == 0.0
+    assert 0 < float(loss(whole | {f"{task.output_domain}_observed": there})) < np.inf
     # The losses alone, nothing seen: whatever stands in a hole is one to them, and what stands elsewhere is the mean.
     nothing = Visible(jnp.zeros((len(there), 0), jnp.int32), jnp.broadcast_to(jnp.arange(48), (len(there), 48)))
-    predicted = {task.map: jnp.zeros((len(there), 16, config.of(task.map).values))}
+    predicted = {task.output_domain: jnp.zeros((len(there), 16, config.of(task.output_domain).values))}
     values = {m.name: jnp.asarray(m.standard(whole[m.name])) for m in MAPS}
-    filled = values | {task.map: values[task.map].at[:, top:].set(3)}
+    filled = values | {task.output_domain: values[task.output_domain].at[:, top:].set(3)}
     half, other = (
-        task_losses(config, predicted, v, nothing, None, {task.map: jnp.asarray(there)})[task.map]
+        task_losses(config, predicted, v, nothing, None, {task.output_domain: jnp.asarray(there)})[task.output_domain]
         for v in (values, filled)
     )
-    shown = np.asarray(values[task.map])[:, :top]
+    shown = np.asarray(values[task.output_domain])[:, :top]
     by_hand = {"mse": (shown**2).mean(), "l1": np.abs(shown).mean(), "ce": np.log(5)}[task.loss]
     np.testing.assert_allclose(half, by_hand, rtol=1e-5)
     np.testing.assert_array_equal(half, other)
 
 
-def test_blind_decoders_see_their_own_map_alone():
+def test_decoders_of_their_own_modality_have_no_other_context():
     params, values = from_authors(weights(), CONFIG), {k: jnp.asarray(v) for k, v in batch().items()}
-    seen = budgets.everything(2, [16] * 3)
-    blind = replace(CONFIG, blind=True)
-    model = autoencoder(blind)
+    seen = budgets.all_visible(2, [16] * 3)
+    own = replace(CONFIG, own_modality_only=True)
+    model = own.model()
     # The encoder mixes maps; what the decoder may read is its own tokens, so compare with the encoder held fixed.
     encoded, _, _ = model.encode(params, values, seen)
     other = encoded.at[:, :16].add(1.0)  # the tokens of rgb
     a, b = (model.decode(params, e, seen, values)["depth"] for e in (encoded, other))
     np.testing.assert_array_equal(a, b)
-    a, b = (autoencoder().decode(params, e, seen, values)["depth"] for e in (encoded, other))
+    a, b = (CONFIG.model().decode(params, e, seen, values)["depth"] for e in (encoded, other))
     assert not np.allclose(a, b)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"visible": 0}, "visible"), ({"visible": 49}, "visible"), ({"alpha": 0.0}, "alphas"), ({"tasks": ()}, "tasks"),
+        ({"num_encoded_tokens": 0}, "visible"), ({"num_encoded_tokens": 49}, "visible"), ({"alpha": 0.0}, "alphas"), ({"tasks": ()}, "tasks"),
         ({"tasks": (Task("thermal"),)}, "thermal"), ({"tasks": (Task("depth", "ce"),)}, "ce"), ({"maps": ()}, "maps"),
-        ({"tasks": (Task("rgb"), Task("rgb"))}, "once"), ({"heads": 3}, "width"),
+        ({"tasks": (Task("rgb"), Task("rgb"))}, "once"), ({"encoder": replace(CONFIG.encoder, width=18)}, "width"),
         ({"maps": (replace(MAPS[0], patch=5),), "tasks": (Task("rgb"),)}, "patch"),
         ({"maps": (MAPS[0], replace(MAPS[1], patch=8)), "tasks": (Task("rgb"),)}, "grid"),
     ],
@@ -289,8 +280,8 @@ def test_impossible_configs_are_refused(change, says):
 def test_the_position_base_is_everywhere_and_learns_nothing_more():
     short = replace(CONFIG, position_base=10.0)
     params, values = from_authors(weights(), CONFIG), {k: jnp.asarray(v) for k, v in batch().items()}
-    seen = budgets.everything(2, [16] * 3)
-    a, b = (autoencoder(replace(c, tasks=TASKS[:1])) for c in (CONFIG, short))
+    seen = budgets.all_visible(2, [16] * 3)
+    a, b = (replace(c, tasks=TASKS[:1]).model() for c in (CONFIG, short))
     encoded, _, _ = b.encode(params, values, seen)
     assert not np.allclose(encoded, a.encode(params, values, seen)[0], atol=1e-3)
     # Decoders too: the same tokens read at other places.

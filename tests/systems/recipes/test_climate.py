@@ -1,4 +1,4 @@
-"""Climate: MultiMAE's config on real rasters. That its holes are told, that nothing to be predicted is given, and that its units are right."""
+"""The climate recipe: holes are inputs, targets are not, and units are right."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ def test_a_missing_variable_is_not_among_the_given():
     for e in (climate.AIR, climate.WINDS, climate.MOIST):
         assert e.map not in e.given and {m.name for m in e.given} <= {m.name for m in climate.MAPS}
         assert climate.HOLES in e.given and climate.RELIEF in e.given
-    # What is only told is never a task, and the variable that is probed never goes in.
-    tasks = {t.map for t in climate.TASKS}
+    # Auxiliary inputs are no tasks, and the variable that is probed is no input.
+    tasks = {t.output_domain for t in climate.TASKS}
     assert not tasks & {m.name for m in climate.GIVEN}
     assert "wspd" not in {m.name for m in climate.MAPS}
 
@@ -26,11 +26,11 @@ def test_maps_are_standardised_by_what_was_observed(records):
     for m in (climate.SST, climate.AIRT, climate.SPEH, climate.WIND, climate.SLP):
         seen = np.stack([r[f"{m.name}_observed"] for r in records])
         values = np.asarray(m.standard(np.stack([r[m.name] for r in records])))[seen]
-        # Of two months of the twelve, which the means are of.
+        # Two months; the statistics are of twelve.
         assert np.abs(values.mean(0)).max() < 0.5 and values.std(0).min() > 0.5 and values.std(0).max() < 1.6, m.name
 
 
-def test_holes_are_told_by_the_map_that_goes_in(records):
+def test_the_map_of_holes_marks_all_missing_values(records):
     for r in records[:20]:
         every = np.logical_and.reduce([r[f"{v}_observed"] for v in ("sst", "airt", "speh", "wind", "slp")])
         assert every[r["cover"] == COVER.index("observed")].all()

@@ -12,13 +12,13 @@ from configs.tokenizers.vqvae import get_config
 from mmrep.config import Phase, Pretrained
 from mmrep.errors import ConfigError
 from mmrep.nn.config import TransformerConfig
-from mmrep.nn.maps import Map
+from mmrep.nn.maps import DenseModality
 from mmrep.systems.tokenizers.vqvae import Config, detokenise, tokenise
 from mmrep.training import loop
 
 SHAPE = TransformerConfig(width=8, depth=1, heads=2, epsilon=1e-6)
 RGB = Config(
-    Map("rgb", (8, 8), 4, 3), codes=6, latent=4, encoder=SHAPE, decoder=SHAPE
+    DenseModality("rgb", (8, 8), 4, 3), codes=6, latent=4, encoder=SHAPE, decoder=SHAPE
 )  # fmt: skip
 PLAIN = {"rgb": np.random.default_rng(0).random((4, 8, 8, 3), np.float32)}
 
@@ -50,7 +50,7 @@ def test_ids_and_maps_have_the_shapes_and_units_of_the_contract():
 
 
 def test_class_maps_come_back_as_ids_and_truncated_maps_standardised():
-    classes = replace(RGB, map=Map("semseg", (8, 8), 4, classes=3, class_dim=2))
+    classes = replace(RGB, map=DenseModality("semseg", (8, 8), 4, classes=3, class_dim=2))
     batch = {"semseg": np.random.default_rng(1).integers(0, 3, (4, 8, 8)).astype(np.int32)}
     system, params, extras = start(classes, batch)
     back = system.infer["reconstruct"](params, extras, batch)
@@ -58,7 +58,7 @@ def test_class_maps_come_back_as_ids_and_truncated_maps_standardised():
     value, (_, metrics) = system.loss(params, extras, batch, jax.random.key(1))
     # Untrained: about log 3, and never a NaN.
     assert 0.3 < float(metrics["reconstruction"]) < 5 and np.isfinite(float(value))
-    depth = replace(RGB, map=Map("depth", (8, 8), 4, truncated=True), loss="smooth_l1")
+    depth = replace(RGB, map=DenseModality("depth", (8, 8), 4, truncated=True), loss="smooth_l1")
     batch = {"depth": 0.5 + 0.001 * PLAIN["rgb"][..., :1]}
     system, params, extras = start(depth, batch)
     assert float(np.abs(system.infer["reconstruct"](params, extras, batch)).max()) > 0.6
@@ -140,7 +140,7 @@ def test_another_run_takes_params_and_trained_codebook_along(tmp_path, monkeypat
         ({"quantiser": "vq"}, "quantiser"), ({"quantiser": "fsq"}, "levels"), ({"levels": (3,)}, "no levels"),
         ({"decay": 1.0}, "decay"), ({"dead": -1.0}, "dead"), ({"loss": "ce"}, "loss"), ({"codes": 1}, "codes"),
         ({"decoder": "diffusion", "sample_steps": 2000}, "sampling"), ({"decoder": "diffusion", "unet_patch": 3}, "multiple of"),
-        ({"decoder": "diffusion", "map": Map("semseg", (8, 8), 4, classes=3)}, "class ids"),
+        ({"decoder": "diffusion", "map": DenseModality("semseg", (8, 8), 4, classes=3)}, "class ids"),
     ],
 )  # fmt: skip
 def test_impossible_configs_are_refused(change, says):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mmrep.errors import ConfigError, near
 from mmrep.nn.config import TransformerConfig
@@ -94,9 +94,10 @@ class Config:
             inputs = all_tokens(tokenize(self.modalities, batch), self.modalities)
             return model.encode(params, inputs, input_values(self.modalities, batch))[0], inputs
 
-        def tokens(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B N D"]:
+        def tokens(params: Params, extras: Extras, batch: Batch) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"]]:
             """The encoder's tokens of the modalities in the batch, one after another; of pixels alone, those of a plain ViT."""
-            return encoded(params, batch)[0]
+            x, inputs = encoded(params, batch)
+            return x, inputs.valid
 
         def fused(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B D"]:
             """The mean of the encoder's tokens, padding excluded."""
@@ -115,7 +116,7 @@ class Config:
                     found[m.name] = logits.argmax(-1).astype(jnp.int32).reshape(-1, *m.grid)
             return found
 
-        infer = {"tokens": tokens, "fused": fused, "predict": predict}
+        infer = {"fused_tokens": tokens, "fused": fused, "predict": predict}
         generation = lambda params, extras: token_infer(self, params)  # noqa: E731
         return System(lambda rng, batch: (model.init(rng), {}), stateless(loss), infer, tokens=generation)
 

@@ -1,151 +1,156 @@
-"""MultiMAE: one encoder over a few visible patches of several modalities, one decoder a task (Bachmann et al., ECCV 2022, arXiv 2204.01678)."""
+"""MultiMAE: multi-modal multi-task masked autoencoding (Bachmann et al., ECCV 2022, arXiv 2204.01678).
+
+| paper                                             | function                                         |
+|---------------------------------------------------|--------------------------------------------------|
+| 3.1 linear projection of patches, class embedding | nn.adapters.PatchAdapter, ClassAdapter           |
+| 3.2 Dirichlet budgets, random masking             | masking.budgets.dirichlet_budgets, random_masking |
+| 3.1 encoder over visible and global tokens        | model.MultiMaeModel.encode                       |
+| 3.3 decoders: cross-attention, then self-attention | model.TaskDecoder                                |
+| losses over masked patches                        | task_losses                                      |
+| uncertainty weighting (Kendall et al. 2018)       | uncertainty_weighting                            |
+| their sum                                         | multimae_loss                                    |
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 
 from mmrep.errors import ConfigError
 from mmrep.losses import masked
 from mmrep.masking import budgets
 from mmrep.masking.budgets import Visible
-from mmrep.nn import maps as aligned
 from mmrep.nn.config import TransformerConfig
-from mmrep.nn.maps import Map, map_autoencoder
-from mmrep.nn.patches import patchify, unpatchify
-from mmrep.nn.pooling import layer_features
+from mmrep.nn.maps import DenseModality, check_maps
+from mmrep.nn.patches import patchify
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
+from mmrep.systems.masked.multimae.features import infer_functions
+from mmrep.systems.masked.multimae.model import MultiMaeModel, multimae_model
 
 
 @dataclass(frozen=True)
 class Task:
-    """One decoder: which map it predicts, and by which loss over hidden patches. `weight` multiplies it in the sum."""
+    """One decoder: the map that it predicts, its loss over masked patches, and the weight of that loss."""
 
-    map: str
+    output_domain: str
     loss: Literal["mse", "norm_mse", "l1", "ce"] = "mse"
     weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class Config:
-    """maps: what goes in, in the order of the tokens.   tasks: the decoders; a map may have several (rgb: plain and per-patch normalised).
+    """maps: the inputs, in the order of their tokens.   tasks: the decoders; a map may have several (rgb: plain and per-patch normalised).
 
-    targets: maps that are predicted but never go in.   visible: tokens that the encoder sees, out of all maps.
-    alpha:   concentration of the Dirichlet over maps.   subsets: draw a subset of the maps first.
-    position_base: longest wavelength of the fixed positions, in units of 2 pi patches: 10,000 as in the paper, less for small grids.
-    blind:   decoders see their own modality's tokens alone, so that nothing is predicted across modalities (an ablation).
-    balance: "weights" sums the losses by their weights; "uncertainty" by a learnt log-variance s each, exp(-s) L + s (Kendall et al. 2018).
-    The batch may hold `present` [B, maps], 1 where an example has the map: an absent one is neither seen nor predicted; and of a map with
-    holes <map>_observed [B, H, W], 1 where its pixel is a target: patches without any are not predicted.
+    targets: maps that are predicted and are no inputs.   num_encoded_tokens: visible tokens of all maps together.
+    alpha:   concentration of the Dirichlet distribution over maps.   sample_tasks_uniformly: first draw a subset of the maps.
+    position_base: base of the fixed positions: 10,000 as in the paper, less for small grids.
+    own_modality_only: decoders attend to their own modality's tokens alone, so that nothing is predicted across modalities (an ablation).
+    uncertainty_weighting: weigh the losses by learned variances instead of by `Task.weight` alone.
+
+    The batch may have `present` [B, maps], 1 where an example has the map: absent maps are neither visible nor predicted; and for a map with
+    missing pixels `<map>_observed` [B, H, W], 1 where the pixel is a target: patches without any are not predicted.
     """
 
-    maps: tuple[Map, ...] = ()
+    maps: tuple[DenseModality, ...] = ()
     tasks: tuple[Task, ...] = ()
-    targets: tuple[Map, ...] = ()
-    visible: int = 98
+    targets: tuple[DenseModality, ...] = ()
+    num_encoded_tokens: int = 98
     alpha: float = 1.0
-    subsets: bool = False
+    sample_tasks_uniformly: bool = False
     encoder: TransformerConfig = TransformerConfig(width=768, depth=12, heads=12, epsilon=1e-6)
     decoder: TransformerConfig = TransformerConfig(width=256, depth=2, heads=8, epsilon=1e-6)
     global_tokens: int = 1
-    blind: bool = False
+    own_modality_only: bool = False
+    uncertainty_weighting: bool = False
+    position_base: float = 10_000.0
     dtype: str = "float32"
-    position_base: float = field(default=10_000.0, metadata={"since": 2})
-    balance: Literal["weights", "uncertainty"] = field(default="weights", metadata={"since": 2})
 
     @property
     def sizes(self) -> tuple[int, ...]:
+        """Patches of each map."""
         return tuple(m.grid[0] * m.grid[1] for m in self.maps)
 
-    def of(self, name: str) -> Map:
+    def of(self, name: str) -> DenseModality:
         return next(m for m in (*self.maps, *self.targets) if m.name == name)
 
     def check(self) -> None:
-        aligned.check(self.maps, self.targets)
+        check_maps(self.maps, self.targets)
         names = [m.name for m in (*self.maps, *self.targets)]
-        if not self.tasks or len({(t.map, t.loss) for t in self.tasks}) < len(self.tasks):
+        if not self.tasks or len({(t.output_domain, t.loss) for t in self.tasks}) < len(self.tasks):
             raise ConfigError(
                 f"system.tasks is {labels(self.tasks)}: give at least one decoder, and a loss only once a map"
             )
         for t in self.tasks:
-            if t.map not in names:
-                raise ConfigError(f"system.tasks predicts {t.map!r}, which is no map; there are {', '.join(names)}")
-            if (t.loss == "ce") != bool(self.of(t.map).classes):
+            if t.output_domain not in names:
                 raise ConfigError(
-                    f"task {t.map!r} has loss {t.loss!r}: class maps take 'ce', maps of numbers the others"
+                    f"system.tasks predicts {t.output_domain!r}, which is no map: choose from {', '.join(names)}"
                 )
-            if self.blind and t.map not in [m.name for m in self.maps]:
-                raise ConfigError(f"system.blind is on, and {t.map!r} never goes in: its decoder would see nothing")
-        if self.balance not in ("weights", "uncertainty"):
-            raise ConfigError(f"system.balance is {self.balance!r}: choose 'weights' or 'uncertainty'")
-        budgets.check(self.sizes, self.visible, (self.alpha,) * len(self.maps))
+            if (t.loss == "ce") != bool(self.of(t.output_domain).classes):
+                raise ConfigError(
+                    f"task {t.output_domain!r} has loss {t.loss!r}: class maps need 'ce', maps of numbers another loss"
+                )
+            if self.own_modality_only and t.output_domain not in names[: len(self.maps)]:
+                raise ConfigError(
+                    f"system.own_modality_only is on and {t.output_domain!r} is no input: its decoder would have no context"
+                )
+        budgets.check(self.sizes, self.num_encoded_tokens, (self.alpha,) * len(self.maps))
+
+    def model(self) -> MultiMaeModel:
+        outputs = {label: self.of(t.output_domain) for label, t in zip(labels(self.tasks), self.tasks)}
+        return multimae_model(
+            self.maps, outputs, self.encoder, self.decoder, global_tokens=self.global_tokens,
+            own_modality_only=self.own_modality_only, dtype=self.dtype, position_base=self.position_base,
+        )  # fmt: skip
 
     def build(self) -> System:
         self.check()
-        names, alphas = [m.name for m in self.maps], (self.alpha,) * len(self.maps)
-        outputs = {label: self.of(t.map) for label, t in zip(labels(self.tasks), self.tasks)}
-        model = map_autoencoder(
-            self.maps, outputs, self.encoder, self.decoder, global_tokens=self.global_tokens, blind=self.blind,
-            dtype=self.dtype, position_base=self.position_base,
-        )  # fmt: skip
+        model = self.model()
 
         def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, Extras]:
-            learnt = {"log_variance": jnp.zeros(len(self.tasks))} if self.balance == "uncertainty" else {}
-            return model.init(rng, batch) | learnt, {}
+            learned = {"log_variance": jnp.zeros(len(self.tasks))} if self.uncertainty_weighting else {}
+            return model.init(rng, batch) | learned, {}
 
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
-            values = {m.name: m.standard(batch[m.name]) for m in (*self.maps, *self.targets)}
-            present = batch["present"][:, : len(names)] > 0.5 if "present" in batch else None
-            for_share, for_choice = jax.random.split(rng)
-            share = budgets.shares(for_share, len(values[names[0]]), alphas, self.subsets, present)
-            seen = budgets.choose(for_choice, share, self.sizes, self.visible, present)
-            encoded, _, _ = model.encode(params, {k: values[k] for k in names}, seen)
-            observed = {k: jnp.asarray(batch[f"{k}_observed"]) for k in values if f"{k}_observed" in batch}
-            predicted = model.decode(params, encoded, seen, values)
-            found = task_losses(self, predicted, values, seen, present, observed)
-            weights = jnp.asarray([t.weight for t in self.tasks], jnp.float32)
-            each = uncertain(jnp.stack([*found.values()]), params.get("log_variance"))
-            return (weights * each).sum(), found
+            return multimae_loss(self, model, params, batch, rng)
 
-        def given(params: Params, batch: Batch) -> tuple[Array, dict[str, Any], Visible, dict[str, Array]]:
-            values = {m.name: m.standard(batch[m.name]) for m in self.maps if m.name in batch}
-            return *model.encode(params, values, None), values
-
-        def reconstruct(params: Params, extras: Extras, batch: Batch) -> dict[str, Array]:
-            """Every task's map from all patches of the maps that the batch holds: numbers as standardised, classes as logits."""
-            encoded, _, seen, values = given(params, batch)
-            found = model.decode(params, encoded, seen, values)
-            return {k: unpatchify(v, outputs[k].patch, outputs[k].grid) for k, v in found.items()}
-
-        def tokens(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B N D"]:
-            """The encoder's tokens of the maps that the batch holds, map after map, then the global ones."""
-            return given(params, batch)[0]
-
-        def fused(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B D"]:
-            return tokens(params, extras, batch).mean(1)
-
-        def layers(params: Params, extras: Extras, batch: Batch) -> dict[str, Array]:
-            return layer_features(given(params, batch)[1])
-
-        infer = {"fused": fused, "fused_layers": layers, "tokens": tokens, "reconstruct": reconstruct}
-        return System(init, stateless(loss), infer)
+        return System(init, stateless(loss), infer_functions(model))
 
 
-def uncertain(losses: Float[Array, " T"], log_variance: Float[Array, " T"] | None) -> Float[Array, " T"]:
-    """Losses weighted by homoscedastic uncertainty (Kendall, Gal and Cipolla 2018); 0 where a loss is 0, as its task had no target."""
+def multimae_loss(
+    config: Config, model: MultiMaeModel, params: Params, batch: Batch, rng: PRNGKeyArray
+) -> tuple[Float[Array, ""], Metrics]:
+    """The weighted sum of all tasks' losses under a random mask, and each of them."""
+    names, alphas = [m.name for m in config.maps], (config.alpha,) * len(config.maps)
+    values = {m.name: m.standard(batch[m.name]) for m in (*config.maps, *config.targets)}
+    present = batch["present"][:, : len(names)] > 0.5 if "present" in batch else None
+    for_budget, for_mask = jax.random.split(rng)
+    b = len(values[names[0]])
+    share = budgets.dirichlet_budgets(for_budget, b, alphas, config.sample_tasks_uniformly, present)
+    visible = budgets.random_masking(for_mask, share, config.sizes, config.num_encoded_tokens, present)
+    encoded, _, _ = model.encode(params, {k: values[k] for k in names}, visible)
+    observed = {k: jnp.asarray(batch[f"{k}_observed"]) for k in values if f"{k}_observed" in batch}
+    predicted = model.decode(params, encoded, visible, values)
+    found = task_losses(config, predicted, values, visible, present, observed)
+    weights = jnp.asarray([t.weight for t in config.tasks], jnp.float32)
+    each = uncertainty_weighting(jnp.stack([*found.values()]), params.get("log_variance"))
+    return (weights * each).sum(), found
+
+
+def uncertainty_weighting(losses: Float[Array, " T"], log_variance: Float[Array, " T"] | None) -> Float[Array, " T"]:
+    """exp(-s) L + s for a learned log-variance s (Kendall, Gal and Cipolla 2018); 0 where a task has no target in the batch, so that L is 0."""
     if log_variance is None:
         return losses
     return jnp.where(losses != 0, jnp.exp(-log_variance) * losses + log_variance, 0)
 
 
 def labels(tasks: tuple[Task, ...]) -> tuple[str, ...]:
-    """A name for each decoder: the map's, with the loss where it is not the map's first decoder."""
+    """A name for each decoder: its map's, with the loss where another decoder of the map came before."""
     found: list[str] = []
     for t in tasks:
-        found.append(t.map if t.map not in found else f"{t.map}_{t.loss}")
+        found.append(t.output_domain if t.output_domain not in found else f"{t.output_domain}_{t.loss}")
     return tuple(found)
 
 
@@ -153,29 +158,28 @@ def task_losses(
     config: Config,
     predicted: Mapping[str, Array],
     values: Mapping[str, Array],
-    seen: Visible,
-    present: Array | None = None,
+    visible: Visible,
+    present: Bool[Array, "B T"] | None = None,
     observed: Mapping[str, Num[Array, "B H W"]] | None = None,
 ) -> dict[str, Float[Array, ""]]:
-    """Each decoder's loss over the hidden patches of its map; over all patches of a map that never goes in."""
+    """Each decoder's loss over the masked patches of its map, or over all patches of a map that is no input."""
     names, n, found, observed = [m.name for m in config.maps], config.sizes[0], {}, observed or {}
     for label, t in zip(labels(config.tasks), config.tasks):
-        m, out = config.of(t.map), predicted[label]
+        m, out = config.of(t.output_domain), predicted[label]
         patches = patchify(values[m.name][..., None] if m.classes else values[m.name], m.patch)
         there = patchify(observed[m.name][..., None], m.patch) > 0.5 if m.name in observed else None
         if t.loss == "ce":
             patches = patches if there is None else jnp.where(there, patches, masked.IGNORE)
-            per_patch = masked.patch_cross_entropy(
-                out.reshape(*patches.shape, m.classes), patches, ignore=masked.IGNORE
-            )
+            logits = out.reshape(*patches.shape, m.classes)
+            per_patch = masked.patch_cross_entropy(logits, patches, ignore=masked.IGNORE)
         else:
             patches = masked.normalise_patches(patches) if t.loss == "norm_mse" else patches
             every = None if there is None else jnp.repeat(there, m.channels, axis=-1)
             per_patch = (masked.patch_l1 if t.loss == "l1" else masked.patch_mse)(out, patches, every)
-        hidden = jnp.ones(per_patch.shape, bool) if there is None else there.any(-1)
-        if t.map in names:
-            i = names.index(t.map)
-            hidden = hidden & ~seen.mask[:, i * n : (i + 1) * n]
-            hidden = hidden if present is None else hidden & present[:, i, None]
-        found[label] = masked.over_targets(per_patch, hidden)
+        target = jnp.ones(per_patch.shape, bool) if there is None else there.any(-1)
+        if m.name in names:
+            i = names.index(m.name)
+            target = target & ~visible.mask[:, i * n : (i + 1) * n]
+            target = target if present is None else target & present[:, i, None]
+        found[label] = masked.over_targets(per_patch, target)
     return found

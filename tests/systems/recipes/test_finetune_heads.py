@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from mmrep.errors import ConfigError
-from mmrep.nn.heads_dense import ConvNeXtHead, DPTHead, TokenHead, depthwise, resize, resize_aligned, spread
+from mmrep.systems.recipes.finetune.dpt import DPTHead, resize_aligned
+from mmrep.systems.recipes.finetune.heads import ConvNeXtHead, LinearHead, depthwise, pixel_shuffle, resize
 
-GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "dense_heads.npz")
+GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "dense_heads.npz")
 CONVNEXT = ConvNeXtHead(3, (4, 4), (32, 32), width=64, depth=2)
 DPT = DPTHead(1, (4, 4), (64, 64), dims=(4, 6, 8, 10), features=8)
 
@@ -67,31 +68,32 @@ def test_dpt_takes_odd_grids_and_other_sizes():
     assert shape == (1, 24, 40, 2)
 
 
-def test_enlargement_is_linear_between_centres_or_between_corners():
+def test_resizing_is_linear_between_centres_or_between_corners():
     ramp = jnp.arange(4.0).reshape(1, 1, 4, 1)
     np.testing.assert_allclose(resize_aligned(ramp, (1, 7))[0, 0, :, 0], np.linspace(0, 3, 7), atol=1e-6)
     centres = np.clip((np.arange(8) + 0.5) / 2 - 0.5, 0, 3)
     np.testing.assert_allclose(resize(ramp, (1, 8))[0, 0, :, 0], centres, atol=1e-6)
 
 
-def test_a_token_spreads_over_its_own_block():
+def test_a_token_becomes_its_own_block_of_pixels():
     x = jnp.arange(2 * 8.0).reshape(1, 1, 2, 8)
-    found = np.asarray(spread(x, 2))
+    found = np.asarray(pixel_shuffle(x, 2))
     assert found.shape == (1, 2, 4, 2)
     np.testing.assert_array_equal(found[0, :, :2], x[0, 0, 0].reshape(2, 2, 2))
     np.testing.assert_array_equal(found[0, :, 2:], x[0, 0, 1].reshape(2, 2, 2))
 
 
-def test_token_head_reads_the_normed_mean():
-    tokens = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 8)), jnp.float32)
-    head = TokenHead(3, scale=1.0)
-    params = head.init(jax.random.key(0), tokens)["params"]
-    mean = np.asarray(tokens).mean(1)
-    normed = (mean - mean.mean(-1, keepdims=True)) / np.sqrt(mean.var(-1, keepdims=True) + 1e-6)
-    np.testing.assert_allclose(head.apply({"params": params}, tokens), normed @ params["out"]["kernel"], atol=1e-5)
+def test_a_linear_head_is_layer_norm_and_a_matrix():
+    x = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
+    head = LinearHead(3, scale=1.0)
+    params = head.init(jax.random.key(0), jnp.asarray(x))["params"]
+    normed = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(
+        head.apply({"params": params}, jnp.asarray(x)), normed @ params["out"]["kernel"], atol=1e-5
+    )
 
 
-def test_what_does_not_fit_is_told():
+def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match="17 tokens"):
         CONVNEXT.init(jax.random.key(0), jnp.ones((1, 17, 6)))
     with pytest.raises(ConfigError, match="four"):
@@ -111,7 +113,7 @@ def test_a_depthwise_convolution_and_its_twin():
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_dpt_makes_no_more_pixels_than_are_asked_for():
+def test_dpt_computes_no_larger_map_than_its_output_needs():
     # The last doubling of 16 times a grid of patches of 4 would be thrown away.
     small, whole = (DPTHead(1, (4, 4), (side, side), dims=(4,) * 4, features=8) for side in (16, 64))
     layers = [jnp.ones((1, 16, 6))] * 4
