@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.retrieval.invgc import get_config, synthetic
+from configs.retrieval.invgc import get_config
+from configs.retrieval.invgc.proof import synthetic
 from mmrep.errors import ConfigError, DataError
 from mmrep.evals.suite import evaluate
 from mmrep.systems.retrieval.invgc import Config, collect_banks

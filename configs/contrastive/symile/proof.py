@@ -1,0 +1,49 @@
+"""Symile's proof: its arms and what is expected of them."""
+
+from configs.contrastive.symile.base import polyglot, xor
+from mmrep.config import Arm, Expect, Proof
+
+
+def get_proof() -> Proof:
+    image = "image|text,speech R@1"
+    return Proof(
+        claim="Symile captures information present only jointly in three modalities; pairwise CLIP and a sum of pairs cannot.",
+        metric="b|a,c R@1",
+        arms=(
+            Arm("symile", xor(1.0)), Arm("pairwise", xor(1.0, "pairwise")), Arm("sum", xor(1.0, "sum")),
+            Arm("symile p=0", xor(0.0)), Arm("pairwise p=0", xor(0.0, "pairwise")),
+            Arm("words symile", polyglot()), Arm("words pairwise", polyglot("pairwise")), Arm("words sum", polyglot("sum")),
+        ),
+        expects=(
+            Expect(better="symile", worse=0.95, says="at p = 1, Symile predicts b from a and c"),
+            Expect(better=0.2, worse="pairwise", says="pairwise CLIP stays at chance, 1/8"),
+            Expect(
+                better=0.2, worse="sum",
+                says="and so do Symile's tuples scored by a sum of pairs: the product captures the XOR",
+            ),
+            Expect(better=0.2, worse="symile p=0", says="at p = 0 b is independent of a and c, and Symile does not predict it"),
+            Expect(better="symile p=0/c|a,b R@1", worse=0.95, says="at p = 0, Symile predicts c, the copy of a"),
+            Expect(better="pairwise p=0/c|a,b R@1", worse=0.95, says="and so does pairwise CLIP"),
+            Expect(
+                better=f"words symile/{image}", worse=0.6,
+                says="with 4 languages, Symile retrieves the image from text and speech (chance 1/20)",
+            ),
+            Expect(
+                better=f"words symile/{image}", worse=f"words pairwise/{image}", margin=0.2,
+                says="20 points more often than pairwise CLIP, which can reach one in 4",
+            ),
+            Expect(
+                better=f"words symile/{image}", worse=f"words sum/{image}", margin=0.2,
+                says="and 20 points more often than the sum of pairs in Symile's tuples",
+            ),
+            Expect(
+                better="symile p=0/c|a, b averaged R@1", worse=0.95, headline=False,
+                says="an unobserved modality can be replaced by its mean",
+            ),
+            Expect(
+                better="symile p=0/c|a R@1", worse=0.95, headline=False,
+                says="or be left out of the product, as in the paper",
+            ),
+        ),
+        data="XOR bits; synthetic triples of image, text and speech",
+    )  # fmt: skip
