@@ -5,40 +5,43 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mmrep.errors import ConfigError
 from mmrep.nn.config import IMPLEMENTATIONS, TransformerConfig
+from mmrep.nn.norms import norm_layer
+from mmrep.nn.positions import rotary
 
 
 def padding_mask(valid: Bool[Array, "B M"]) -> Bool[Array, "B 1 1 M"]:
-    """Every query may look at the real (not padded) keys."""
+    """Every query attends to the valid (not padded) keys."""
     return valid[:, None, None, :]
 
 
-def causal_mask(n: int) -> Bool[Array, "1 1 n n"]:
-    """Query i may look at keys 0..i."""
-    return jnp.tril(jnp.ones((n, n), bool))[None, None]
+def causal_mask(n: int, start: int | Int[Array, ""] = 0, keys: int | None = None) -> Bool[Array, "1 1 {n} _"]:
+    """Query i of n, at index start + i of the sequence, attends to keys 0..start + i of `keys` (None: n)."""
+    return (jnp.arange(n if keys is None else keys) <= start + jnp.arange(n)[:, None])[None, None]
 
 
 def flat_dense(dense: nn.Dense, x: Float[Array, "B N D"]) -> Float[Array, "B N E"]:
-    """`dense(x)` with batch and tokens as one axis: on a CPU its weight and bias gradients come out about 7 % cheaper."""
+    """`dense(x)` with batch and tokens as one axis: on a CPU its weight and bias gradients are about 7 % cheaper."""
     return dense(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
 def attend(
     q: Float[Array, "B N H K"],
-    k: Float[Array, "B M H K"],
-    v: Float[Array, "B M H K"],
+    k: Float[Array, "B M G K"],
+    v: Float[Array, "B M G K"],
     mask: Bool[Array, "#B #H #N #M"] | None = None,
     bias: Float[Array, "#B #H #N #M"] | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "B N H K"]:
     """softmax(q k' / sqrt(K) + bias) v for each head, over the keys that `mask` keeps; softmax in float32.
 
+    G heads of keys and values serve H / G heads of queries each, in order (grouped queries, Ainslie et al. 2023); G divides H.
     "xla" is jax.nn.dot_product_attention; "matmul" the same numbers through batched matrix products with heads brought forward, which
     XLA's CPU backend runs faster, above all backwards. None takes "matmul" where the default backend is a CPU and "xla" elsewhere.
-    Raises ConfigError for another name.
+    A query without any key gets the mean of all values. Raises ConfigError for another implementation.
     """
     if implementation not in IMPLEMENTATIONS:
         raise ConfigError(f"implementation is {implementation!r}; choose None, 'xla' or 'matmul'.")
@@ -46,6 +49,8 @@ def attend(
         implementation = "matmul" if jax.default_backend() == "cpu" else "xla"
     if implementation == "xla":
         return jax.nn.dot_product_attention(q, k, v, mask=mask, bias=bias)
+    if k.shape[2] != q.shape[2]:
+        k, v = (jnp.repeat(part, q.shape[2] // k.shape[2], axis=2) for part in (k, v))
     # Scaling the queries costs N * K products a head where scaling the logits costs N * M.
     q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
     q, k, v = (jnp.swapaxes(part, 1, 2) for part in (q, k, v))
@@ -59,13 +64,18 @@ def attend(
     return jnp.swapaxes(jnp.matmul(weights, v), 1, 2)
 
 
-class Attention(nn.Module):
-    """Multi-head scaled dot-product attention (Vaswani et al. 2017) of `x` to `context`, or to itself.
+KeyValues = dict[str, Float[Array, "B M G K"]]
+"""{"key", "value"}: keys after normalisation and rotation, and values."""
 
-    `mask` is True where a query attends to a key.
-    Applied with mutable=["cache"], it remembers keys and values: a first call (whose numbers are of no use) makes room for as many as its
-    tokens, or keeps those of the context; from then on the new tokens of self-attention are written behind those before them, and all
-    are looked at, which the mask must narrow to what is written.
+
+class Attention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017) of `x` to `context`, or to itself. Returns (y [B,N,D], keys and values or None).
+
+    mask: True where a query attends to a key.   bias: added to the logits.
+    positions, context_positions: indices by which queries and keys are rotated where `config.rotary` is set; without `positions` none is.
+    cache: keys and values of earlier tokens, among which those of x are written from index `start` on; queries attend to what is
+    written, as far as `mask` [.., N, M] over all M places keeps it. Without `start`, of cross-attention: the context's keys and values,
+    used as they are where `context` is None, and otherwise computed. With a cache, the new one is returned.
     Raises ConfigError where the tokens do not have the width of `config`.
     """
 
@@ -79,39 +89,44 @@ class Attention(nn.Module):
         context: Float[Array, "B M E"] | None = None,
         mask: Bool[Array, "#B #H #N #M"] | None = None,
         bias: Float[Array, "#B #H #N #M"] | None = None,
-    ) -> Float[Array, "B N D"]:
+        positions: Int[Array, "#B N"] | None = None,
+        context_positions: Int[Array, "#B M"] | None = None,
+        cache: KeyValues | None = None,
+        start: Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B N D"], KeyValues | None]:
         c, width = self.config, x.shape[-1]
         if width != c.width:
             raise ConfigError(f"width is {c.width}, but tokens of width {width} came in; make them equal.")
-        read = x if context is None else context
-        cached = self.is_mutable_collection("cache") and not self.is_initializing()
-        begun = cached and self.has_variable("cache", "key")
+        rotated = positions is not None and c.rotary is not None
 
-        def project(inputs, name):
-            # A key bias adds the same to all logits of a query: softmax does not see it, and no gradient reaches it.
+        def project(name: str, inputs: Array, at: Array | None) -> Array:
+            # A key bias adds the same to all logits of a query: softmax cancels it, unless keys are normed or rotated.
+            biased = bool(c.use_bias) and (name != "key" or c.qk_norm or rotated)
+            heads = c.heads if name == "query" else c.key_heads
             init = nn.initializers.xavier_uniform()
-            biased = c.use_bias and name != "key"
-            dense = nn.Dense(width, use_bias=biased, dtype=self.dtype, kernel_init=init, name=name)
-            return flat_dense(dense, inputs).reshape(*inputs.shape[:2], c.heads, -1)
+            dense = nn.Dense(heads * c.key_dim, use_bias=biased, dtype=self.dtype, kernel_init=init, name=name)
+            found = flat_dense(dense, inputs).reshape(*inputs.shape[:2], heads, -1)
+            if name == "value":
+                return found
+            if c.qk_norm:
+                found = norm_layer(c, self.dtype, f"norm_{name}", use_bias=False)(found)
+            return rotary(found, at, c.rotary) if rotated else found
 
-        def recalled(name):
-            """All keys, or values, so far."""
-            if begun and context is not None:
-                return self.get_variable("cache", name)
-            found = project(read, name)
-            if begun:
-                before, at = self.get_variable("cache", name), self.get_variable("cache", "written")
-                found = jax.lax.dynamic_update_slice_in_dim(before, found, at, axis=1)
-            if cached:
-                self.put_variable("cache", name, found)
-            return found
-
-        q, k, v = project(x, "query"), recalled("key"), recalled("value")
-        if cached and context is None:
-            before = self.get_variable("cache", "written") + x.shape[1] if begun else 0
-            self.put_variable("cache", "written", jnp.asarray(before, jnp.int32))
-        y = attend(q, k, v, mask, bias, c.implementation)
-        y = y.reshape(*x.shape[:2], width)
+        q = project("query", x, positions)
+        if cache is not None and start is None and context is None:
+            k, v = cache["key"], cache["value"]
+        else:
+            source, at = (x, positions) if context is None else (context, context_positions)
+            k, v = project("key", source, at), project("value", source, None)
+            if start is not None:
+                assert cache is not None
+                k, v = (
+                    jax.lax.dynamic_update_slice_in_dim(cache[name], new.astype(cache[name].dtype), start, axis=1)
+                    for name, new in (("key", k), ("value", v))
+                )
+                written = (jnp.arange(k.shape[1]) < start + x.shape[1])[None, None, None]
+                mask = written if mask is None else mask & written
+        y = attend(q, k, v, mask, bias, c.implementation).reshape(*x.shape[:2], -1)
         init = nn.initializers.xavier_uniform()
-        dense = nn.Dense(width, use_bias=c.use_bias, dtype=self.dtype, kernel_init=init, name="out")
-        return flat_dense(dense, y)
+        dense = nn.Dense(width, use_bias=c.bias, dtype=self.dtype, kernel_init=init, name="out")
+        return flat_dense(dense, y), None if cache is None else {"key": k, "value": v}

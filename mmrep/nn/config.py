@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from mmrep.errors import ConfigError, near
 
-ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "swiglu")
+ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "swiglu", "geglu")
+GATED = ("swiglu", "geglu")
 IMPLEMENTATIONS = (None, "xla", "matmul")
 
 
@@ -14,13 +15,18 @@ class TransformerConfig:
     """A stack of transformer blocks: every module that contains one takes this config whole.
 
     width, depth, heads: size of a token's vector, number of blocks, attention heads in each.
-    mlp_ratio: hidden width of the MLP over `width`; a gated MLP ("swiglu") has two thirds of that, so that its three matrices
-        have the parameters of two.   mlp_dim: the hidden width itself, where it is no such ratio (None: from `mlp_ratio`).
+    kv_heads: heads of keys and values, each shared by heads / kv_heads heads of queries (grouped queries, Ainslie et al. 2023; 1 is
+        multi-query attention). None: `heads`.   head_dim: size of a head. None: width / heads.
+    mlp_ratio: hidden width of the MLP over `width`; a gated MLP has two thirds of that, so that its three matrices have the
+        parameters of two.   mlp_dim: the hidden width itself, where it is no such ratio (None: from `mlp_ratio`).
     norm: "pre" normalises the input of each part (Xiong et al. 2020), "post" the sum after it (Vaswani et al. 2017, BERT).
-    epsilon: added to the variance in every normalisation.
-    activation: of the MLP. "gelu" is exact, "gelu_tanh" its approximation (GPT-2), "quick_gelu" x sigmoid(1.702 x) (CLIP),
-        "swiglu" silu(up(x)) * gate(x) (Shazeer 2020).
-    use_bias: False leaves out every bias.
+    norm_type: "layer" (LayerNorm) or "rms" (RMSNorm, Zhang and Sennrich 2019).   epsilon: added to the variance in each of them.
+    activation: of the MLP. "gelu" is exact, "gelu_tanh" its approximation (GPT-2), "quick_gelu" x sigmoid(1.702 x) (CLIP), "relu";
+        gated (Shazeer 2020): "swiglu" silu(up(x)) * gate(x), "geglu" with "gelu_tanh".
+    use_bias: True, False (no bias anywhere), or "qkv": only where queries, keys and values are projected (Qwen2).
+    qk_norm: normalise each head's queries and keys by `norm_type`, without bias (Dehghani et al. 2023, ViT-22B).
+    rotary: base of the rotary positions of self-attention (Su et al. 2021; Llama: 10,000, then 500,000), see
+        `mmrep.nn.positions.rotary`; None: no rotation.
     drop_path: stochastic depth (Huang et al. 2016), in [0, 1): the drop rate of the last block, rising linearly from 0 at the first.
     scan: compile one block whatever the depth; parameters are stacked under "blocks".
     remat: recompute a block's activations in the backward pass instead of keeping them.
@@ -31,27 +37,40 @@ class TransformerConfig:
     width: int = 96
     depth: int = 4
     heads: int = 4
+    kv_heads: int | None = None
+    head_dim: int | None = None
     mlp_ratio: float = 4.0
     mlp_dim: int | None = None
     norm: Literal["pre", "post"] = "pre"
+    norm_type: Literal["layer", "rms"] = "layer"
     epsilon: float = 1e-5
-    activation: Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"] = "gelu"
-    use_bias: bool = True
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "swiglu", "geglu"] = "gelu"
+    use_bias: bool | Literal["qkv"] = True
+    qk_norm: bool = False
+    rotary: float | None = None
     drop_path: float = 0.0
     scan: bool = False
     remat: bool = False
     implementation: Literal["xla", "matmul"] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "heads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.width % self.heads:
+        for name in ("width", "depth", "heads", "kv_heads", "head_dim"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1.")
+        if self.head_dim is None and self.width % self.heads:
             raise ConfigError(f"heads is {self.heads} and width is {self.width}; choose heads that divide the width.")
+        if self.heads % self.key_heads:
+            raise ConfigError(f"kv_heads is {self.kv_heads} and heads is {self.heads}; choose kv_heads that divide it.")
+        if self.rotary is not None and (self.rotary <= 0 or self.key_dim % 2):
+            raise ConfigError(
+                f"rotary is {self.rotary} and a head has {self.key_dim} numbers; give a positive base and an even head."
+            )
         if self.hidden < 1:
             raise ConfigError(f"mlp_ratio is {self.mlp_ratio} and mlp_dim {self.mlp_dim}; the MLP needs a hidden unit.")
         choices: tuple[tuple[str, Any], ...] = (
             ("norm", ("pre", "post")),
+            ("norm_type", ("layer", "rms")),
             ("activation", ACTIVATIONS),
             ("implementation", IMPLEMENTATIONS),
         )
@@ -59,6 +78,8 @@ class TransformerConfig:
             value = getattr(self, name)
             if value not in known:
                 raise ConfigError(f"{name} is {value!r}{near(value, [k for k in known if k])}")
+        if self.use_bias not in (True, False, "qkv"):
+            raise ConfigError(f"use_bias is {self.use_bias!r}; choose True, False or 'qkv'.")
         if not 0 <= self.drop_path < 1:
             raise ConfigError(f"drop_path is {self.drop_path}; it must be in [0, 1).")
 
@@ -68,7 +89,22 @@ class TransformerConfig:
         if self.mlp_dim is not None:
             return self.mlp_dim
         hidden = int(self.width * self.mlp_ratio)
-        return 2 * hidden // 3 if self.activation == "swiglu" else hidden
+        return 2 * hidden // 3 if self.activation in GATED else hidden
+
+    @property
+    def bias(self) -> bool:
+        """Whether norms, MLPs and attention outputs have biases."""
+        return self.use_bias is True
+
+    @property
+    def key_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.kv_heads or self.heads
+
+    @property
+    def key_dim(self) -> int:
+        """Size of a head's queries, keys and values."""
+        return self.head_dim or self.width // self.heads
 
 
 # Width, depth, MLP width, heads. Dosovitskiy et al. 2021 (B, L, H), Touvron et al. 2021 (Ti, S), Zhai et al. 2022, table 2 (mu to G).

@@ -129,7 +129,7 @@ class GridAttention(nn.Module):
         b, h, w, c = x.shape
         y = _norm(c, self.dtype, "norm")(x).reshape(b, h * w, c)
         attend = Attention(TransformerConfig(width=c, heads=max(1, c // self.head)), self.dtype, name="attn")
-        return x + attend(y).reshape(x.shape)
+        return x + attend(y)[0].reshape(x.shape)
 
 
 class Denoiser(nn.Module):

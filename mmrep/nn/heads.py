@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from mmrep.errors import ConfigError
-from mmrep.nn.transformer import layer_norm
+from mmrep.nn.norms import layer_norm
 
 
 def l2_normalise(x: Float[Array, "... D"], eps: float = 1e-6) -> Float[Array, "... D"]:

@@ -9,7 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mmrep.nn.attention import Attention
 from mmrep.nn.config import TransformerConfig
-from mmrep.nn.transformer import Mlp, norm_layer
+from mmrep.nn.norms import norm_layer
+from mmrep.nn.transformer import Mlp
 
 
 def mean_pool(tokens: Float[Array, "B N D"], valid: Bool[Array, "B N"]) -> Float[Array, "B D"]:
@@ -63,6 +64,6 @@ class AttentionPool(nn.Module):
         c, (b, _, d) = self.config, tokens.shape
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, d), jnp.float32)
         probe = jnp.broadcast_to(probe, (b, 1, d)).astype(self.dtype)
-        x = Attention(c, self.dtype, name="attn")(probe, tokens, mask=mask)
-        x = x + Mlp(c.hidden, self.dtype, c.activation, c.use_bias, name="mlp")(norm_layer(c, self.dtype, "norm")(x))
+        x, _ = Attention(c, self.dtype, name="attn")(probe, tokens, mask=mask)
+        x = x + Mlp(c.hidden, self.dtype, c.activation, c.bias, name="mlp")(norm_layer(c, self.dtype, "norm")(x))
         return x[:, 0]

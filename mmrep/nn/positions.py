@@ -1,4 +1,4 @@
-"""Where a token stands: fixed sines and cosines, learnt rows, or distances as attention biases (ALiBi)."""
+"""Positions of tokens: fixed sines and cosines, learned rows, distances as attention biases (ALiBi), or rotations of queries and keys."""
 
 from typing import Any
 
@@ -65,6 +65,23 @@ def alibi_2d(
     rows, across = here // columns - there // columns, here % columns - there % columns
     distance = jnp.sqrt((rows**2 + across**2).astype(jnp.float32))
     return -jnp.asarray(alibi_slopes(heads))[None, :, None, None] * distance[:, None]
+
+
+def rotary(
+    x: Float[Array, "B N H K"], positions: Int[Array, "#B N"] | None, base: float = 10_000.0
+) -> Float[Array, "B N H K"]:
+    """Queries or keys rotated by their positions (Su et al. 2021, RoFormer), so that q'k depends on the distance alone.
+
+    Llama's half-split convention: channel i < K/2 is paired with channel i + K/2, and the pair at position p is rotated by the angle
+    p base^(-2i/K). (The paper and GPT-J pair channels 2i and 2i + 1: the same function after a permutation of each head's channels, by
+    which the rows of their query and key matrices are reordered when they are loaded.) `positions` None: 0, 1, ..., N - 1. In float32.
+    """
+    n, dim = x.shape[1], x.shape[-1]
+    at = jnp.arange(n)[None] if positions is None else positions
+    angles = at[..., None, None].astype(jnp.float32) * jnp.asarray(base ** (-np.arange(0, dim, 2) / dim), jnp.float32)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
 class LearnedPositions(nn.Module):

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from mmrep.errors import ConfigError, near
 from mmrep.nn.attention import Attention
 from mmrep.nn.config import TransformerConfig
+from mmrep.nn.norms import norm_layer
 from mmrep.nn.placement import by_rows
 
 
@@ -36,23 +37,16 @@ ACTIVATIONS: dict[str, Any] = {
     "gelu": gelu,
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "relu": nn.relu,
 }
-
-
-def layer_norm(dtype: Any, name: str, epsilon: float = 1e-5, use_bias: bool = True) -> nn.LayerNorm:
-    """LayerNorm with statistics in float32, whatever `dtype` goes in and out."""
-    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_bias=use_bias, name=name)
-
-
-def norm_layer(config: TransformerConfig, dtype: Any, name: str) -> nn.Module:
-    """The normalisation of a transformer of this config."""
-    return layer_norm(dtype, name, config.epsilon, config.use_bias)
+GATES: dict[str, Any] = {"swiglu": nn.silu, "geglu": ACTIVATIONS["gelu_tanh"]}
 
 
 class Mlp(nn.Module):
     """Dense to `hidden`, activation, Dense back to the width of the input; `activation` as in TransformerConfig.
 
-    "swiglu" is silu(up(x)) * gate(x), with a third matrix `gate` (Shazeer 2020).
+    A gated one is down(act(up(x)) * gate(x)): our `up` is Llama's `gate_proj`, our `gate` its `up_proj`.
+    Raises ConfigError for an unknown activation.
     """
 
     hidden: int
@@ -62,19 +56,15 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        gated = self.activation == "swiglu"
-        if not gated and self.activation not in ACTIVATIONS:
-            raise ConfigError(
-                f"activation {self.activation!r} is unknown{near(self.activation, [*ACTIVATIONS, 'swiglu'])}"
-            )
+        known = ACTIVATIONS | GATES
+        if self.activation not in known:
+            raise ConfigError(f"activation {self.activation!r} is unknown{near(self.activation, known)}")
         settings = {"use_bias": self.use_bias, "dtype": self.dtype, "kernel_init": nn.initializers.xavier_uniform()}
         # One axis for all tokens: see `flat_dense`.
         flat = x.reshape(-1, x.shape[-1])
-        y = nn.Dense(self.hidden, **settings, name="up")(flat)
-        if gated:
-            y = nn.silu(y) * nn.Dense(self.hidden, **settings, name="gate")(flat)
-        else:
-            y = ACTIVATIONS[self.activation](y)
+        y = known[self.activation](nn.Dense(self.hidden, **settings, name="up")(flat))
+        if self.activation in GATES:
+            y = y * nn.Dense(self.hidden, **settings, name="gate")(flat)
         y = nn.Dense(x.shape[-1], **settings, name="down")(y)
         return y.reshape(x.shape)
 
@@ -87,16 +77,37 @@ def take_rows(mask: Shaped[Array, "_ H N M"] | None, at: Int[Array, " B"]) -> Sh
     return jnp.take_along_axis(mask, at[:, None, None, None], axis=2)
 
 
+Cache = dict[str, Any]
+"""{"length": number of tokens written, then per block "key", "value" and, in cross-attention, "context_key", "context_value"}."""
+
+
+def init_cache(config: TransformerConfig, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
+    """An empty key-value cache for `length` tokens of `batch` sequences: {"length": [], "block00": {"key", "value"}, ...}.
+
+    With `config.scan` the blocks are stacked under "blocks", as their parameters are. Keys and values are [B, length, kv_heads, head_dim].
+    Writing more than `length` tokens overwrites the last ones. Context keys and values are added by the first call with a context.
+    """
+    shape = (batch, length, config.key_heads, config.key_dim)
+
+    def empty(*leading: int) -> dict[str, Array]:
+        return {name: jnp.zeros((*leading, *shape), dtype) for name in ("key", "value")}
+
+    start = {"length": jnp.zeros((), jnp.int32)}
+    if config.scan:
+        return start | {"blocks": empty(config.depth)}
+    return start | {f"block{i:02d}": empty() for i in range(config.depth)}
+
+
 class Block(nn.Module):
     """Self-attention, with `cross` also cross-attention to `context`, then an MLP, each with a residual connection.
 
-    norm_context: False leaves the context as it comes, "shared" normalises it by the LayerNorm of the cross-attention's queries
-    (CROMA), "own" by one of its own (4M).
-    `mask` is over the N tokens themselves, or over all K that Attention remembers of earlier calls.
-    `bias` and `context_bias` are added to the logits of self- and cross-attention.
+    Returns (x, the block's cache). norm_context: False leaves the context as it comes, "shared" normalises it by the norm of the
+    cross-attention's queries (CROMA), "own" by one of its own (4M).
+    `bias` and `context_bias` are added to the logits of self- and cross-attention; `positions` as in Transformer.
     `at` [B] computes one token of each example alone: [B,1,D], equal to that row of the full output at a fraction of the work.
     `drop` is the probability that a part is left out for an example, all its tokens at once, where an rng "drop" is given
     (stochastic depth, Huang et al. 2016); parts that stay are scaled by 1 / (1 - drop).
+    `cache`, written from index `start` on: see `init_cache`.
     """
 
     config: TransformerConfig
@@ -112,15 +123,23 @@ class Block(nn.Module):
         context: Float[Array, "B M E"] | None = None,
         context_mask: Bool[Array, "#B #H #N #M"] | None = None,
         at: Int[Array, " B"] | None = None,
-        bias: Float[Array, "#B #H #N #N"] | None = None,
+        bias: Float[Array, "#B #H #N #K"] | None = None,
         context_bias: Float[Array, "#B #H #N #M"] | None = None,
         drop: float | Float[Array, ""] | None = None,
-    ) -> Float[Array, "B _ D"]:
+        positions: Int[Array, "#B N"] | None = None,
+        cache: Cache | None = None,
+        start: Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B _ D"], Cache | None]:
         c = self.config
-        if self.cross != (context is not None):
-            raise ConfigError(
-                "cross=True needs a context to attend to." if self.cross else "A context was given; set cross=True."
-            )
+        if not self.cross and context is not None:
+            raise ConfigError("A context was given; set cross=True.")
+        if self.cross and context is None and "context_key" not in (cache or {}):
+            raise ConfigError("cross=True needs a context to attend to.")
+        if at is not None and cache is not None:
+            raise ConfigError("`at` takes one token of a whole sequence; with a cache, give that token alone.")
+        found: Cache = {}
+        if c.rotary is not None and positions is None:
+            positions = (jnp.arange(x.shape[1]) + (0 if start is None else start))[None]
         rows = (lambda y: y) if at is None else (lambda y: jnp.take_along_axis(y, at[:, None, None], axis=1))
         if at is not None:
             mask, context_mask, bias, context_bias = (
@@ -131,14 +150,30 @@ class Block(nn.Module):
         norms = {name: norm_layer(c, self.dtype, f"norm_{name}") for name in names}
 
         def attend_self(y: Array) -> Array:
-            return Attention(c, self.dtype, name="attn")(rows(y), None if at is None else y, mask, bias)
+            attention = Attention(c, self.dtype, name="attn")
+            if at is not None:
+                one = None if positions is None else jnp.take_along_axis(
+                    jnp.broadcast_to(positions, y.shape[:2]), at[:, None], axis=1
+                )  # fmt: skip
+                return attention(rows(y), y, mask, bias, one, positions)[0]
+            before = None if cache is None else {name: cache[name] for name in ("key", "value")}
+            y, after = attention(y, None, mask, bias, positions, None, before, start)
+            found.update(after or {})
+            return y
 
         def attend_context(y: Array) -> Array:
-            keys = norms["context" if own else "cross"](context) if self.norm_context else context
-            return Attention(c, self.dtype, name="cross")(y, keys, context_mask, context_bias)
+            keys = context
+            if context is not None and self.norm_context:
+                keys = norms["context" if own else "cross"](context)
+            before = (
+                None if cache is None else {n: cache[f"context_{n}"] for n in ("key", "value")} if keys is None else {}
+            )
+            y, after = Attention(c, self.dtype, name="cross")(y, keys, context_mask, context_bias, cache=before)
+            found.update({f"context_{name}": value for name, value in (after or {}).items()})
+            return y
 
         def mlp(y: Array) -> Array:
-            return Mlp(c.hidden, self.dtype, c.activation, c.use_bias, name="mlp")(y)
+            return Mlp(c.hidden, self.dtype, c.activation, c.bias, name="mlp")(y)
 
         def dropped(y: Array) -> Array:
             if drop is None or not self.has_rng("drop"):
@@ -152,7 +187,7 @@ class Block(nn.Module):
                 norm = norms[name]
                 residual = rows(x) if name == "attn" else x
                 x = by_rows(residual + dropped(part(norm(x))) if c.norm == "pre" else norm(residual + dropped(part(x))))
-        return x
+        return x, None if cache is None else found
 
 
 class Transformer(nn.Module):
@@ -161,7 +196,11 @@ class Transformer(nn.Module):
     Returns (y, out): y is the final (normed) [B,N,D], out holds it as "tokens" and every block's output as "block00", "block01", ...,
     or with `config.scan` as "blocks" [depth,B,N,D], whose parameters are stacked under "blocks" (see `stack_blocks`).
     `cross`, `norm_context`, `bias` and `context_bias` as in Block. `config.drop_path` acts where an rng "drop" is given.
+    `positions`: of the tokens, for `config.rotary`; None: 0, 1, ..., counted from the tokens in the cache.
     `at` [B] computes one token of each example: y is [B,1,D] and the last block processes it alone; out has neither "tokens" nor that block.
+    `cache` (see `init_cache`): x are the next N tokens of sequences whose earlier tokens are in it; self-attention takes place over all of
+    these, as far as `mask` [.., N, K] over all K places keeps them (`causal_mask(N, cache["length"], K)`), and out["cache"] is the new
+    cache. Cross-attention stores the context's keys and values where `context` is given, and uses the stored ones where it is None.
     """
 
     config: TransformerConfig
@@ -178,9 +217,11 @@ class Transformer(nn.Module):
         context: Float[Array, "B M E"] | None = None,
         context_mask: Bool[Array, "#B #H #N #M"] | None = None,
         at: Int[Array, " B"] | None = None,
-        bias: Float[Array, "#B #H #N #N"] | None = None,
+        bias: Float[Array, "#B #H #N #K"] | None = None,
         context_bias: Float[Array, "#B #H #N #M"] | None = None,
-    ) -> tuple[Float[Array, "B _ D"], dict[str, Array]]:
+        positions: Int[Array, "#B N"] | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[Float[Array, "B _ D"], dict[str, Any]]:
         c = self.config
         if c.scan and at is not None:
             raise ConfigError("pooled_only (or `at`) treats the last block apart, which a scan cannot; set scan=False.")
@@ -188,39 +229,48 @@ class Transformer(nn.Module):
         settings = {"config": c, "cross": self.cross, "norm_context": self.norm_context, "dtype": self.dtype}
         block = nn.remat(Block, prevent_cse=not c.scan) if c.remat else Block
         x = x.astype(self.dtype)
-        out: dict[str, Array] = {}
+        start = None if cache is None else cache["length"]
+        out: dict[str, Any] = {}
+        after: Cache = {} if start is None else {"length": start + x.shape[1]}
         if c.scan:
 
-            def layer(module, x, drop, *rest):
-                y = module(x, *rest, drop)
-                return y, y
+            def layer(module, x, drop, cache, mask, context, context_mask, bias, context_bias, positions, start):
+                y, cache = module(
+                    x, mask, context, context_mask, None, bias, context_bias, drop, positions, cache, start
+                )
+                return y, (y, cache)
 
             layers = nn.scan(
                 layer,
-                variable_axes={"params": 0, "cache": 0},
+                variable_axes={"params": 0},
                 split_rngs={"params": True, "drop": True},
-                in_axes=(nn.broadcast if drops is None else 0, *[nn.broadcast] * 6),
+                in_axes=(
+                    nn.broadcast if drops is None else 0, nn.broadcast if cache is None else 0, *[nn.broadcast] * 7
+                ),
                 length=c.depth,
-            )
+            )  # fmt: skip
             scanned = None if drops is None else jnp.asarray(drops)
-            x, out["blocks"] = layers(
-                block(**settings, name="blocks"), x, scanned, mask, context, context_mask, None, bias, context_bias
-            )
+            stacked = None if cache is None else cache["blocks"]
+            x, (out["blocks"], after["blocks"]) = layers(
+                block(**settings, name="blocks"), x, scanned, stacked, mask, context, context_mask, bias, context_bias,
+                positions, start,
+            )  # fmt: skip
         else:
             for i in range(c.depth):
-                here = at if i == c.depth - 1 else None
+                name, here = f"block{i:02d}", at if i == c.depth - 1 else None
                 drop = None if drops is None else float(drops[i])
-                x = block(**settings, name=f"block{i:02d}")(
-                    x, mask, context, context_mask, here, bias, context_bias, drop
-                )
-                out[f"block{i:02d}"] = x
+                x, after[name] = block(**settings, name=name)(
+                    x, mask, context, context_mask, here, bias, context_bias, drop, positions,
+                    None if cache is None else cache[name], start,
+                )  # fmt: skip
+                out[name] = x
         if c.norm == "pre" and self.final_norm:
             x = norm_layer(c, self.dtype, "norm")(x)
         if at is None:
             out["tokens"] = x
         else:
             del out[f"block{c.depth - 1:02d}"]
-        return x, out
+        return x, out if cache is None else out | {"cache": after}
 
 
 _BLOCK = re.compile(r"block\d+")

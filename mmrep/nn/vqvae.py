@@ -20,7 +20,8 @@ from mmrep.nn.adapters import ClassAdapter, PatchAdapter, grid_positions
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.diffusion import Denoiser
 from mmrep.nn.maps import DenseModality
-from mmrep.nn.transformer import Mlp, Transformer, layer_norm
+from mmrep.nn.norms import layer_norm
+from mmrep.nn.transformer import Mlp, Transformer
 from mmrep.system import Params
 
 

@@ -7,9 +7,9 @@ import pytest
 from flax import linen as nn
 
 from mmrep.errors import ConfigError
-from mmrep.nn.attention import causal_mask
-from mmrep.nn.config import TransformerConfig
-from mmrep.nn.transformer import Block, Mlp, Transformer, gelu, stack_blocks, unstack_blocks
+from mmrep.nn.attention import causal_mask, padding_mask
+from mmrep.nn.config import GATED, TransformerConfig
+from mmrep.nn.transformer import Block, Mlp, Transformer, gelu, init_cache, stack_blocks, unstack_blocks
 
 KEY = jax.random.key(0)
 
@@ -82,7 +82,7 @@ def test_pre_and_post_norm(order):
     else:
         y = norm(x + attn(x))
         expected = norm(y + mlp(y))
-    close(jax.jit(block.apply)({"params": params}, x), expected)
+    close(jax.jit(block.apply)({"params": params}, x)[0], expected)
 
 
 def test_causal_mask_stops_the_future_through_all_layers():
@@ -123,12 +123,24 @@ def test_biases_reach_both_attentions_and_the_context_shares_the_norm_of_the_que
 
 
 @pytest.mark.parametrize(
-    "activation, at_one", [("gelu", 0.8413447), ("gelu_tanh", 0.8411920), ("quick_gelu", 0.8457958)]
+    "activation, at_one",
+    [
+        ("gelu", 0.8413447),
+        ("gelu_tanh", 0.8411920),
+        ("quick_gelu", 0.8457958),
+        ("relu", 1),
+        ("swiglu", 0.7310586),
+        ("geglu", 0.8411920),
+    ],
 )
 def test_activations(activation, at_one):
+    """At 1, and times the gate of 2 where there is one."""
     one = {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}
-    y = Mlp(1, activation=activation).apply({"params": {"up": one, "down": one}}, jnp.ones((1, 1)))
-    np.testing.assert_allclose(y, [[at_one]], rtol=1e-6)
+    two = {"kernel": jnp.full((1, 1), 2.0), "bias": jnp.zeros(1)}
+    gated = activation in GATED
+    params = {"up": one, "down": one} | ({"gate": two} if gated else {})
+    y = Mlp(1, activation=activation).apply({"params": params}, jnp.ones((1, 1)))
+    np.testing.assert_allclose(y, [[2 * at_one if gated else at_one]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("options", [{}, {"scan": True}, {"remat": True}])
@@ -155,11 +167,90 @@ def test_kept_parts_are_scaled_up():
     x = jnp.repeat(jax.random.normal(jax.random.key(0), (1, 2, 8)), 64, axis=0)
     params = block.init(jax.random.key(1), x)
     silent = jax.tree_util.tree_map_with_path(lambda path, v: v * ("attn" not in str(path)), params)  # the MLP alone
-    want = block.apply(silent, x) - x
-    found = block.apply(silent, x, drop=0.75, rngs={"drop": jax.random.key(3)}) - x
+    want = block.apply(silent, x)[0] - x
+    found = block.apply(silent, x, drop=0.75, rngs={"drop": jax.random.key(3)})[0] - x
     kept = np.abs(found).max((1, 2)) > 0
     assert 4 < kept.sum() < 32
     np.testing.assert_allclose(found[kept], 4 * want[kept], atol=1e-5)
+
+
+CACHED = {
+    "plain": {},
+    "post": {"norm": "post"},
+    "rotary": {"rotary": 100.0},
+    "all": {
+        "rotary": 100.0, "kv_heads": 1, "qk_norm": True, "norm_type": "rms", "use_bias": False, "activation": "swiglu",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scan", [False, True], ids=["looped", "scanned"])
+@pytest.mark.parametrize("options", CACHED.values(), ids=CACHED)
+def test_cached_equals_uncached(options, scan):
+    """Three tokens at once, then one by one; the cache has room for two more."""
+    config = shape(16, 3, scan=scan, **options)
+    model, x = Transformer(config), jax.random.normal(KEY, (2, 6, 16))
+    params = jax.jit(model.init)(KEY, x)
+    whole, _ = jax.jit(model.apply)(params, x, causal_mask(6))
+
+    @jax.jit
+    def step(x, cache):
+        y, out = model.apply(params, x, causal_mask(x.shape[1], cache["length"], 8), cache=cache)
+        return y, out["cache"]
+
+    cache = init_cache(config, 2, 8)
+    assert jax.tree.structure(step(x[:, :3], cache)[1]) == jax.tree.structure(cache)
+    found = []
+    for part in (x[:, :3], x[:, 3:4], x[:, 4:5], x[:, 5:]):
+        y, cache = step(part, cache)
+        found.append(y)
+    close(jnp.concatenate(found, axis=1), whole, atol=2e-5)
+    assert int(cache["length"]) == 6
+
+
+@pytest.mark.parametrize("scan", [False, True], ids=["looped", "scanned"])
+def test_cached_cross_attention_keeps_the_context(scan):
+    """Rows of different lengths, the shorter one padded in front; its positions are given. The context is passed once."""
+    config = shape(16, 2, scan=scan, rotary=100.0, kv_heads=1)
+    model = Transformer(config, cross=True, norm_context="own")
+    x, context = jax.random.normal(KEY, (2, 5, 16)), jax.random.normal(jax.random.key(1), (2, 4, 12))
+    valid = jnp.array([[False, False, True, True, True], [True] * 5])
+    context_mask = padding_mask(jnp.array([[True, True, False, False], [True] * 4]))
+    positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
+    params = jax.jit(model.init)(KEY, x, None, context)
+    run = jax.jit(model.apply)
+    whole, _ = run(params, x, causal_mask(5) & padding_mask(valid), context, context_mask, positions=positions)
+    alone, _ = run(params, x[:1, 2:], causal_mask(3), context[:1], context_mask[:1])
+    close(whole[0, 2:], alone[0])
+    cache, found = init_cache(config, 2, 5), []
+    for i in range(5):
+        mask, one = causal_mask(1, i, 5) & padding_mask(valid), slice(i, i + 1)
+        given = None if i else context
+        y, out = run(params, x[:, one], mask, given, context_mask, positions=positions[:, one], cache=cache)
+        cache = out["cache"]
+        found.append(y)
+    close(jnp.concatenate(found, axis=1)[valid], whole[valid], atol=2e-5)
+
+
+def test_one_token_of_a_rotary_transformer_is_that_of_the_whole():
+    config = shape(16, 2, rotary=100.0, kv_heads=1, qk_norm=True)
+    x, at = jax.random.normal(KEY, (2, 5, 16)), jnp.array([1, 4])
+    params = jax.jit(Transformer(config).init)(KEY, x)
+    run = jax.jit(Transformer(config).apply)
+    whole, _ = run(params, x, causal_mask(5))
+    close(run(params, x, causal_mask(5), at=at)[0][:, 0], whole[jnp.arange(2), at])
+
+
+def test_scanned_equals_looped_with_every_option():
+    config = shape(16, 3, **CACHED["all"])
+    x = jax.random.normal(KEY, (2, 5, 16))
+    params = jax.jit(Transformer(config).init)(KEY, x)["params"]
+    y, _ = jax.jit(Transformer(config).apply)({"params": params}, x)
+    scanned = Transformer(replace(config, scan=True, remat=True))
+    z, _ = jax.jit(scanned.apply)({"params": stack_blocks(params)}, x)
+    close(y, z)
+    assert set(params["block00"]["attn"]) == {"query", "key", "value", "out", "norm_query", "norm_key"}
+    assert set(params["norm"]) == {"scale"} and "bias" not in params["block00"]["mlp"]["up"]
 
 
 def test_errors_name_the_field():
@@ -170,6 +261,8 @@ def test_errors_name_the_field():
         Block(shape(8)).init(KEY, x, None, x)
     with pytest.raises(ConfigError, match="width is 16"):
         Transformer(shape(16)).init(KEY, x)
+    with pytest.raises(ConfigError, match="with a cache"):
+        Transformer(shape(8)).init(KEY, x, at=jnp.zeros(1, jnp.int32), cache=init_cache(shape(8), 1, 2))
     with pytest.raises(ConfigError, match="scan=False"):
         Transformer(shape(8, scan=True)).init(KEY, x, at=jnp.zeros(1, jnp.int32))
     with pytest.raises(ConfigError, match="did you mean 'gelu'"):

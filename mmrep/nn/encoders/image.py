@@ -10,10 +10,11 @@ from jaxtyping import Array, Float, Int
 
 from mmrep.errors import ConfigError, near
 from mmrep.nn.config import TransformerConfig
+from mmrep.nn.norms import norm_layer
 from mmrep.nn.patches import Images, patchify
 from mmrep.nn.pooling import AttentionPool
 from mmrep.nn.positions import LearnedPositions, sincos_2d
-from mmrep.nn.transformer import Transformer, norm_layer
+from mmrep.nn.transformer import Transformer
 
 
 @dataclass(frozen=True)

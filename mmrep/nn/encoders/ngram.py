@@ -10,7 +10,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mmrep.errors import ConfigError
-from mmrep.nn.transformer import Mlp, layer_norm
+from mmrep.nn.norms import layer_norm
+from mmrep.nn.transformer import Mlp
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from jaxtyping import Array, Float, Int
 from mmrep.errors import ConfigError
 from mmrep.nn.attention import causal_mask, padding_mask
 from mmrep.nn.config import TransformerConfig
+from mmrep.nn.norms import norm_layer
 from mmrep.nn.pooling import last_index, last_pool, mean_pool
 from mmrep.nn.positions import LearnedPositions
-from mmrep.nn.transformer import Transformer, norm_layer
+from mmrep.nn.transformer import Transformer
 
 
 @dataclass(frozen=True)

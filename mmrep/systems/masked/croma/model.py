@@ -19,9 +19,10 @@ from mmrep.nn.adapters import place, take
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.heads import LogScale, Projection
 from mmrep.nn.maps import DenseModality
+from mmrep.nn.norms import layer_norm
 from mmrep.nn.patches import patchify
 from mmrep.nn.positions import alibi_2d, sincos_2d
-from mmrep.nn.transformer import Mlp, Transformer, layer_norm
+from mmrep.nn.transformer import Mlp, Transformer
 from mmrep.system import Batch, Params
 
 Grid = tuple[int, int]

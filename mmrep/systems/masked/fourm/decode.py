@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mmrep.errors import ConfigError, DataError, near
+from mmrep.generation.decode import decode
 from mmrep.generation.sampling import guide, sample
 from mmrep.modality import EOS, PAD
 from mmrep.system import Batch, Params
@@ -374,20 +375,18 @@ def _autoregressive(statics, params, mod_dict, temperature, scales, top_k, top_p
     last = m.vocab_size + jnp.maximum((mod_dict[m.name].ids >= m.vocab_size).sum(1), 1)
     cache = infer.init_cache(params, *_contexts(statics, params, mod_dict), n)
 
-    def step(carry):
-        i, ids, done, cache = carry
-        token = jax.lax.dynamic_slice_in_dim(ids, i, 1, axis=1)
-        query = Tokens(token, jnp.full_like(token, statics.i), jnp.full_like(token, i), jnp.ones_like(token, bool))
+    def step(cache, ids, i):
+        ids = ids[:, None]
+        query = Tokens(ids, jnp.full_like(ids, statics.i), jnp.full_like(ids, i + 1), jnp.ones_like(ids, bool))
         logits, cache = infer.decode_step(params, cache, _repeated(statics, query), statics.i)
         # PAD is no token of a text.
-        logits = _guided(statics, logits, scales).at[:, PAD].set(-jnp.inf)
-        sampled, _ = sample(jax.random.fold_in(rng, i), logits, temperature, top_k, top_p)
-        sampled = jnp.where(done, PAD, sampled)
-        return i + 1, ids.at[:, i + 1].set(sampled), done | (sampled >= last), cache
+        return _guided(statics, logits, scales).at[:, PAD].set(-jnp.inf), cache
 
-    ids = jnp.zeros((b, n), jnp.int32).at[:, 0].set(m.vocab_size)
-    start = jnp.int32(0), ids, jnp.zeros(b, bool), cache
-    return jax.lax.while_loop(lambda c: (c[0] < n - 1) & ~c[2].all(), step, start)[1]
+    first = jnp.full(b, m.vocab_size, jnp.int32)
+    logits, cache = step(cache, first, -1)
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "pad": PAD}
+    found = decode(step, cache, logits, n - 1, rng, ends=lambda ids: ids >= last, **settings)
+    return jnp.concatenate([first[:, None], found.ids], axis=1)
 
 
 def num_compiled() -> int:

@@ -18,11 +18,12 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mmrep.errors import ConfigError
 from mmrep.modality import FIRST_PIECE
+from mmrep.nn import transformer
 from mmrep.nn.adapters import grid_positions, take
 from mmrep.nn.attention import padding_mask
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.positions import sincos_1d
-from mmrep.nn.transformer import Transformer
+from mmrep.nn.transformer import Cache, Transformer
 from mmrep.system import Params
 from mmrep.systems.masked.fourm.masking import expand_decoder_attention_mask
 from mmrep.systems.masked.fourm.tokens import TokenModality, Tokens
@@ -44,12 +45,10 @@ class EmbeddingTables(nn.Module):
 
 
 class DecodeState(NamedTuple):
-    """Autoregressive decoding: the decoder's KV cache, its context with the context's padding mask, and which cache rows are written."""
+    """Autoregressive decoding: the decoder's KV cache, with the context's keys and values, and the context's padding mask."""
 
-    cache: Any
-    context: Float[Array, "B N D"]
+    cache: Cache
     context_valid: Bool[Array, "B N"]
-    written: Bool[Array, " L"]
 
 
 class FourM(NamedTuple):
@@ -196,22 +195,17 @@ def fourm_model(
         y = embed_decoder_inputs(params, queries)
         return apply(params, "decoder", y, mask, context, padding_mask(inputs.valid))[0]
 
-    def cached(params: Params, cache: Any, *inputs: Any) -> tuple[Array, Any]:
-        variables = {"params": params["decoder"]} | ({} if cache is None else {"cache": cache})
-        (y, _), changed = modules["decoder"].apply(variables, *inputs, mutable=["cache"])
-        return y, changed["cache"]
-
     def init_cache(params: Params, encoded: Array, inputs: Tokens, length: int) -> DecodeState:
-        context = project_context(params, encoded, inputs)
-        room = jnp.zeros((len(encoded), length, width), kind)
-        _, cache = cached(params, None, room, None, context, padding_mask(inputs.valid))
-        return DecodeState(cache, context, inputs.valid, jnp.zeros(length, bool))
+        empty = transformer.init_cache(decoder, len(encoded), length, kind)
+        # The first call with a context stores its keys and values; the token that goes with it is overwritten.
+        token = jnp.zeros((len(encoded), 1, width), kind)
+        _, out = apply(params, "decoder", token, context=project_context(params, encoded, inputs), cache=empty)
+        return DecodeState(out["cache"] | {"length": empty["length"]}, inputs.valid)
 
     def decode_step(params: Params, state: DecodeState, query: Tokens) -> tuple[Array, DecodeState]:
-        written = jnp.arange(len(state.written)) <= state.written.sum()
-        mask, context_mask = written[None, None, None], padding_mask(state.context_valid)
-        y, cache = cached(params, state.cache, embed_decoder_inputs(params, query), mask, state.context, context_mask)
-        return y, state._replace(cache=cache, written=written)
+        x, context_mask = embed_decoder_inputs(params, query), padding_mask(state.context_valid)
+        y, out = apply(params, "decoder", x, context_mask=context_mask, cache=state.cache)
+        return y, state._replace(cache=out["cache"])
 
     def embeddings(params: Params) -> tuple[Any, ...]:
         # Input-only modalities are never predicted: their table is one row that no token uses.

@@ -21,7 +21,8 @@ from mmrep.nn.adapters import ClassAdapter, PatchAdapter, grid_positions, place,
 from mmrep.nn.attention import Attention
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.maps import DenseModality
-from mmrep.nn.transformer import Block, Mlp, Transformer, norm_layer
+from mmrep.nn.norms import norm_layer
+from mmrep.nn.transformer import Block, Mlp, Transformer
 from mmrep.system import Batch, Params
 
 
@@ -100,10 +101,10 @@ class TaskDecoder(nn.Module):
             return norm_layer(c, self.dtype, name)
 
         attend = Attention(c, self.dtype, name="cross")
-        x = attend(norm("norm_query")(queries), norm("norm_context")(context), mask=mask)
-        x = x + Mlp(c.hidden, self.dtype, c.activation, c.use_bias, name="mlp")(norm("norm_out")(x))
+        x, _ = attend(norm("norm_query")(queries), norm("norm_context")(context), mask=mask)
+        x = x + Mlp(c.hidden, self.dtype, c.activation, c.bias, name="mlp")(norm("norm_out")(x))
         for i in range(c.depth):
-            x = Block(c, dtype=self.dtype, name=f"block{i:02d}")(x)
+            x, _ = Block(c, dtype=self.dtype, name=f"block{i:02d}")(x)
         out = nn.Dense(self.values, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="out")
         return out(x.reshape(-1, c.width)).reshape(b, n, self.values)
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from mmrep.errors import ConfigError
 from mmrep.nn import transformer
-from mmrep.nn.transformer import layer_norm
+from mmrep.nn.norms import layer_norm
 
 EPS = 1e-6
 
