@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -17,12 +18,14 @@ from mmrep import catalogue
 from mmrep.errors import ConfigError, DataError, near
 
 if TYPE_CHECKING:
-    from mmrep.config import Experiment
+    from mmrep.config import Data, Experiment
 
 T = TypeVar("T")
 FLAT = tyro.conf.arg(name="")  # a nested dataclass whose options carry no prefix
 FOLDER = tyro.conf.arg(metavar="FOLDER")
 _POSITIONAL = get_args(tyro.conf.Positional[str])[1]
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.ENAMETOOLONG, errno.EISDIR)
+_DATA = ("data.source.", "data.eval_batch_size", "data.max_bad_records", "data.workers", "data.prefetch")
 NOTE = "Any field of the config can be given as --a.b VALUE; SLUG --fields lists them."
 
 
@@ -60,7 +63,21 @@ class Command(Generic[T]):
         folder = self.workdir(given)
         if not (folder / "config.json").exists():
             raise ConfigError(f"{folder} holds no run: train first, or give --workdir")
+        from mmrep.training.workdir import read_config
+
+        slug = read_config(folder).get("slug", self.slug)
+        if slug != self.slug:
+            raise ConfigError(
+                f"{folder} holds a run of {slug}, not of {self.slug}: give its own name, or another --workdir"
+            )
         return folder
+
+    def run_data(self, experiment: "Experiment", also: tuple[str, ...] = ()) -> "Data":
+        """The data of the run's own config, with the overrides of where and how it is read.
+
+        also: prefixes of overrides that the command itself takes.   Raises ConfigError for any other override.
+        """
+        return run_data(experiment, self.overrides, also)
 
 
 def parse(options: type[T], description: str, argv: Sequence[str] | None = None, size: str = "small") -> Command[T]:
@@ -81,13 +98,39 @@ def parse(options: type[T], description: str, argv: Sequence[str] | None = None,
     return Command(w.slug, w.size, w.variant, config, found.own, tuple(rest))
 
 
+def run_data(experiment: "Experiment", overrides: Sequence[str], also: tuple[str, ...] = ()) -> "Data":
+    """See `Command.run_data`."""
+    taken: list[str] = []
+    for flag, values in _overrides.grouped(overrides):
+        name = flag.removeprefix("--").replace("-", "_")
+        if name.startswith(_DATA):
+            taken += [flag, *values]
+        elif not name.startswith(also or ("--",)):
+            raise ConfigError(
+                f"{flag}: the run's own config is used; only where its data is may change, e.g. --data.source.path"
+            )
+    return _overrides.override(experiment, taken).data
+
+
 def parse_options(options: type[T], description: str, argv: Sequence[str] | None = None) -> T:
     """The fields of the dataclass `options`, for a command without overrides. Raises ConfigError."""
+    return parse_with(options, description, (), argv)[0]
+
+
+def parse_with(
+    options: type[T], description: str, overrides: tuple[str, ...], argv: Sequence[str] | None = None
+) -> tuple[T, list[str]]:
+    """The fields of the dataclass `options`, and the words of overrides that begin with one of `overrides`.
+
+    Raises ConfigError for any other word.
+    """
     found, rest = _read(options, description, argv)
     for flag, _ in _overrides.grouped(rest):
+        if flag.removeprefix("--").startswith(overrides or ("--",)):
+            continue
         known = [name.replace("_", "-") for name, _, _ in _flat(options)]
         raise ConfigError(f"{flag} is no option of this command{near(flag[2:], known)}")
-    return found
+    return found, rest
 
 
 def experiment(slug: str, size: str = "small", overrides: Sequence[str] = (), variant: str = "") -> "Experiment":
@@ -157,6 +200,11 @@ def main(run: Callable[[], Any]) -> None:
         sys.stdout.flush()
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in _REFUSED or not error.filename:
+            raise
+        print(f"error: {error.filename} cannot be used ({error.strerror}): give another path", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end

@@ -1,8 +1,11 @@
 """Embeds a split of a run's data into shards on disk; an interrupted command resumes at the next shard.
 
 python -m experiments.embed align --workdir runs/align-small --modality image --split test --out corpora/align
+
+Overrides of data.source are taken, for data that has moved or for other data.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,8 +32,6 @@ class Options:
 
 def run() -> None:
     o = (command := _cli.parse(Options, __doc__)).options
-    if command.overrides:
-        raise ConfigError(f"{command.overrides[0]}: the run's own config is used, overrides are not taken")
     index, _, count = o.part.partition("/")
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
         raise ConfigError(f"--part {o.part!r}: write I/N with 0 <= I < N, e.g. 0/4")
@@ -38,22 +39,28 @@ def run() -> None:
         raise ConfigError(f"--shard-size is {o.shard_size}: it must be at least 1")
     workdir = command.run_folder(o.workdir)
     _cli.enable_compile_cache()
-    written = embed(workdir, o.modality, o.split, o.out, o.shard_size, (int(index), int(count)))
+    written = embed(workdir, o.modality, o.split, o.out, o.shard_size, (int(index), int(count)), command.overrides)
     print(f"{o.out}: {written} shards written" if written else f"nothing left to do: {o.out} is complete")
 
 
-def embed(workdir: Path, modality: str, split: str, out: Path, shard_size: int, part: tuple[int, int] = (0, 1)) -> int:
-    """Writes the shards that `out` lacks. Bad records are left out, up to the config's data.max_bad_records."""
+def embed(
+    workdir: Path, modality: str, split: str, out: Path, shard_size: int, part: tuple[int, int] = (0, 1),
+    overrides: Sequence[str] = (),
+) -> int:  # fmt: skip
+    """Writes the shards that `out` lacks. Bad records are left out, up to the config's data.max_bad_records.
+
+    overrides: of data.source, where the run's data has moved, or other data is embedded.
+    """
     import jax
     import numpy as np
 
-    from mmrep.data import pipeline
+    from mmrep.data import contents, pipeline
     from mmrep.evals import index
     from mmrep.training.checkpoint import Checkpoints
     from mmrep.training.restore import restore
 
     model = restore(workdir)
-    data = model.experiment.data
+    data = _cli.run_data(model.experiment, overrides)
     if modality in (m.name for m in data.modalities):  # the others need not be decoded
         data = replace(data, modalities=tuple(m for m in data.modalities if m.name == modality))
     rows = pipeline.open_split(data, model.tokenize, split)
@@ -86,7 +93,7 @@ def embed(workdir: Path, modality: str, split: str, out: Path, shard_size: int, 
 
     about = {
         "workdir": str(workdir.resolve()), "step": step, "modality": modality, "split": split, "records": len(rows),
-        "shard_size": shard_size,
+        "shard_size": shard_size, "contents": contents.contents(rows.records), "overrides": [*overrides],
     }  # fmt: skip
     return index.write(out, about, vectors, part)
 

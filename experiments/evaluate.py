@@ -1,6 +1,10 @@
-"""Evaluates the newest checkpoint of a run on its held-out data and rewrites its report."""
+"""Evaluates the newest checkpoint of a run on its held-out data and rewrites its report.
+
+Overrides of evals are taken, and those of data.source: for data that has moved, or for other data, which leaves the report as it is.
+"""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -23,18 +27,31 @@ def run() -> None:
     workdir = command.run_folder(command.options.workdir)
     _cli.enable_compile_cache()
     from experiments._report import print_metrics, write_report
+    from mmrep.data import contents
     from mmrep.evals import suite
     from mmrep.training.restore import restore
+    from mmrep.training.workdir import read_config
 
-    model = restore(workdir)
+    model, changed = restore(workdir), []
+    data = command.run_data(model.experiment, ("evals.",))
     # The command line's evaluators, so that a run can be given others than it was trained with.
     evals = command.experiment.evals
-    metrics = suite.run_all(suite.on_split(evals, command.options.split) if command.options.split else evals, model)
+    evals = suite.on_split(evals, command.options.split) if command.options.split else evals
+    if data != model.data:
+        model = model.on(data)
+        now = {s: contents.contents(model.split(s).records) for s in {e.split for e in evals if hasattr(e, "split")}}
+        changed = contents.changes(read_config(workdir).get("contents", {}), now)
+        if changed:
+            print(
+                f"note: this is not the data of the run ({'; '.join(changed)}): its report stays as it is",
+                file=sys.stderr,
+            )
+    metrics = suite.run_all(evals, model)
     if command.options.json:
         _cli.dump(metrics)
     else:
         print_metrics(metrics)
-    if not command.options.split:
+    if not command.options.split and not changed:
         (workdir / "evaluation.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False), encoding="utf-8")
         model.metrics = metrics
         write_report(command.slug, model, workdir)

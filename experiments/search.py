@@ -1,6 +1,8 @@
 """Searches a corpus that experiments.embed wrote: the nearest records of each query and their scores.
 
 python -m experiments.search corpora/align --query "text=a small red circle" --query image=cat.png --query image=#17
+
+Overrides of data.source are taken, for data that has moved; data that changed since it was embedded is refused.
 """
 
 import re
@@ -33,7 +35,7 @@ class Options:
 
 
 def run() -> None:
-    o = _cli.parse_options(Options, __doc__)
+    o, moved = _cli.parse_with(Options, __doc__, ("data.source.",))
     if not o.query:
         raise ConfigError('--query is missing: give for example --query "text=a red circle"')
     if o.k < 1:
@@ -44,9 +46,13 @@ def run() -> None:
     corpus.whole()
     _cli.enable_compile_cache()
     import mmrep
+    from mmrep.data.contents import contents
 
     model = mmrep.load(o.workdir or Path(corpus.about["workdir"]))
+    data = _cli.run_data(model.experiment, [*corpus.about.get("overrides", []), *moved])
+    model = model if data == model.data else model.on(data)
     split = model.split(corpus.about["split"])
+    corpus.check(contents(split.records))
     built = index.build(corpus, o.index, probe=o.probe)
     for text in o.query:
         hits = built.search(vector(model, split, text), o.k)

@@ -59,7 +59,9 @@ def write(workdir: Path, target: Any) -> list[Path]:
     import jax
     import numpy as np
 
+    from mmrep import paths
     from mmrep.data import pipeline
+    from mmrep.data.contents import contents
     from mmrep.data.tokenised import ABOUT, as_json
     from mmrep.training.restore import restore
 
@@ -69,10 +71,12 @@ def write(workdir: Path, target: Any) -> list[Path]:
         raise ConfigError(f"{workdir} is no tokeniser: it has no infer function 'tokenise'")
     data = dataclasses.replace(model.experiment.data, source=target.source)
     folder, written = Path(target.folder), []
-    folder.mkdir(parents=True, exist_ok=True)
+    paths.make(folder)
     (folder / ABOUT).unlink(missing_ok=True)  # until all splits are of this tokeniser
+    held = {}
     for split in ("train", "val", "test"):
         rows, parts = pipeline.open_split(data, model.tokenize, split), []
+        held[split] = contents(rows.records)
         size = min(data.eval_batch_size, len(rows))
         for start in range(0, len(rows), size):
             entries = [rows.entry(i) for i in range(start, min(start + size, len(rows)))]
@@ -81,7 +85,7 @@ def write(workdir: Path, target: Any) -> list[Path]:
         ids = np.concatenate(parts)
         written.append(folder / f"{split}.npy")
         np.save(written[-1], ids.astype(np.uint16 if ids.max() < 2**16 else np.int32))
-    about = {"tokeniser": str(workdir), "field": target.field, "source": as_json(target.source)}
+    about = {"tokeniser": str(workdir), "field": target.field, "source": as_json(target.source), "contents": held}
     (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return written
 

@@ -121,7 +121,11 @@ class Split:
 
     def class_names(self, field: str) -> tuple[str, ...]:
         """The names of the ids of a label field in their order, as the source knows them; empty where it does not."""
-        return _inner(self.records, "class_names", lambda names: names(field), ())
+        return inner(self.records, "class_names", lambda names: names(field), ())
+
+    def leftovers(self) -> str:
+        """What of the source's files no record reads, in one sentence; empty where there is nothing, or where the source does not know."""
+        return inner(self.records, "leftovers", lambda sentence: sentence(), "")
 
     def skip(self, i: int, why: str) -> None:
         """Counts record `i` as bad. Raises DataError where there are more than `data.max_bad_records`."""
@@ -137,7 +141,7 @@ class Split:
             print(f"skipped {why} ({count} of {self.data.max_bad_records} allowed)", file=sys.stderr)
 
 
-def _inner(value: Any, name: str, call: Callable[[Any], Any], default: Any) -> Any:
+def inner(value: Any, name: str, call: Callable[[Any], Any], default: Any) -> Any:
     """call(value.name) of the first of value, value.records, value.records.records, ... that has it: sources may wrap others."""
     while value is not None:
         if hasattr(value, name):
@@ -155,8 +159,8 @@ def open_split(data: Data, tokenize: Tokenize | None, name: str, source: Any = N
     source = data.source if source is None else source
     for m in data.modalities:
         if m.kind == "audio":
-            _inner(source, "check_sound", lambda check, m=m: check(m.source), None)
-            rate = _inner(source, "rate", lambda rate: rate, m.rate)
+            inner(source, "check_sound", lambda check, m=m: check(m.source), None)
+            rate = inner(source, "rate", lambda rate: rate, m.rate)
             if rate != m.rate:
                 raise ConfigError(
                     f"modality {m.name!r} has rate {m.rate}, the data source gives rate {rate}: make them equal"
@@ -185,7 +189,7 @@ def fit_tokenizer(data: Data, sources: Sequence[Any], cache: Path | None) -> byt
 def without_text(source: Any) -> str:
     """Why no training record of `source` has a text, as far as the source knows."""
     default = f"no training record of {type(source).__name__} has a text: give it captions, or leave data.tokenizer out"
-    return _inner(source.open("train"), "without_text", lambda sentence: sentence(), default)
+    return inner(source.open("train"), "without_text", lambda sentence: sentence(), default)
 
 
 def load_tokenizer(data: Data, model: bytes | None) -> Any:

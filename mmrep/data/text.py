@@ -6,9 +6,7 @@ so the model file alone says what text becomes.
 
 import hashlib
 import io
-import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -20,6 +18,7 @@ import numpy as np
 import sentencepiece
 from jaxtyping import Int
 
+from mmrep import paths
 from mmrep.config import Tokenizer
 from mmrep.errors import ConfigError
 from mmrep.modality import BOS, EOS, FIRST_PIECE, MASK, PAD, UNK
@@ -243,7 +242,5 @@ def _loads(model: bytes) -> bool:
 
 def _write(path: Path, model: bytes) -> None:
     """Whole or not at all, also when several processes write the same file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        file.write(model)
-    os.replace(file.name, path)
+    paths.make(path.parent, "set MMREP_CACHE to a folder that can be written")
+    paths.replace(path, model)

@@ -1,5 +1,6 @@
 """Any set that TensorFlow Datasets has prepared as array_record, read at random and without TensorFlow."""
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -154,6 +155,13 @@ class TFDSRecords(Sequence):
         """The names of the labels of a record field, in the order of their ids."""
         found = [f for name, _, f, named in self.places if name == field and not named and hasattr(f, "int2str")]
         return tuple(found[0].names) if found else ()
+
+    def digest(self) -> str:
+        """Of what TFDS knows of the prepared set, and of the fields."""
+        info = self.records.dataset_info
+        sizes = [(s.name, s.num_bytes, list(s.shard_lengths)) for s in info.splits.values()]
+        told = repr((info.full_name, self.split, sizes, [p[:2] for p in self.places]))
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def without_text(self) -> str:
         names = ", ".join(p[0] for p in self.places)

@@ -1,5 +1,6 @@
 """Records with the ids that a trained tokeniser gave to them beforehand (`python -m experiments.tokenize`)."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from mmrep.config import to_json
+from mmrep.data.contents import contents, difference
 from mmrep.errors import ConfigError, DataError
 
 Record = Mapping[str, Any]
@@ -43,6 +45,9 @@ class Tokenised:
         if written["source"] != as_json(self.source):
             raise DataError(f"{folder} holds tokens of other data than data.source: {hint} again")
         found = TokenisedRecords(self.field, path, records)
+        now = contents(records)
+        if told := difference(written.get("contents", {}).get(split, now), now):
+            raise DataError(f"split {split!r} has changed since {folder} was written (it had {told}): {hint} again")
         if len(found.ids) != len(records):
             raise DataError(f"{path} has {len(found.ids)} rows for {len(records)} records: {hint} again")
         return found
@@ -63,6 +68,11 @@ class TokenisedRecords(Sequence[Record]):
     @cached_property
     def ids(self) -> Integer[np.ndarray, "N *place"]:
         return np.load(self.path, mmap_mode="r", allow_pickle=False)
+
+    def digest(self) -> str:
+        """Of the records and of what is known of their tokens."""
+        about = (self.path.parent / ABOUT).read_bytes()
+        return hashlib.sha256(about + contents(self.records)["digest"].encode()).hexdigest()[:16]
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "ids"}

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mmrep import paths
+from mmrep.data.contents import Contents, difference
 from mmrep.errors import ConfigError, DataError, near
 
 KINDS = ("exact", "ivf", "ivfpq")
@@ -54,6 +55,15 @@ class Corpus:
                 f"{self.folder} lacks {len(missing)} of {self.shards} shards, first {missing[0]}: the same experiments.embed command goes on there"
             )
 
+    def check(self, now: Contents) -> None:
+        """Raises DataError where the split no longer holds what was embedded: record numbers would name other records."""
+        before = self.about.get("contents", now)
+        if told := difference(before, now):
+            raise DataError(
+                f"the split {self.about['split']!r} has changed since it was embedded in {self.folder} (it had {told}): embed it again, or "
+                "name where it is now with --data.source.path"
+            )
+
     def read(self) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n D"]]]:
         """(record numbers, embeddings) shard by shard. Raises DataError for a missing or damaged shard."""
         self.whole()
@@ -85,12 +95,14 @@ def write(
 
     about: at least {"records", "shard_size"}; all of it must equal what stands in the folder.   embed: (first, last) -> (ids, vectors).
     part:  (i, n): only shards k with k mod n = i, so that n hosts share the work.
-    Raises ConfigError where the folder holds another corpus.
+    Raises ConfigError where the folder holds another corpus, DataError where the split changed since its first shards were written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    paths.make(folder, "give another --out")
     stored = folder / "corpus.json"
     if stored.exists():
         before = Corpus(folder).about
+        if "contents" in about:
+            Corpus(folder).check(about["contents"])
         other = [k for k in about if before.get(k) != about[k]]
         if other:
             raise ConfigError(f"{folder} holds another corpus ({', '.join(other)} differ): give another --out")

@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -68,8 +69,9 @@ class Checkpoints:
 
         self.folder = folder.absolute()
         self._write = write
+        self._alias, place = _without_pattern(self.folder)
         self._manager = ocp.training.Checkpointer(
-            self.folder,
+            place,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=write,
@@ -89,6 +91,8 @@ class Checkpoints:
         # What a failed save left behind has been told by wait().
         with contextlib.suppress(Exception):
             self._manager.close()
+        if self._alias is not None:
+            self._alias.cleanup()
 
     @property
     def steps(self) -> list[int]:
@@ -117,6 +121,8 @@ class Checkpoints:
     def _finish(self, step: int, response: Any) -> None:
         response.result()
         if jax.process_index() == 0:
+            if not (self.folder / str(step) / "state" / "manifest.ocdbt").exists():
+                raise RuntimeError("its parts were not merged")  # a seal would promise that it can be restored
             seal(self.folder / str(step))
 
     def wait(self) -> None:
@@ -132,8 +138,10 @@ class Checkpoints:
         last = max((s for s in self.steps if s != step), default=None)
         kept = "no step was saved before it" if last is None else f"step {last}, saved before it, is whole"
         full = re.search("No space left on device|File too large|Disk quota exceeded", str(error))
+        fix = "make room" if full else "check the folder"
         return DataError(
-            f"checkpoint {self.folder}/{step} could not be saved ({full[0] if full else _line(error)}); {kept}: make room, and the same command resumes"
+            f"checkpoint {self.folder}/{step} could not be saved ({full[0] if full else _line(error)}); {kept}: {fix}, and the same "
+            "command resumes"
         )
 
     def newest(self, target: Callable[[int], Any], say: Callable[[str], None] | None = None) -> tuple[int, Any] | None:
@@ -189,6 +197,17 @@ class Checkpoints:
             raise DataError(
                 f"checkpoint {self.folder}/{step} cannot be restored into this config: {_line(error)}"
             ) from error
+
+
+def _without_pattern(folder: Path) -> tuple[tempfile.TemporaryDirectory[str] | None, Path]:
+    """(what to clean up, `folder` under a name that no glob takes for a pattern): orbax finds its parts by one, "[1]" and all."""
+    if not re.search(r"[][*?{}\\]", str(folder)):
+        return None, folder
+    folder.mkdir(parents=True, exist_ok=True)
+    alias = tempfile.TemporaryDirectory(prefix="mmrep-", ignore_cleanup_errors=True)
+    place = Path(alias.name) / "checkpoints"
+    place.symlink_to(folder, target_is_directory=True)
+    return alias, place
 
 
 def _agreed(check: Callable[[], str | None]) -> str | None:

@@ -64,16 +64,17 @@ def train(
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
     guard: faults.Guard | None = None,
     wandb: bool = False,
+    wait: bool = False,
 ) -> Model:
     """Trains `experiment` to its last step; with a `workdir` it checkpoints, logs, and resumes what is there.
 
     evaluate: called with the model after the last step, and every `train.eval_every` steps; its metrics are logged and returned
     (`mmrep.evals.suite.evaluate` runs the experiment's own evaluators).
     stop: leave after this many steps in all (as if killed there, but saved). meta: put beside the config (slug, size).
-    wandb: log to Weights & Biases as well.
+    wandb: log to Weights & Biases as well.   wait: for another process that trains in `workdir`, instead of refusing.
     guard: asked after each step whether to save and leave; told of each step, so that a hung one is noticed.
     Raises ConfigError where `workdir` holds a run of another config, or a field cannot work on this machine; DataError where a
-    checkpoint is damaged beyond help, or the disk is full.
+    checkpoint is damaged beyond help, the disk is full, another process trains in `workdir`, or the data changed since the run began.
     """
     guard, say = guard or faults.Guard(), say if distributed.leads() else (lambda _: None)
     config, total = experiment.train, min(experiment.steps, stop or experiment.steps)
@@ -83,19 +84,21 @@ def train(
         raise ConfigError(
             f"data.batch_size {experiment.data.batch_size} does not divide over mesh.data (x mesh.fsdp) {parts} x train.accumulate {config.accumulate}"
         )
-    with faults.full_disk(workdir), distributed.leader_first():
-        tokenizer = open_workdir(experiment, workdir, meta)
-        tokenize = pipeline.load_tokenizer(experiment.data, tokenizer)
-        if evaluate is not None:  # an absent split is an error before training, not after it
-            for name in dict.fromkeys(e.split for e in experiment.evals if hasattr(e, "split")):
-                pipeline.open_split(experiment.data, tokenize, name)
-    key = sharding.key(config.seed, mesh)
-    place = partial(sharding.put_batch, sharding=sharding.batch_sharding(mesh))
-    whole = {"results": sharding.replicated(mesh)} if jax.process_count() > 1 else {}
-    model = partial(Model, experiment, sentencepiece=tokenizer, tokenize=tokenize)
-    stages = lru_cache(1)(lambda index: make_stage(experiment, index, mesh))
     with ExitStack() as stack:
         stack.enter_context(faults.full_disk(workdir))
+        if workdir and jax.process_index() == 0:
+            stack.enter_context(paths.locked(paths.make(workdir, "give another --workdir"), wait))
+        with distributed.leader_first():
+            tokenizer = open_workdir(experiment, workdir, meta)
+            tokenize = pipeline.load_tokenizer(experiment.data, tokenizer)
+            if evaluate is not None:  # an absent split is an error before training, not after it
+                for name in dict.fromkeys(e.split for e in experiment.evals if hasattr(e, "split")):
+                    pipeline.open_split(experiment.data, tokenize, name)
+        key = sharding.key(config.seed, mesh)
+        place = partial(sharding.put_batch, sharding=sharding.batch_sharding(mesh))
+        whole = {"results": sharding.replicated(mesh)} if jax.process_count() > 1 else {}
+        model = partial(Model, experiment, sentencepiece=tokenizer, tokenize=tokenize)
+        stages = lru_cache(1)(lambda index: make_stage(experiment, index, mesh))
         stack.enter_context(jax.set_mesh(mesh))
         saves = stack.enter_context(Checkpoints(workdir / "checkpoints", config.keep_checkpoints)) if workdir else None
         found = saves.newest(lambda step: stages(experiment.phase_at(step - 1)[0]).abstract, say) if saves else None
@@ -115,7 +118,7 @@ def train(
                 log.write(step, {f"eval/{k}": v for k, v in found.items()})
             return due
 
-        at, compiled = -1, 0
+        at, compiled, told = -1, 0, ""
         if done:
             at, _ = experiment.phase_at(done - 1)
             stage = stages(at)
@@ -136,6 +139,9 @@ def train(
                 current = _enter(stage, experiment, current, progress)
             source = stage.phase.data or experiment.data.source
             split = pipeline.open_split(experiment.data, tokenize, "train", source)
+            if (note := split.leftovers()) and note != told:
+                say(note)
+                told = note
             if stage.phase.run is not None:
                 context = Context(split, stage.system, jax.random.fold_in(key, done))
                 params, extras = stage.phase.run(current["params"], current["extras"], context)
@@ -317,9 +323,9 @@ def transplant(params: Params, donor: Params, parts: tuple[tuple[str, str], ...]
 
 
 def pretrained(experiment: Experiment, progress: bool = True) -> Model:
-    """`experiment`, trained: read from the cache under its fingerprint, or trained now and kept there."""
-    folder = paths.cache() / "pretrained" / fingerprint(experiment)
-    return train(experiment, folder, progress=progress, say=lambda _: None)
+    """`experiment`, trained: read from the cache under its fingerprint, or trained now and kept there; one process trains, others wait."""
+    folder = paths.make_cache("pretrained") / fingerprint(experiment)
+    return train(experiment, folder, progress=progress, say=lambda _: None, wait=True)
 
 
 __all__ = [

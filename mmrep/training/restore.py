@@ -13,6 +13,7 @@ from mmrep.training import sharding, state
 from mmrep.training.checkpoint import Checkpoints
 from mmrep.training.loop import abstract_state
 from mmrep.training.metrics import read
+from mmrep.training.workdir import read_config
 
 
 def restore(folder: Path, system: Any = None) -> Model:
@@ -20,7 +21,7 @@ def restore(folder: Path, system: Any = None) -> Model:
 
     system: in place of the stored one, for a system whose code is not part of mmrep.   Raises DataError where there is no checkpoint.
     """
-    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    stored = read_config(folder)
     experiment = experiment_from_json(stored["experiment"], system)
     mesh = sharding.make_mesh(type(experiment.mesh)(), jax.devices()[:1])
     with Checkpoints(folder / "checkpoints", experiment.train.keep_checkpoints, write=False) as saves:

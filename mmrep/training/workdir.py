@@ -11,8 +11,8 @@ import jax
 
 from mmrep import paths
 from mmrep.config import Experiment, differences, fingerprint, to_json
-from mmrep.data import pipeline
-from mmrep.errors import ConfigError
+from mmrep.data import contents, pipeline
+from mmrep.errors import ConfigError, DataError
 
 # Fields that may change between the parts of one run: they do not change what is learnt.
 FREE = ("evals", "mesh", "sharding", "train.log_every", "train.eval_every", "train.checkpoint_every",
@@ -38,34 +38,74 @@ def versions() -> dict[str, str]:
     }
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of a run's config.json: {"experiment", "fingerprint", "versions", "contents", ...}.
+
+    Raises DataError where it is missing, damaged, or not one of mmrep's.
+    """
+    path = folder / "config.json"
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(stored["experiment"], dict):
+            raise ValueError("its experiment is no object")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}): give the folder of a run") from None
+    except (ValueError, KeyError, TypeError) as error:
+        why = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise DataError(
+            f"{path} is damaged ({why}): bring it back from a copy, or start anew in another folder"
+        ) from None
+    return stored
+
+
 def open_workdir(experiment: Experiment, workdir: Path | None, meta: Mapping[str, Any] | None) -> bytes | None:
     """Checks that `workdir` is new or holds this experiment, and returns its tokenizer (fitting it on the first run).
 
-    A kill at any moment leaves a folder that the next run takes up: config.json comes first, and every file whole.
+    A kill at any moment leaves a folder that the next run takes up: config.json comes first, and every file whole. The config's places of
+    data may change where the data has the same digest.
+
+    Raises ConfigError where the folder holds something else, DataError where the data changed since the run began.
     """
     sources = list(
         {fingerprint(s): s for s in [experiment.data.source, *[p.data for p in experiment.phases if p.data]]}.values()
     )
-    cache = paths.cache() / "tokenizers"
     if workdir is None:
-        return pipeline.fit_tokenizer(experiment.data, sources, cache)
-    stored = to_json(experiment)
+        return pipeline.fit_tokenizer(experiment.data, sources, paths.cache() / "tokenizers")
+    stored, now = to_json(experiment), contents.of_run(experiment)
     path, model_path = workdir / "config.json", workdir / "tokenizer.model"
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))["experiment"]
-        changed = [d for d in differences(before, stored) if not d.startswith(FREE)]
-        if changed:
-            raise ConfigError(
-                f"{workdir} holds a run of another config ({'; '.join(changed[:3])}): give the same settings or another --workdir"
-            )
-    elif workdir.exists() and any(f.name != f".{path.name}.part" for f in workdir.iterdir()):
+        _check_same(workdir, read_config(workdir), stored, now)
+    elif workdir.exists() and any(not paths.is_part(f) and f.name != paths.LOCK for f in workdir.iterdir()):
         raise ConfigError(f"{workdir} is not empty and holds no run (no config.json): give another --workdir")
     kept = model_path.exists()
-    model = model_path.read_bytes() if kept else pipeline.fit_tokenizer(experiment.data, sources, cache)
+    model = (
+        model_path.read_bytes()
+        if kept
+        else pipeline.fit_tokenizer(experiment.data, sources, paths.cache() / "tokenizers")
+    )
     if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
+        paths.make(workdir, "give another --workdir")
         about = {**(meta or {}), "experiment": stored, "fingerprint": fingerprint(experiment), "versions": versions()}
-        paths.replace(path, json.dumps(about, indent=1, ensure_ascii=False))
+        paths.replace(path, json.dumps(about | {"contents": now}, indent=1, ensure_ascii=False))
         if model is not None and not kept:
             paths.replace(model_path, model)
     return model
+
+
+def _check_same(workdir: Path, before: Mapping[str, Any], stored: Any, now: Mapping[str, Any]) -> None:
+    """Raises ConfigError where the config differs from the run's in what is learnt, DataError where the data does."""
+    held = before.get("contents", {})
+    other = contents.changes(held, now)
+    changed = [d for d in differences(before["experiment"], stored) if not d.startswith(FREE)]
+    moved = [d for d in changed if contents.is_place(d)]
+    if moved == changed and other:
+        raise DataError(
+            f"the data changed since the run in {workdir} began ({'; '.join([*moved, *other])}): bring it back, or train anew in another "
+            f'--workdir; to go on with it as it is now, remove "contents" from {workdir / "config.json"}'
+        )
+    if moved == changed and contents.known(held):
+        return  # the same data at another place
+    if changed:
+        raise ConfigError(
+            f"{workdir} holds a run of another config ({'; '.join(changed[:3])}): give the same settings or another --workdir"
+        )

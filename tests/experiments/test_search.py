@@ -1,6 +1,8 @@
 """Train, embed (cut and resumed) and search, as a user would."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -46,3 +48,80 @@ def test_embed_and_search_as_a_user_would(run_command, tmp_path):
         code, _, err = run_command("search", str(out), "--query", query)
         assert code == 2 and sentence in err, err
     assert "holds no corpus" in run_command("search", str(tmp_path), "--query", "text=a")[2]
+
+
+def mine(folder):
+    """ALIGN on a folder of photos, as the README does it."""
+    from dataclasses import replace
+
+    import mmrep
+    from mmrep import modality
+
+    config = mmrep.get_config("align", "tiny")
+    text = config.system.text
+    pair = (modality.image("image", 32), modality.text("text", text.length, text.vocab))
+    data = mmrep.Data(
+        mmrep.Folder(folder, fractions=(0.5, 0.0, 0.5)), pair, mmrep.Tokenizer(text.vocab, "word"), batch_size=4
+    )
+    return replace(config, data=data, evals=(mmrep.Retrieval("image", "text"),))
+
+
+def test_a_corpus_of_a_folder_that_changed_or_moved(run_command, tmp_path, monkeypatch):
+    """F3: after a file was added, every hit had another file's name, with score 1.0000.  F7, F17: overrides are taken or refused."""
+    pytest.importorskip("faiss")
+    import mmrep
+    from mmrep import catalogue
+
+    photos, run, out = tmp_path / "photos", str(tmp_path / "run [1]"), str(tmp_path / "corpus")
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+
+    def add(name, seed=None):
+        pixels = rng.integers(0, 255, (12, 12, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(photos / f"{name}.png")
+        (photos / f"{name}.txt").write_text(f"a red picture {name}")
+
+    for i in range(24):
+        add(f"m{i:02d}")
+    config = mine(photos)
+    mmrep.train(config, run, progress=False)
+    monkeypatch.setattr(catalogue, "experiment", lambda *_: config)
+    embed = ["embed", "align", "--size", "tiny", "--workdir", run, "--out", out]
+    assert run_command(*embed)[0] == 0
+    names = [os.path.basename(r["file"]) for r in mmrep.load(run).split("test").records]
+    query = ["search", out, "--json", "--k", "1", "--query", f"image={photos / names[2]}"]
+    code, said, err = run_command(*query)
+    assert code == 0 and names[2] in json.loads(said)["hits"][0]["is"], err
+
+    moved = tmp_path / "moved"
+    shutil.copytree(photos, moved)
+    photos.rename(tmp_path / "away")
+    code, _, err = run_command(*query)
+    assert code == 2 and "photos is not a folder" in err
+    query[-1] = f"image={moved / names[2]}"
+    there = ["--data.source.path", str(moved)]
+    code, said, err = run_command(*query, *there)
+    assert code == 0 and names[2] in json.loads(said)["hits"][0]["is"], err
+    code, said, err = run_command("evaluate", "align", "--size", "tiny", "--workdir", run, "--json", *there)
+    assert code == 0 and "note:" not in err and json.loads(said)["image->text candidates"] == len(names)
+    assert json.loads((tmp_path / "run [1]" / "evaluation.json").read_text()) == json.loads(said)
+
+    for k in range(30):  # some fall into the test split, and sort first
+        Image.new("RGB", (9, 9), (k, 0, 0)).save(moved / f"a{k}.png")
+        (moved / f"a{k}.txt").write_text("x")
+    code, _, err = run_command(*query, *there)
+    assert code == 2 and "has changed since it was embedded" in err and f"it had {len(names)} records, now " in err
+    code, _, err = run_command(*embed, *there)
+    assert code == 2 and "has changed since it was embedded" in err
+    code, said, err = run_command("evaluate", "align", "--size", "tiny", "--workdir", run, "--json", *there)
+    assert code == 0 and "note: this is not the data of the run" in err
+    assert json.loads(said)["image->text candidates"] > len(names)
+    assert json.loads((tmp_path / "run [1]" / "evaluation.json").read_text())["image->text candidates"] == len(names)
+    for flag in ("--optim.lr", "--data.batch-size", "--system.dim"):
+        code, _, err = run_command("evaluate", "align", "--size", "tiny", "--workdir", run, flag, "8")
+        assert code == 2 and f"{flag}: the run's own config is used" in err
+    monkeypatch.undo()
+    about = json.loads((tmp_path / "run [1]" / "config.json").read_text())
+    (tmp_path / "run [1]" / "config.json").write_text(json.dumps(about | {"slug": "align"}))
+    code, _, err = run_command("embed", "clip", "--size", "tiny", "--workdir", run, "--out", str(tmp_path / "c"))
+    assert code == 2 and "holds a run of align, not of clip" in err

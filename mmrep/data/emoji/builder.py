@@ -47,13 +47,13 @@ def prepare(folder: Path, size: int, limit: int = 0, progress: bool = True) -> A
     """
     for package in concepts.PACKAGES:
         concepts.file(package, ".")
-    folder.mkdir(parents=True, exist_ok=True)
+    paths.make(folder)
     config = tfds.core.BuilderConfig(name=_config_name(size, limit))
     with quiet():
         builder = EmojiBuilder(data_dir=folder, config=config, file_format="array_record")
         builder.size, builder.limit, builder.progress = size, limit, progress
         if not _ready(builder):
-            with _lock(folder / "prepare.lock"):
+            with paths.locked(folder, wait=True):
                 if not _ready(builder):
                     builder.download_and_prepare(
                         download_config=tfds.download.DownloadConfig(compute_stats="skip", try_download_gcs=False)
@@ -217,19 +217,6 @@ def _speech(splits: dict[str, list[Concept]], progress: bool) -> dict[tuple[int,
         except (RuntimeError, OSError) as error:
             raise DataError(f"the names could not be spoken: {error}") from error
     return {key: wave[:_LONGEST] for key, wave in zip(keys, waves)}
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """One preparation at a time on this machine; without fcntl (Windows) the loser of a race prepares in vain."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def cache_folder() -> Path:
