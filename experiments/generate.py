@@ -28,21 +28,21 @@ class Options:
     """samples of each target"""
     scheme: Literal["roar", "maskgit"] = "roar"
     """order in which an image's tokens are decoded; texts are autoregressive"""
-    steps: int = 12
+    decoding_steps: int = 12
     """decoding steps of each image"""
     temperature: float = 0.7
     """sampling temperature"""
-    cooling: str = "constant"
+    temperature_schedule: str = "constant"
     """temperature schedule: constant, linear or onex:END:POWER"""
     top_k: float = 0.0
     """number of likeliest tokens to sample from, or a share of them below 1 (0: all)"""
     top_p: float = 0.0
     """probability mass to sample from (0: all)"""
     guidance: float = 1.0
-    """weight of all conditions together (1: one forward pass, no guidance)"""
-    guide: Annotated[Pairs, tyro.conf.arg(metavar="NAME=WEIGHT")] = ()
-    """a separate weight for one given modality, negative to move away from it"""
-    grow: bool = False
+    """guidance scale of all conditions together (1: one forward pass, no guidance)"""
+    scale: Annotated[Pairs, tyro.conf.arg(metavar="NAME=SCALE")] = ()
+    """a guidance scale of its own for one given modality, negative to move away from it"""
+    grow_conditioning: bool = False
     """finished targets become conditions of the next"""
     decoder: Annotated[Pairs, tyro.conf.arg(metavar="NAME=FOLDER")] = ()
     """the run of the tokeniser that decodes a target (experiments.tokenize)"""
@@ -71,12 +71,12 @@ def generate(command: _cli.Command[Options]) -> list[Path]:
         targets,
         batch_size=options.samples,
         guidance=options.guidance,
-        scales=weights(options.guide, given),
-        grow_conditioning=options.grow,
+        scales=weights(options.scale, given),
+        grow_conditioning=options.grow_conditioning,
         scheme=options.scheme,
-        decoding_steps=options.steps,
+        decoding_steps=options.decoding_steps,
         temperature=options.temperature,
-        temperature_schedule=options.cooling,
+        temperature_schedule=options.temperature_schedule,
         top_k=options.top_k,
         top_p=options.top_p,
         seed=options.seed,
@@ -109,21 +109,21 @@ def decoded(made: dict[str, Any], targets: list[str], pairs: Sequence[str], seed
 
 
 def weights(pairs: Sequence[str], given: Any) -> dict[str, float]:
-    """NAME=WEIGHT as {name: weight}. Raises ConfigError for what is no number, or is not given."""
+    """NAME=SCALE as {name: scale}. Raises ConfigError for a weight that is no number, or a modality that is not given."""
     found = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
         if name not in given:
-            raise ConfigError(f"--guide {name!r} is not given{near(name, given)}")
+            raise ConfigError(f"--scale {name!r} is not given{near(name, given)}")
         try:
             found[name] = float(value)
         except ValueError:
-            raise ConfigError(f"--guide {pair!r} is not NAME=WEIGHT, like caption=3") from None
+            raise ConfigError(f"--scale {pair!r} is not NAME=SCALE, like caption=3") from None
     return found
 
 
 def read_given(model: Any, pairs: Sequence[str]) -> dict[str, Any]:
-    """{modality: one encoded value}. A value is text ("..." at its end: more may follow), a picture's file, or SPLIT:NUMBER of the run's data."""
+    """{modality: one encoded value}. A value is text ("..." at its end: more may follow), an image file, or SPLIT:NUMBER of the run's data."""
     import numpy as np
 
     from mmrep import modality
@@ -151,7 +151,7 @@ def read_given(model: Any, pairs: Sequence[str]) -> dict[str, Any]:
                 with Image.open(value) as picture:
                     raw = np.asarray(picture.convert("RGB" if m.kind == "image" and m.shape[-1] == 3 else "L"))
             except (OSError, UnidentifiedImageError) as error:
-                raise ConfigError(f"--given {pair!r}: {value} is no picture that can be read ({error})") from None
+                raise ConfigError(f"--given {pair!r}: {value} is no image file ({error})") from None
         more = m.kind == "text" and value.endswith("...")
         found[name] = modality.encode(m, raw.removesuffix("...") if more else raw, model.tokenize)[name]
         found[name] = infer.open_ended(name, found[name]) if more else found[name]

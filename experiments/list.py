@@ -24,7 +24,9 @@ def rows() -> list[dict[str, Any]]:
         row: dict[str, Any] = {"slug": entry.slug, "family": entry.family, "kind": entry.kind, "title": entry.title}
         row |= {"sizes": list(entry.sizes), "variants": list(entry.variants)}
         row |= {"path": str(entry.path.relative_to(catalogue.ROOT)), "claim": result.get("claim", "")}
-        found.append(row | {"reproduced": result.get("reproduced", _results.NOT_RUN)})
+        found.append(
+            row | {"reproduced": result.get("reproduced", _results.NOT_RUN if _results.FOLDER.exists() else "")}
+        )
     return found
 
 

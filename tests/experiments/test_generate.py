@@ -27,7 +27,18 @@ def call(run_command, run, *args):
 
 
 def test_pictures_and_words_come_from_a_caption(run, run_command, tmp_path):
-    args = "--targets", "semseg,rgb", "--steps", "2", "--samples", "2", "--out", str(tmp_path), "--guidance", "2"
+    args = (
+        "--targets",
+        "semseg,rgb",
+        "--decoding-steps",
+        "2",
+        "--samples",
+        "2",
+        "--out",
+        str(tmp_path),
+        "--guidance",
+        "2",
+    )
     code, out, _ = call(run_command, run, "--given", "caption=a big red circle", *args)
     assert code == 0 and len(out.splitlines()) == 4
     made = {p.name: np.asarray(Image.open(p)) for p in tmp_path.iterdir()}
@@ -52,7 +63,7 @@ def test_a_text_may_be_left_open(run):
 
 
 def test_nothing_need_be_given(run, run_command, tmp_path):
-    code, out, _ = call(run_command, run, "--targets", "semseg", "--steps", "1", "--out", str(tmp_path))
+    code, out, _ = call(run_command, run, "--targets", "semseg", "--decoding-steps", "1", "--out", str(tmp_path))
     assert code == 0 and out.split() == [str(tmp_path / "semseg-0.png")]
 
 
@@ -60,9 +71,9 @@ def test_nothing_need_be_given(run, run_command, tmp_path):
     ("args", "says"),
     [
         (("--targets", "rbg"), "did you mean 'rgb'"), (("--given", "captoin=x", "--targets", "rgb"), "did you mean 'caption'"),
-        (("--given", "rgb=none.png", "--targets", "depth"), "no picture"), (("--given", "rgb=test:999", "--targets", "depth"), "24 records"),
+        (("--given", "rgb=none.png", "--targets", "depth"), "no image file"), (("--given", "rgb=test:999", "--targets", "depth"), "24 records"),
         (("--given", "rgb=test:0", "--targets", "rgb"), "leave one out"), (("--targets", "rgb", "--samples", "0"), "--samples"),
-        (("--targets", "rgb", "--guide", "depth=2"), "not given"), (("--targets", "rgb", "--cooling", "onex:2"), "onex:END:POWER"),
+        (("--targets", "rgb", "--scale", "depth=2"), "not given"), (("--targets", "rgb", "--temperature-schedule", "onex:2"), "onex:END:POWER"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_generated_is_told(run, run_command, args, says):
@@ -72,7 +83,7 @@ def test_what_cannot_be_generated_is_told(run, run_command, args, says):
 
 def test_own_weights_make_conditions_of_their_own():
     assert generate.weights(["rgb=3", "depth=-0.5"], {"rgb": 0, "depth": 0}) == {"rgb": 3.0, "depth": -0.5}
-    with pytest.raises(ConfigError, match="NAME=WEIGHT"):
+    with pytest.raises(ConfigError, match="NAME=SCALE"):
         generate.weights(["rgb=much"], {"rgb": 0})
 
 

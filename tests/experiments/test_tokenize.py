@@ -56,7 +56,7 @@ def test_ids_are_the_tokenisers_of_the_same_record(made):
 def test_made_ids_become_pictures_by_the_tokenisers_decoder(made, run_command, tmp_path):
     root, _, _ = made
     args = "fourm", "--size", "tiny", "--workdir", str(root / "fourm"), "--given", "caption=a big red circle"
-    args += "--targets", "rgb,semseg", "--steps", "2"
+    args += "--targets", "rgb,semseg", "--decoding-steps", "2"
     decoder = "--decoder", f"rgb={root / 'vqvae'}"
     code, _, err = run_command("generate", *args, *decoder, "--out", str(tmp_path / "a"))
     assert code == 0, err
