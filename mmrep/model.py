@@ -6,7 +6,6 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -506,11 +505,3 @@ def as_list(m: Modality, values: Any) -> list[Any]:
         if m.shape == ():
             return [values]
         raise ConfigError(f"{m.name} is {type(values).__name__}: give a list of values, or one value") from None
-
-
-def embed_rows(
-    function: Callable[[Batch], Array], split: pipeline.Split, n: int, size: int = 256
-) -> Float[np.ndarray, "N D"]:
-    """`function` of the first n records of a split, `size` at a time."""
-    parts = [np.asarray(function(b))[:real] for b, real in islice(pipeline.eval_batches(split, size), -(-n // size))]
-    return np.concatenate(parts)[:n]

@@ -24,6 +24,15 @@ def check(split: str) -> None:
         raise DataError(f"no split {split!r}{near(split, NAMES)}")
 
 
+def size(source: Any, split: str) -> int:
+    """`source.n_<split>`, the records of a computed split. Raises DataError for an unknown or an empty split."""
+    check(split)
+    n = getattr(source, f"n_{split}")
+    if n < 1:
+        raise DataError(f"split {split!r} is empty: set n_{split} to 1 or more")
+    return n
+
+
 def check_fractions(fractions: tuple[float, float, float]) -> None:
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ConfigError(f"fractions is {fractions}: give the shares of train, val and test, which sum to 1")

@@ -42,16 +42,6 @@ def test_context_of_another_width_and_the_parameter_tree():
     assert params["cross"]["key"]["kernel"].shape == (24, 16) and params["cross"]["query"]["kernel"].shape == (16, 16)
 
 
-def test_causal_fusion_is_a_decoder():
-    tokens = jax.random.normal(KEY, (2, 5, 16))
-    module = FusionEncoder(shape(2, norm="pre"), causal=True)
-    params = jax.jit(module.init)(KEY, tokens, IMAGE)
-    run = jax.jit(lambda t, i: module.apply(params, t, i)[1]["tokens"])
-    changed = run(tokens.at[:, 3].add(1.0), IMAGE)
-    np.testing.assert_array_equal(changed[:, :3], run(tokens, IMAGE)[:, :3])
-    assert (changed[:, 3:] != run(tokens, IMAGE)[:, 3:]).any()
-
-
 def test_scan_equals_loop():
     tokens = jax.random.normal(KEY, (2, 5, 16))
     params = jax.jit(FusionEncoder(shape(2)).init)(KEY, tokens, IMAGE)

@@ -3,19 +3,19 @@
 `XorData`: triples of bit vectors, c = a XOR b.   `PolyglotData`: a small Symile-M3, an image named by words and speech together.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mmrep.data import splits
+from mmrep.data.columns import Columns, Record
 from mmrep.data.scenes.rgb import rgb
 from mmrep.data.scenes.source import SPLIT_START
 from mmrep.data.scenes.world import COLOURS, SHAPES, SIZES, WorldSpec, sample, uniform
-from mmrep.errors import ConfigError, DataError
+from mmrep.errors import ConfigError
 
-Record = dict[str, Any]
 CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 KINDS = tuple((size, colour) for size in ("small", "big") for colour in (*COLOURS[:9], "black"))
 
@@ -42,11 +42,8 @@ class XorData:
         if not 1 <= self.bits <= 20:
             raise ConfigError(f"bits is {self.bits}: it must lie in [1, 20]")
 
-    def open(self, split: str) -> "Columns":
-        splits.check(split)
-        n = getattr(self, f"n_{split}")
-        if n < 1:
-            raise DataError(f"split {split!r} is empty: set n_{split} to 1 or more")
+    def open(self, split: str) -> Columns:
+        n = splits.size(self, split)
         rng = np.random.default_rng((self.seed, splits.NAMES.index(split)))
         a, b = rng.integers(0, 2, (2, n, self.bits))
         c = np.where(rng.random((n, 1)) < self.p, a ^ b, a)
@@ -61,21 +58,6 @@ class XorData:
 
     def view(self, record: Record, rng: np.random.Generator | None) -> Record:
         return record
-
-
-class Columns(Sequence[Record]):
-    """Records kept as columns, arrays or lists whose first axis is the record."""
-
-    def __init__(self, columns: Mapping[str, Any]) -> None:
-        self.columns = columns
-
-    def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
-
-    def __getitem__(self, i: int) -> Record:  # type: ignore[override]
-        if not -len(self) <= i < len(self):
-            raise IndexError(f"record {i} of {len(self)}")
-        return {name: column[i] for name, column in self.columns.items()}
 
 
 @dataclass(frozen=True)
@@ -125,10 +107,7 @@ class PolyglotData:
 
     def _latent(self, split: str) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
         """(scenes, class [n], language [n], named [n, languages]: the class that each language's word names)."""
-        splits.check(split)
-        n = getattr(self, f"n_{split}")
-        if n < 1:
-            raise DataError(f"split {split!r} is empty: set n_{split} to 1 or more")
+        n = splits.size(self, split)
         scenes = sample(self.seed, np.arange(n) + SPLIT_START[split], self.world)
         kind_of = {(SIZES.index(s), COLOURS.index(c)): i for i, (s, c) in enumerate(KINDS)}
         kind = np.array([kind_of[k] for k in zip(scenes.size[:, 0].tolist(), scenes.colour[:, 0].tolist())])

@@ -118,13 +118,11 @@ def albef_loss(
     blocks = config.large_batch.blocks()
     itc = losses.itc_loss(features, momentum_features, scale, alpha, ids, queue, blocks).mean()
 
-    def negatives(rng: PRNGKeyArray, own: Array, keys: Array) -> tuple[Array, Array]:
-        if config.negatives == "random":
-            return losses.random_negatives(rng, rows, ids)
-        return losses.hard_negatives(rng, scale * similarity(own, keys), ids)
-
-    negative_image_idx, has_image = negatives(for_image, student.text, momentum.image)
-    negative_text_idx, has_text = negatives(for_text, student.image, momentum.text)
+    # Equal logits make every other row equally likely.
+    hardness = scale if config.negatives == "hard" else 0.0
+    to_image, to_text = similarity(student.text, momentum.image), similarity(student.image, momentum.text)
+    negative_image_idx, has_image = losses.hard_negatives(for_image, hardness * to_image, ids)
+    negative_text_idx, has_text = losses.hard_negatives(for_text, hardness * to_text, ids)
     pairs, is_match = losses.itm_pairs(student, negative_image_idx, negative_text_idx)
     match_logits = in_micro_batches(lambda part: model.itm_logits(parts, params, *part), pairs, micro)
     kept = jnp.concatenate([jnp.ones(rows, bool), has_image, has_text])

@@ -32,9 +32,5 @@ class Foil:
 
         fields = (("text", self.foil),)
         scores = {"accuracy": by_score, "contrast accuracy": by_dot}
-        return {f"{self.name} {k}": two_way_accuracy(score(()) - score(fields)) for k, score in scores.items()}
-
-
-def two_way_accuracy(margin: Float[np.ndarray, " n"]) -> float:
-    """The share of positive margins; a margin of 0 counts half."""
-    return float(np.mean((margin > 0) + 0.5 * (margin == 0)))
+        margins = {k: score(()) - score(fields) for k, score in scores.items()}
+        return {f"{self.name} {k}": float(np.mean((m > 0) + 0.5 * (m == 0))) for k, m in margins.items()}

@@ -44,8 +44,9 @@ def itc_loss(
             return info_nce(scale * similarity(own, keys), targets=targets)
         rows, columns = side(own, ids, momentum), _key_columns(new, stored, ids, queue.get("id"), blocks)
         found, _ = contrast(
-            _student_scores, Distilled(), {"scale": scale}, rows, columns, blocks,
-            targets=_teacher_scores, both=False, multi_positive=ids is not None,
+            lambda shared, row, key, own: (shared["scale"] * similarity(row.vectors, key.aux), None),
+            Distilled(), {"scale": scale}, rows, columns, blocks, both=False, multi_positive=ids is not None,
+            targets=lambda shared, row, key, own: (shared["scale"] * similarity(row.aux, key.aux), None),
         )  # fmt: skip
         return (1 - alpha) * found["hard"] + alpha * (found["kl"] + found["entropy"])
 
@@ -72,14 +73,6 @@ def _key_columns(new: Array, stored: Array | None, ids: Array | None, queue_ids:
         return jnp.concatenate(parts, axis=1).reshape(-1, *x.shape[1:])
 
     return jax.tree.map(both, new_columns, stored_columns)
-
-
-def _student_scores(shared: dict[str, Array], rows: Side, columns: Side, own: Array) -> tuple[Array, None]:
-    return shared["scale"] * similarity(rows.vectors, columns.aux), None
-
-
-def _teacher_scores(shared: dict[str, Array], rows: Side, columns: Side, own: Array) -> tuple[Array, None]:
-    return shared["scale"] * similarity(rows.aux, columns.aux), None
 
 
 def soft_targets(
@@ -131,13 +124,6 @@ def hard_negatives(
     logits = jnp.where(allowed, jax.lax.stop_gradient(logits).astype(jnp.float32), -jnp.inf)
     logits = jnp.where(valid[:, None], logits, jnp.where(other, 0.0, MASKED))
     return jax.random.categorical(rng, logits, axis=-1), valid
-
-
-def random_negatives(
-    rng: PRNGKeyArray, batch_size: int, ids: Int[Array, " B"] | None = None
-) -> tuple[Int[Array, " B"], Bool[Array, " B"]]:
-    """`hard_negatives` with all allowed columns equally likely: the baseline."""
-    return hard_negatives(rng, jnp.zeros((batch_size, batch_size), jnp.float32), ids)
 
 
 def mask_tokens(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from mmrep.nn.attention import causal_mask, padding_mask
+from mmrep.nn.attention import padding_mask
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.dual import DualEncoder, dual_encoder
 from mmrep.nn.encoders.image import ImageEncoder
@@ -22,11 +22,10 @@ class FusionEncoder(nn.Module):
     """A text stream whose blocks also attend to another modality's tokens (ALBEF, Li et al. 2021, section 3.1).
 
     The upper half of ALBEF's text stack: its tokens are those of a TextTransformer of the same `config` but for the depth.
-    The context may have any width. Returns (pooled [B,D], out): pooled is the first token; `causal` makes it a caption decoder.
+    The context may have any width. Returns (pooled [B,D], out): pooled is the first token.
     """
 
     config: TransformerConfig
-    causal: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -37,10 +36,7 @@ class FusionEncoder(nn.Module):
         valid: Bool[Array, "B N"] | None = None,
         context_valid: Bool[Array, "B M"] | None = None,
     ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
-        mask = causal_mask(tokens.shape[1]) if self.causal else None
-        if valid is not None:
-            mask = padding_mask(valid) if mask is None else mask & padding_mask(valid)
-        context_mask = None if context_valid is None else padding_mask(context_valid)
+        mask, context_mask = (None if v is None else padding_mask(v) for v in (valid, context_valid))
         fusion = Transformer(self.config, cross=True, dtype=self.dtype, name="transformer")
         x, out = fusion(tokens, mask, context, context_mask)
         if valid is not None:
@@ -82,12 +78,10 @@ def init(parts: Albef, keys: Mapping[str, Array], batch: Batch) -> Params:
     return params | {
         "fusion": parts.fusion.init(keys["fusion"], e.text_tokens, e.image_tokens, e.text_valid)["params"],
         "match": parts.itm_head.init(keys["match"], e.text_tokens[:, 0])["params"],
-        "mlm": parts.mlm_head.init(keys["mlm"], e.text_tokens, embedding_table(params))["params"],
+        "mlm": parts.mlm_head.init(keys["mlm"], e.text_tokens, params["text"]["encoder"]["embed"]["embedding"])[
+            "params"
+        ],
     }
-
-
-def embedding_table(params: Params) -> Float[Array, "V D"]:
-    return params["text"]["encoder"]["embed"]["embedding"]
 
 
 def encode(parts: Albef, params: Params, batch: Batch) -> Encoded:
@@ -121,7 +115,8 @@ def mlm_logits(
     """Logits over the vocabulary of every token of (corrupted) texts, given the images."""
     _, text = parts.dual.full(params, {"text": ids}, "text")
     fused = fuse(parts, params, text["tokens"], text["valid"], image_tokens)["tokens"]
-    return parts.mlm_head.apply({"params": params["mlm"]}, fused, embedding_table(params))
+    table = params["text"]["encoder"]["embed"]["embedding"]  # the head shares the text encoder's embeddings
+    return parts.mlm_head.apply({"params": params["mlm"]}, fused, table)
 
 
 def infer(parts: Albef) -> dict[str, Infer]:

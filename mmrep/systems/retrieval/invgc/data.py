@@ -1,10 +1,24 @@
-"""Synthetic embeddings whose galleries are crowded."""
+"""Banks of training embeddings, and synthetic embeddings whose galleries are crowded."""
+
+from collections.abc import Callable
+from itertools import islice
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
-from mmrep.evals import retrieval
-from mmrep.systems.retrieval.invgc.evals import Pair
+from mmrep.data import pipeline
+from mmrep.system import Batch
+
+Pair = tuple[Float[Array | np.ndarray, "_ D"], Float[Array | np.ndarray, "_ D"]]
+"""Queries and their gallery: row i of one belongs to row i of the other."""
+
+
+def embed_rows(
+    function: Callable[[Batch], Array], split: pipeline.Split, n: int, size: int = 256
+) -> Float[np.ndarray, "N D"]:
+    """`function` of the first n records of a split, `size` at a time."""
+    parts = [np.asarray(function(b))[:real] for b, real in islice(pipeline.eval_batches(split, size), -(-n // size))]
+    return np.concatenate(parts)[:n]
 
 
 def crowded(
@@ -24,4 +38,5 @@ def crowded(
     z, n1, n2 = rng.standard_normal((3, n, basis.shape[1]))
     q = cone * v + 0.6 * z + noise * n1
     g = cone * u + 0.6 * z + nuisance * (rng.standard_normal((n, len(basis))) @ basis) + noise * n2
-    return retrieval.unit(q).astype(np.float32), retrieval.unit(g).astype(np.float32)
+    q, g = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (q, g))
+    return q.astype(np.float32), g.astype(np.float32)

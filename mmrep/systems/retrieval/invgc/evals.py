@@ -15,8 +15,9 @@ from mmrep.data import pipeline
 from mmrep.errors import DataError
 from mmrep.evals import retrieval
 from mmrep.evals.retrieval import dot, unit
-from mmrep.model import Model, embed_rows
+from mmrep.model import Model
 from mmrep.nn.heads import l2_normalise
+from mmrep.systems.retrieval.invgc.data import Pair, embed_rows
 from mmrep.systems.retrieval.invgc.model import (
     Step,
     inv_gc,
@@ -25,9 +26,6 @@ from mmrep.systems.retrieval.invgc.model import (
     num_neighbours,
     subtract_neighbours,
 )
-
-Pair = tuple[Float[Array | np.ndarray, "_ D"], Float[Array | np.ndarray, "_ D"]]
-"""Queries and their gallery: row i of one belongs to row i of the other."""
 
 
 def check_bank(gallery: Float[Array | np.ndarray, "M D"], bank: Float[Array | np.ndarray, "N E"]) -> None:
