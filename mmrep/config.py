@@ -4,10 +4,11 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mmrep.errors import ConfigError, near
@@ -26,7 +27,7 @@ class Tokenizer:
     vocab: int = 2048
     kind: Literal["unigram", "bpe", "char", "word"] = "unigram"
     lower: bool = True
-    symbols: tuple[str, ...] = field(default=(), metadata={"since": 2})
+    symbols: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Optim:
     b2: float = 0.98
     eps: float = 1e-8
     clip: float | None = 1.0
-    layer_decay: float = field(default=1.0, metadata={"since": 2})
+    layer_decay: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Pretrained:
 
     experiment: Any
     parts: tuple[tuple[str, str], ...] = (("", ""),)
-    follow_seed: bool = field(default=False, metadata={"since": 2})
+    follow_seed: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Train:
     checkpoint_every: int = 0
     keep_checkpoints: int = 2
     max_skips: int = 10
-    spike: float = field(default=0.0, metadata={"since": 2})
+    spike: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Mesh:
 
     data: int = -1
     model: int = 1
-    fsdp: int = field(default=1, metadata={"since": 2})
+    fsdp: int = 1
 
 
 @dataclass(frozen=True)
@@ -170,17 +171,11 @@ class Experiment:
         for p in self.phases:
             if p.steps < 1:
                 raise ConfigError(f"phases[{p.name!r}].steps is {p.steps}: it must be at least 1")
-        for name, value in (("data.batch_size", self.data.batch_size), ("train.accumulate", self.train.accumulate)):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}: it must be at least 1")
+        _check_ranges(self)
         if self.data.batch_size % self.train.accumulate:
             raise ConfigError(
                 f"data.batch_size {self.data.batch_size} is not a multiple of train.accumulate {self.train.accumulate}"
             )
-        if not 0.0 <= self.train.ema < 1.0:
-            raise ConfigError(f"train.ema is {self.train.ema}: a decay lies in [0, 1)")
-        if not self.train.spike >= 0.0:
-            raise ConfigError(f"train.spike is {self.train.spike}: give standard deviations, or 0 for off")
         names = [m.name for m in self.data.modalities]
         if len(set(names)) < len(names):
             raise ConfigError(f"data.modalities names are not unique: {', '.join(names)}")
@@ -206,6 +201,33 @@ class Experiment:
                 return i, start
             start = end
         raise AssertionError("unreachable: phases is not empty")
+
+
+# The least value of each number of an experiment; those of _BELOW stay below 1, too.
+_LEAST: Mapping[str, float] = {
+    "data.batch_size": 1, "data.eval_batch_size": 1, "data.max_bad_records": 0, "data.workers": 0, "data.prefetch": 0,
+    "data.tokenizer.vocab": 1, "train.seed": 0, "train.ema": 0, "train.accumulate": 1, "train.log_every": 1, "train.eval_every": 0,
+    "train.checkpoint_every": 0, "train.keep_checkpoints": 1, "train.max_skips": 1, "train.spike": 0, "optim.lr": 0, "optim.warmup": 0,
+    "optim.final": 0, "optim.weight_decay": 0, "optim.b1": 0, "optim.b2": 0, "optim.eps": 0, "optim.clip": 0, "mesh.model": 1,
+    "mesh.fsdp": 1,
+}  # fmt: skip
+_BELOW = ("train.ema", "optim.b1", "optim.b2")
+
+
+def _check_ranges(experiment: "Experiment") -> None:
+    """Raises ConfigError for the first number that is out of its range or not finite."""
+    numbers: list[tuple[str, str, Any, float]] = [(name, name, experiment, least) for name, least in _LEAST.items()]
+    for i, phase in enumerate(experiment.phases):
+        numbers += [(f"phases.{i}.{n}", n, phase, least) for n, least in _LEAST.items() if n.startswith("optim.")]
+    for where, name, value, least in numbers:
+        for step in name.split("."):
+            value = None if value is None else getattr(value, step)
+        if value is None or (least <= value < (1 if name in _BELOW else math.inf)):
+            continue
+        above = f"at least {least:g} and below 1" if name in _BELOW else f"finite and at least {least:g}"
+        raise ConfigError(f"{where} is {value}: it must be {above}")
+    if not (experiment.mesh.data == -1 or 1 <= experiment.mesh.data < math.inf):
+        raise ConfigError(f"mesh.data is {experiment.mesh.data}: give a number of devices, or -1 for all that are left")
 
 
 @dataclass(frozen=True)
@@ -252,12 +274,7 @@ def to_json(value: Any) -> Any:
         return value.to_json()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
-        # A field added later is left out at its default: the fingerprints of all that was trained before it stay.
-        stored = {
-            f.name: getattr(value, f.name)
-            for f in dataclasses.fields(value)
-            if "since" not in f.metadata or getattr(value, f.name) != f.default
-        }
+        stored = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         return {"type": f"{kind.__module__}:{kind.__qualname__}"} | {k: to_json(v) for k, v in stored.items()}
     if isinstance(value, (list, tuple)):
         return [to_json(v) for v in value]

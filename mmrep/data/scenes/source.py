@@ -80,7 +80,7 @@ class SceneData:
     caption: CaptionSpec = field(default_factory=CaptionSpec)
     noise: Noise = field(default_factory=Noise)
     grain: float = 0.02
-    serial: Serial = field(default=Serial(), metadata={"since": 2})
+    serial: Serial = Serial()
 
     def __post_init__(self) -> None:
         for name in ("n_train", "n_val", "n_test"):
