@@ -23,7 +23,7 @@ KINDS = ("save", "step", "start")
 
 
 class Run:
-    """`experiments.train` in a process of its own, and what can be seen of it from outside."""
+    """`experiments.train` in a process of its own, observed from outside."""
 
     def __init__(self, command: Sequence[str], workdir: Path):
         self.folder, self.log = workdir / "checkpoints", workdir.with_suffix(".log")
@@ -51,7 +51,7 @@ class Run:
         return False
 
     def ended(self) -> None:
-        """Waits for the end. Raises ConfigError with the run's last words where it failed."""
+        """Waits for the end. Raises ConfigError with the run's last output where it failed."""
         if self.process.wait():
             words = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
             raise ConfigError(f"a run ended with code {self.process.returncode} ({' | '.join(words)}); see {self.log}")

@@ -86,7 +86,7 @@ def test_arms_may_have_commas_in_their_names():
     assert prove.names_of("seven, all", {"all", "all, fresh", "seven"}) == ["seven", "all"]
 
 
-def test_a_proofs_seed_reaches_what_is_to_follow_it():
+def test_a_proofs_seed_reaches_pretrained_parts_that_follow_it():
     donor = Experiment(None, Data(None, ()), (Phase(),))
     phase = Phase(start=(Pretrained(donor, follow_seed=True), Pretrained(donor)))
     found = prove.seeded(Experiment(None, Data(None, ()), (phase, Phase())), 7)

@@ -26,7 +26,7 @@ def call(run_command, run, *args):
     return run_command("generate", "fourm", "--size", "tiny", "--workdir", str(run), *args)
 
 
-def test_pictures_and_words_come_from_a_caption(run, run_command, tmp_path):
+def test_images_are_generated_from_a_caption(run, run_command, tmp_path):
     args = (
         "--targets",
         "semseg,rgb",
@@ -46,7 +46,7 @@ def test_pictures_and_words_come_from_a_caption(run, run_command, tmp_path):
     assert all(x.shape == (256, 256, 3) and len(np.unique(x.reshape(-1, 3), axis=0)) <= 16 for x in made.values())
 
 
-def test_a_file_becomes_words(run, run_command, tmp_path):
+def test_an_image_file_is_captioned(run, run_command, tmp_path):
     Image.fromarray(np.full((40, 40, 3), 200, np.uint8)).save(tmp_path / "grey.png")
     code, out, _ = call(
         run_command, run, "--given", f"pixels={tmp_path / 'grey.png'}", "--targets", "caption", "--out", str(tmp_path)
@@ -54,7 +54,7 @@ def test_a_file_becomes_words(run, run_command, tmp_path):
     assert code == 0 and out.startswith("caption: ") and (tmp_path / "caption-0.txt").read_text().strip()
 
 
-def test_a_text_may_be_left_open(run):
+def test_a_text_may_be_open_ended(run):
     model = restore(run)
     sentinel = model.tokens().modality("caption").sentinel
     whole, more = (generate.read_given(model, [f"caption=a big{end}"])["caption"] for end in ("", " ..."))
@@ -62,7 +62,7 @@ def test_a_text_may_be_left_open(run):
     np.testing.assert_array_equal(more[: end + 2], [*whole[:end], sentinel, EOS])
 
 
-def test_nothing_need_be_given(run, run_command, tmp_path):
+def test_generation_without_conditions(run, run_command, tmp_path):
     code, out, _ = call(run_command, run, "--targets", "semseg", "--decoding-steps", "1", "--out", str(tmp_path))
     assert code == 0 and out.split() == [str(tmp_path / "semseg-0.png")]
 
@@ -76,12 +76,12 @@ def test_nothing_need_be_given(run, run_command, tmp_path):
         (("--targets", "rgb", "--scale", "depth=2"), "not given"), (("--targets", "rgb", "--temperature-schedule", "onex:2"), "onex:END:POWER"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_generated_is_told(run, run_command, args, says):
+def test_what_cannot_be_generated_is_one_sentence(run, run_command, args, says):
     code, _, err = call(run_command, run, *args)
     assert code == 2 and says in err and err.startswith("error: ")
 
 
-def test_own_weights_make_conditions_of_their_own():
+def test_a_scale_of_its_own_makes_a_separate_condition():
     assert generate.weights(["rgb=3", "depth=-0.5"], {"rgb": 0, "depth": 0}) == {"rgb": 3.0, "depth": -0.5}
     with pytest.raises(ConfigError, match="NAME=SCALE"):
         generate.weights(["rgb=much"], {"rgb": 0})

@@ -154,7 +154,7 @@ def test_command_refuses_bad_records_with_code_2(command, tmp_path):
     assert code == 0 and "8 records, 1 bad" in out
 
 
-def test_missing_fields_are_told_without_a_file_too(experiment, tokenize):
+def test_missing_fields_are_an_error_without_a_file_too(experiment, tokenize):
     @dataclasses.dataclass(frozen=True)
     class Bare:
         def open(self, split):

@@ -42,7 +42,7 @@ def test_a_title_has_a_name_a_purpose_and_a_paper():
     assert pages.title(entry._replace(family="recipes", title="Emoji: a job")).paper == ""
 
 
-def test_what_stands_around_the_marks_stays():
+def test_text_around_the_marks_is_kept():
     assert pages.between("a\n<!-- t -->\nold\n<!-- /t -->\nb", "t", "new") == "a\n<!-- t -->\nnew\n<!-- /t -->\nb"
     with pytest.raises(ConfigError, match="has no <!-- t -->"):
         pages.between("a", "t", "new")

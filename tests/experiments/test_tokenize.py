@@ -53,7 +53,7 @@ def test_ids_are_the_tokenisers_of_the_same_record(made):
     assert list(source.texts("test")) == list(source.source.texts("test"))
 
 
-def test_made_ids_become_pictures_by_the_tokenisers_decoder(made, run_command, tmp_path):
+def test_generated_ids_are_decoded_by_the_tokeniser(made, run_command, tmp_path):
     root, _, _ = made
     args = "fourm", "--size", "tiny", "--workdir", str(root / "fourm"), "--given", "caption=a big red circle"
     args += "--targets", "rgb,semseg", "--decoding-steps", "2"
@@ -85,7 +85,7 @@ def test_tokens_of_other_data_are_refused(made, tmp_path):
     assert json.loads((short / ABOUT).read_text())["field"] == "rgb_ids"
 
 
-def test_the_command_says_what_is_missing(made, run_command):
+def test_a_missing_run_or_field_is_one_sentence(made, run_command):
     root, _, _ = made
     args = "vqvae", "--size", "tiny", "--data"
     assert "holds no run" in run_command("tokenize", *args, "fourm", "--workdir", str(root / "none"))[2]

@@ -16,7 +16,7 @@ train(toy.experiment(120, evals=(), train=Train(log_every=2, checkpoint_every=4,
 """
 
 
-def test_killed_runs_end_as_if_nobody_had_killed_them(tmp_path):
+def test_killed_runs_end_like_an_undisturbed_run(tmp_path):
     said = []
     config = toy.experiment(120, evals=(), train=Train(log_every=2, checkpoint_every=4, ema=0.9))
     row = torture.torture([sys.executable, "-c", RUN], config, tmp_path, 3, say=said.append)
@@ -27,7 +27,7 @@ def test_killed_runs_end_as_if_nobody_had_killed_them(tmp_path):
     assert sorted(left) == ["116", "120"], "torn saves are cleaned up"
 
 
-def test_what_it_cannot_do_is_told(tmp_path, run_command):
+def test_wrong_options_are_one_sentence(tmp_path, run_command):
     code, _, err = run_command("torture", "align", "--kills", "0")
     assert code == 2 and "--kills is 0" in err
     code, _, err = run_command("torture", "align", "--workdir", str(tmp_path))
