@@ -47,6 +47,10 @@ def test_train_evaluate_and_resume_as_a_user_would(run_command, tmp_path):
         (["align", "--workdri", "x"], "--workdri is no field of this config (did you mean 'workdir'?)"),
         (["align", "--watchdog", "soon"], "--watchdog is 'soon': it takes a number"),
         (["align", "--optim.lr"], "--optim.lr has no value: it takes a number"),
+        (
+            ["align", "--phases.0.data", "x"],
+            "--phases.0.data cannot be given on the command line: set it in the config file",
+        ),
         (["align", "--optim.lrr", "1"], "--optim.lrr is no field of this config (did you mean 'optim.lr'?)"),
         (["align", "--zzz", "1"], "--zzz is no field of this config; --fields lists them"),
         (["align", "--optim.lr", "fast"], "error: --optim.lr is 'fast': it takes a number"),
