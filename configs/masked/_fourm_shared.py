@@ -17,7 +17,7 @@ COLOURS = ("red", "yellow", "green", "blue", "purple", "pink")
 WORLD = WorldSpec((1, 2), SHAPES[:6], COLOURS, sizes=("big",), tints=("white", "grey", "sand"), distinct="none")
 CLASSES = 1 + len(SHAPES)
 SENSORS = ("rgb", "depth", "normals", "semseg", "caption")
-# A token is the mean of a patch, rounded to so many bins per channel.
+# A token is the mean of a patch, rounded to one of these numbers of bins per channel.
 BINS = {"rgb": (6, 6, 6), "depth": (16,), "normals": (4, 4, 4)}
 
 

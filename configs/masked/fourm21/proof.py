@@ -29,10 +29,10 @@ def get_proof() -> Proof:
             Expect("all/depth->teacher R@10", "all/palette->teacher R@10", 0.0, "depth > palette", headline=False),
             Expect("by token/metadata malformed", "all/metadata malformed", 0.0, "masking whole pairs keeps pairs well-formed", headline=False),
         ),
-        notes="`all` starts from `seven` half-way: the new modalities are added to a trained model. Tried on val, seed 100, `all, fresh`, 3,000 steps: "
-        "pixels to all as one of six mixtures .40, three times as often .58; of `steering` (2,000 steps of whole records) brightness .55, without "
-        "it .12; after 1,000 of all records, palettes half of them hidden, .17. That test of palettes took all their colours, which captions contradict: with and "
-        "without them .32 and .31 away; the main colour was not tried on val. The test seeds were seen at 1,000 steps before, and again before `steering` was added. "
-        "All brightnesses are drawn with the same noise, so that nothing but the measure tells a scene's pictures apart; the first two seeds were run "
-        "with noise of its own for each before (correlations .40 and .72, and without the measure -.03 and .52). On val, seed 100, 200 scenes, it is .58 (guidance 1 .42, 4 .62, 8 .58): seeds differ.",
+        notes="`all` starts from `seven` half-way: the new modalities are added to a trained model. Tried on val, seed 100, `all, fresh`, 3,000 steps: pixels to all as "
+        "one of six mixtures .40, with three times the weight .58. `steering` (2,000 steps on records with all modalities): brightness .55, without the stage .12; after 1,000 "
+        "steps on all records with half of the palettes masked .17. An earlier palette test requested all of the palette's colours, which captions contradict: distance .32 with and "
+        ".31 without palettes; the main colour was not tried on val. The test seeds had been seen at 1,000 steps, and again before `steering` was added. All values of brightness "
+        "are generated with the same noise, so that only the metadata changes a scene's images; the first two seeds had noise of their own for each value before "
+        "(correlations .40 and .72, without the metadata -.03 and .52). On val, seed 100, 200 scenes, it is .58 (guidance 1 .42, 4 .62, 8 .58): seeds differ.",
     )  # fmt: skip

@@ -14,7 +14,7 @@ def stage(e: Experiment, name: str) -> Experiment:
 
 
 def to_colour(text: str, keep: str) -> DirichletMixture:
-    """Caption and `text` to colour; the caption is kept whole, the text as `keep` says."""
+    """Caption and `text` to colour; all of the caption is an input, and the share of the text that `keep` names."""
     return DirichletMixture(alphas(("caption", text), 2.0), alphas(rgb=1.0), keep=(("caption", "all"), (text, keep)))
 
 

@@ -150,7 +150,7 @@ def condition(
             raise DataError(f"{name}: {value.shape[1]} tokens were given, the modality has {m.max_tokens}")
         host = np.asarray(value)
         if not m.patch_size and host.size and (host.min() < 0 or host.max() >= m.num_embeddings):
-            raise DataError(f"{name}: ids lie in {host.min()}..{host.max()}, its vocabulary is [0, {m.num_embeddings})")
+            raise DataError(f"{name}: ids are in {host.min()}..{host.max()}, its vocabulary is [0, {m.num_embeddings})")
         given = value != PAD if m.is_sequence else jnp.ones(value.shape, bool)
         if known is not None and name in known and not m.is_sequence:
             given = jnp.asarray(known[name], bool).reshape(value.shape)

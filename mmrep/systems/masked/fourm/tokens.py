@@ -168,7 +168,7 @@ def check_ids(modalities: Sequence[TokenModality], tokens: Mapping[str, np.ndarr
     for m in modalities:
         ids = np.asarray(tokens[m.name])
         if not m.input_only and ids.size and (ids.min() < 0 or ids.max() >= m.vocab_size):
-            raise DataError(f"{m.name}: ids lie in {ids.min()}..{ids.max()}, its vocabulary is [0, {m.vocab_size})")
+            raise DataError(f"{m.name}: ids are in {ids.min()}..{ids.max()}, its vocabulary is [0, {m.vocab_size})")
 
 
 class Tokens(NamedTuple):
