@@ -147,33 +147,45 @@ DEPTH = np.arange(8).reshape(2, 4) % 6
 
 
 @cache
-def small(scan=False):
-    config = replace(CONFIG, decoder=replace(CONFIG.decoder, scan=scan))
-    params = jax.jit(config.model().init)(KEY)
+def small():
+    params = jax.jit(CONFIG.model().init)(KEY)
     # Larger embeddings of words than of sentinels: texts do not end at once.
     words = jnp.where(jnp.arange(16)[:, None] < 12, 20 * params["decoder_embeddings"]["caption"], 0)
     params["decoder_embeddings"]["caption"] = words
-    return fourm.token_infer(config, params)
+    return fourm.token_infer(CONFIG, params)
 
 
 @cache
 def logits_of(i):
+    """(mod_dict of rgb, depth and caption, queries, decoder_attention_mask) -> logits of modality i."""
     infer = small()
-    return jax.jit(lambda *given: infer.logits(infer.params, *given, i))
+
+    def run(mod_dict, queries, attention_mask):
+        tokens, values = encoder_inputs(mod_dict, MODALITIES)
+        context = infer.encode(infer.params, tokens, values)
+        return infer.logits(infer.params, context, tokens, queries, attention_mask, i)
+
+    return jax.jit(run)
+
+
+def all_modalities(**ids):
+    """Rows of different lengths: some of the context is padding."""
+    return init_empty_target(MODALITIES, [m.name for m in MODALITIES], 2) | known(**ids)
+
+
+def text_queries(ids):
+    position = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
+    return Tokens(ids, jnp.full_like(ids, 2), position, jnp.ones(ids.shape, bool))
 
 
 def test_guidance_follows_its_formula():
-    infer, state = small(), known(depth=DEPTH)
-
-    def logits(mod_dict):
-        tokens, values = encoder_inputs(mod_dict | init_empty_target(MODALITIES, ["rgb"], 2), MODALITIES)
-        position = jnp.broadcast_to(jnp.arange(9, dtype=jnp.int32), (2, 9))
-        queries = Tokens(jnp.zeros_like(position), jnp.zeros_like(position), position, jnp.ones(position.shape, bool))
-        return logits_of(0)(infer.encode(infer.params, tokens, values), tokens, queries, None)
-
-    conditional, plain = logits(state), logits(emptied(state, MODALITIES, ("depth",)))
+    state = all_modalities(depth=DEPTH)
+    position = jnp.broadcast_to(jnp.arange(9, dtype=jnp.int32), (2, 9))
+    queries = Tokens(jnp.zeros_like(position), jnp.zeros_like(position), position, jnp.ones(position.shape, bool))
+    states = state, emptied(state, MODALITIES, ("depth",))
+    conditional, plain = (logits_of(0)(x, queries, None) for x in states)
     target = Target("rgb", decoding_steps=1, temperature=0.0, guidance=(Guidance(("depth",), 40.0),))
-    found = generate(infer, state, [target], KEY)["rgb"].ids
+    found = generate(small(), state, [target], KEY)["rgb"].ids
     np.testing.assert_array_equal(found, (plain + 40.0 * (conditional - plain)).argmax(-1))
 
 
@@ -190,35 +202,32 @@ def test_rows_are_independent_and_keys_decide():
     assert (run(DEPTH, decoding_steps=3) != run(DEPTH, jax.random.key(1), decoding_steps=3)).any()
 
 
-@pytest.mark.parametrize("scan", [False, True])
-def test_decoding_with_a_cache_equals_decoding_at_once(scan):
-    infer = small(scan)
-    # Rows of different lengths: some of the context is padding.
-    tokens, _ = encoder_inputs(known(caption=np.array([[9, 8, 7, 2, 0, 0], [5, 2, 0, 0, 0, 0]])), MODALITIES)
-    context = infer.encode(infer.params, tokens, {})
-    ids = jnp.asarray([[12, 5, 6, 2], [12, 7, 5, 9]], jnp.int32)
-    position = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32), ids.shape)
-    queries = Tokens(ids, jnp.full_like(ids, 2), position, jnp.ones(ids.shape, bool))
-    whole = infer.logits(infer.params, context, tokens, queries, jnp.ones_like(ids), 2)
-    state = infer.init_cache(infer.params, context, tokens, 7)  # room for more than is decoded
-    step = jax.jit(lambda state, query: infer.decode_step(infer.params, state, query, 2))
+def test_decoding_with_a_cache_equals_decoding_at_once():
+    infer, state = small(), all_modalities(caption=np.array([[9, 8, 7, 2, 0, 0], [5, 2, 0, 0, 0, 0]]))
+    ids = jnp.asarray([[12, 5, 6, 2, 0, 0, 0, 0], [12, 7, 5, 9, 0, 0, 0, 0]], jnp.int32)
+    whole = logits_of(2)(state, text_queries(ids), jnp.ones_like(ids))
+
+    @jax.jit
+    def start(mod_dict):
+        tokens, values = encoder_inputs(mod_dict, MODALITIES)
+        return infer.init_cache(infer.params, infer.encode(infer.params, tokens, values), tokens, 8)
+
+    step = jax.jit(lambda cache, query: infer.decode_step(infer.params, cache, query, 2))
+    cache = start(state)
     for i in range(4):
-        logits, state = step(state, jax.tree.map(lambda x, i=i: x[:, i : i + 1], queries))
+        query = jax.tree.map(lambda x, i=i: x[:, i : i + 1], text_queries(ids))
+        logits, cache = step(cache, query)
         np.testing.assert_allclose(logits, whole[:, i], rtol=1e-4, atol=1e-5)
 
 
 def test_generated_texts_equal_those_of_full_passes():
-    infer = small()
-    given = known(depth=DEPTH) | init_empty_target(MODALITIES, ["caption"], 2)
-    tokens, _ = encoder_inputs(emptied(given, MODALITIES, ("caption",)), MODALITIES)
-    context = infer.encode(infer.params, tokens, {})
-    position = jnp.broadcast_to(jnp.arange(8, dtype=jnp.int32), (2, 8))
+    given = all_modalities(depth=DEPTH)
+    state = emptied(given, MODALITIES, ("caption",))
     ids = jnp.zeros((2, 8), jnp.int32).at[:, 0].set(12)
     for i in range(7):
-        queries = Tokens(ids, jnp.full_like(ids, 2), position, jnp.ones(ids.shape, bool))
-        best = logits_of(2)(context, tokens, queries, jnp.ones_like(ids))[:, i, 1:].argmax(-1) + 1
-        ids = ids.at[:, i + 1].set(best)
-    found = generate(infer, given, [Target("caption", "autoregressive", temperature=0.0)], KEY)["caption"].ids
+        logits = logits_of(2)(state, text_queries(ids), jnp.ones_like(ids))
+        ids = ids.at[:, i + 1].set(logits[:, i, 1:].argmax(-1) + 1)
+    found = generate(small(), given, [Target("caption", "autoregressive", temperature=0.0)], KEY)["caption"].ids
     for row, expected in zip(np.asarray(found), np.asarray(ids)[:, 1:7]):
         end = list(expected).index(EOS) + 1 if EOS in expected else 6
         np.testing.assert_array_equal(row[:end], expected[:end])

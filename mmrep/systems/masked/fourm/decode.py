@@ -56,7 +56,7 @@ class TokenInfer(NamedTuple):
     init_cache: Callable[..., Any]
     decode_step: Callable[..., tuple[Float[Array, "B V"], Any]]
     tokenize: Callable[[Batch], tuple[dict[str, Array], dict[str, Array]]] = lambda batch: (dict(batch), {})
-    detokenize: Callable[[Mapping[str, ArrayLike]], dict[str, Array]] = dict
+    detokenize: Callable[[Mapping[str, ArrayLike]], dict[str, Array]] = lambda ids: {}
 
     @property
     def functions(self) -> "TokenInfer":
@@ -155,7 +155,7 @@ def condition(
         if known is not None and name in known and not m.is_sequence:
             given = jnp.asarray(known[name], bool).reshape(value.shape)
         numbers = (values or {}).get(name, states[name].values if name in states else None)
-        states[name] = ModalityState(value, given, numbers)
+        states[name] = ModalityState(value, given, None if numbers is None else jnp.asarray(numbers))
     return states
 
 

@@ -154,9 +154,9 @@ def chained_schedule(
     scales, found = scales or {}, []
     joint = tuple(n for n in cond_domains if n not in scales)
     for name in target_domains:
-        guidance = (Guidance(joint, scale),) if scale != 1.0 and joint else ()
-        guidance += tuple(Guidance((n,), s) for n, s in scales.items())
+        guidance = [Guidance(joint, scale)] if scale != 1.0 and joint else []
+        guidance += [Guidance((n,), s) for n, s in scales.items()]
         own = settings | {"scheme": "autoregressive"} if name in sequences else settings
-        found.append(Target(name, guidance=guidance, **own))  # type: ignore[arg-type]
+        found.append(Target(name, guidance=tuple(guidance), **own))  # type: ignore[arg-type]
         joint = (*joint, name) if grow_conditioning else joint
     return tuple(found)

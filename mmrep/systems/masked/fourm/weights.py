@@ -128,17 +128,13 @@ def read(weights: Arrays, about: Mapping[str, Any]) -> tuple[Experiment, dict[st
     if not parts:
         return None
     width = len(weights["decoder_proj_context.weight"])
-    transformers = {
-        side: replace(
-            BASE, width=width, depth=len({n.split(".")[1] for n in weights if n.startswith(f"{side}.")}),
-            heads=int(about.get("num_heads", max(1, width // 64))),
-        )
-        for side in ("encoder", "decoder")
-    }  # fmt: skip
+    depths = (len({n.split(".")[1] for n in weights if n.startswith(f"{side}.")}) for side in ("encoder", "decoder"))
+    heads = int(about.get("num_heads", max(1, width // 64)))
+    encoder, decoder = (replace(BASE, width=width, depth=depth, heads=heads) for depth in depths)
     tokens = tuple(token_modality(m) for m in parts)
     targets = alphas([m.name for m in tokens if not m.input_only], 1.0)
     mixture = DirichletMixture(alphas([m.name for m in tokens], 1.0), targets)
-    system = Config(tokens, (mixture,), **transformers)
+    system = Config(tokens, (mixture,), encoder=encoder, decoder=decoder)
     left = {*names} - {m.name for m in parts}
     kept = {n: v for n, v in weights.items() if not ("_embeddings." in n and n.split(".")[1] in left)}
     return Experiment(system, Data(None, parts)), from_authors(kept, system)
