@@ -1,4 +1,4 @@
-"""From logits to tokens: top-k, top-p, temperature and guidance. All settings are arrays, so none of them compiles anything anew."""
+"""From logits to tokens: top-k, top-p, temperature and classifier-free guidance. Settings are arrays, so a new value does not recompile."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ Number = Float[Array, ""] | float
 
 
 def keep_top_k(logits: Float[Array, "*n V"], k: Number) -> Float[Array, "*n V"]:
-    """-inf below the k-th largest; k < 1 is a share of V, 0 keeps all."""
+    """-inf below the k-th largest logit; k < 1 is a fraction of V, 0 keeps all."""
     v = logits.shape[-1]
     count = jnp.where(jnp.asarray(k) < 1, jnp.floor(jnp.asarray(k, jnp.float32) * v), k)
     ranked = jnp.sort(logits, axis=-1)
@@ -18,12 +18,12 @@ def keep_top_k(logits: Float[Array, "*n V"], k: Number) -> Float[Array, "*n V"]:
 
 
 def keep_top_p(logits: Float[Array, "*n V"], p: Number) -> Float[Array, "*n V"]:
-    """-inf for all but the likeliest that hold p of the probability, the one that crosses p included; 0 keeps all."""
+    """Nucleus filtering (Holtzman et al. 2020): -inf outside the smallest set of most likely tokens with total probability p; 0 keeps all."""
     order = jnp.argsort(-logits, axis=-1)
     ranked = jnp.take_along_axis(logits, order, axis=-1)
     share = jax.nn.softmax(ranked.astype(jnp.float32), axis=-1)
     before = jnp.cumsum(share, axis=-1) - share
-    # The first is always kept. What came before a token, not what it reaches, decides about it.
+    # A token is dropped where those before it already have probability p; the first is always kept.
     out = (before > p) & (jnp.arange(logits.shape[-1]) > 0) & (jnp.asarray(p) > 0)
     out = jnp.take_along_axis(out, jnp.argsort(order, axis=-1), axis=-1)
     return jnp.where(out, -jnp.inf, logits)
@@ -32,7 +32,7 @@ def keep_top_p(logits: Float[Array, "*n V"], p: Number) -> Float[Array, "*n V"]:
 def sample(
     rng: PRNGKeyArray, logits: Float[Array, "*n V"], temperature: Number, top_k: Number = 0.0, top_p: Number = 0.0
 ) -> tuple[Int[Array, "*n"], Float[Array, "*n"]]:
-    """(ids, the probability that each was drawn with). The filters read the logits before the temperature; at 0 the likeliest, sure."""
+    """(ids, the probability with which each was drawn). The filters precede the temperature; temperature 0 is argmax, with probability 1."""
     heat = jnp.asarray(temperature, jnp.float32)
     kept = keep_top_p(keep_top_k(logits.astype(jnp.float32), top_k), top_p)
     scaled = kept / jnp.maximum(heat, 1e-9)
@@ -46,5 +46,5 @@ def sample(
 def guide(
     conditioned: Float[Array, "C *n V"], plain: Float[Array, "*n V"], weights: Float[Array, " C"]
 ) -> Float[Array, "*n V"]:
-    """plain + sum_i weights_i (conditioned_i - plain) (Ho and Salimans 2022; Liu et al. 2022 for several conditions)."""
+    """Guided logits: plain + sum_i weights_i (conditioned_i - plain) (Ho and Salimans 2022; Liu et al. 2022 for several conditions)."""
     return plain + jnp.tensordot(weights, conditioned - plain, axes=1)

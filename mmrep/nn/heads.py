@@ -1,4 +1,4 @@
-"""What stands between an encoder and a loss: projections, unit vectors, the learnt logit scale and bias."""
+"""Between an encoder and a loss: projections, unit vectors, the learned logit scale and bias, and an MLM head."""
 
 import math
 from typing import Any
@@ -13,14 +13,14 @@ from mmrep.nn.norms import layer_norm
 
 
 def l2_normalise(x: Float[Array, "... D"], eps: float = 1e-6) -> Float[Array, "... D"]:
-    """`x / max(|x|, eps)` over the last axis, reckoned in float32 and returned in `x`'s dtype; zero stays zero, with a finite gradient."""
+    """`x / max(|x|, eps)` over the last axis, computed in float32 and returned in the dtype of `x`; zero gives zero, with a finite gradient."""
     x32 = x.astype(jnp.float32)
     square = jnp.sum(x32 * x32, axis=-1, keepdims=True)
     return (x32 * jax.lax.rsqrt(jnp.maximum(square, jnp.float32(eps * eps)))).astype(x.dtype)
 
 
 class Projection(nn.Module):
-    """To the shared space: one linear map, or with `hidden` a two-layer perceptron with GELU; unit length with `normalise`."""
+    """Projection to `dim`: one linear map, or with `hidden` a two-layer perceptron with GELU; of unit length with `normalise`."""
 
     dim: int
     hidden: int | None = None
@@ -40,7 +40,7 @@ class Projection(nn.Module):
 
 @jax.custom_vjp
 def cap(x: Float[Array, ""], ceiling: Float[Array, ""]) -> Float[Array, ""]:
-    """`min(x, ceiling)` whose gradient still passes above the ceiling when descent along it would lower `x`."""
+    """`min(x, ceiling)`, but above the ceiling gradients pass where a descent step would lower `x`."""
     return jnp.minimum(x, ceiling)
 
 
@@ -50,7 +50,7 @@ def _cap_forward(x, ceiling):
 
 def _cap_backward(residuals, g):
     x, ceiling = residuals
-    # A plain minimum would leave a scale that once rose above the ceiling there for good: its gradient is zero.
+    # Above the ceiling a plain minimum has zero gradient, so a scale that once exceeded it could not return.
     return jnp.where((x < ceiling) | (g > 0), g, jnp.zeros_like(g)), jnp.zeros_like(ceiling)
 
 
@@ -58,9 +58,9 @@ cap.defvjp(_cap_forward, _cap_backward)
 
 
 class LogScale(nn.Module):
-    """The inverse temperature of contrastive logits, learnt as its logarithm (Radford et al. 2021, section 2.5).
+    """The inverse temperature of contrastive logits, learned as its logarithm (Radford et al. 2021, section 2.5).
 
-    `initial` is the scale at the start, `max` its ceiling (None: no ceiling). Raises ConfigError unless both are positive.
+    `initial` is the scale at initialisation, `max` its upper bound (None: unbounded). Raises ConfigError unless both are positive.
     """
 
     initial: float = 1 / 0.07
@@ -77,7 +77,7 @@ class LogScale(nn.Module):
 
 
 class LogitBias(nn.Module):
-    """A learnt scalar added to logits (SigLIP, Zhai et al. 2023, section 3.2: -10 at the start)."""
+    """A learned scalar added to logits (SigLIP, Zhai et al. 2023, section 3.2: -10 at initialisation)."""
 
     initial: float = -10.0
 
@@ -87,9 +87,9 @@ class LogitBias(nn.Module):
 
 
 class MaskedLmHead(nn.Module):
-    """Logits over the vocabulary of each token: Dense, GELU, LayerNorm, then the embedding `table` itself and a bias (Devlin et al. 2019, BERT).
+    """Masked-language-model logits of each token: Dense, GELU, LayerNorm, the transposed embedding `table` and a bias (Devlin et al. 2019, BERT).
 
-    The table belongs to the text encoder (params["embed"]["embedding"]) and comes in as an argument, so it is learnt from both ends.
+    The table is the text encoder's (params["embed"]["embedding"]), passed as an argument: tied weights, with gradients from both uses.
     """
 
     dtype: Any = jnp.float32

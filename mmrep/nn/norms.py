@@ -8,7 +8,7 @@ from mmrep.nn.config import TransformerConfig
 
 
 def layer_norm(dtype: Any, name: str, epsilon: float = 1e-5, use_bias: bool = True) -> nn.LayerNorm:
-    """LayerNorm (Ba et al. 2016) with statistics in float32, whatever `dtype` goes in and out."""
+    """LayerNorm (Ba et al. 2016) with statistics in float32; inputs and outputs have `dtype`."""
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_bias=use_bias, name=name)
 
 

@@ -1,4 +1,4 @@
-"""Where activations live on a mesh: rows of the batch over its "data" (and "fsdp") axes, whatever the parameters' sharding would suggest."""
+"""Sharding of activations on a mesh: rows of the batch over its "data" and "fsdp" axes, independent of the sharding of parameters."""
 
 import math
 from typing import Any
@@ -9,15 +9,15 @@ from jaxtyping import Array, Shaped
 
 
 def row_axes(mesh: Any) -> tuple[str, ...]:
-    """The axes of a mesh that split the batch, those it has of "data" and "fsdp"."""
+    """The axes of a mesh that split the batch: "data" and "fsdp", as far as it has them."""
     return tuple(axis for axis in ("data", "fsdp") if axis in mesh.shape)
 
 
 def by_rows(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
-    """`x` with its first axis kept split over `row_axes`; the other axes are the compiler's choice.
+    """`x` with its first axis constrained to be split over `row_axes`; the compiler chooses the sharding of the other axes.
 
-    Parameters split over "data" (fsdp) would otherwise spread their own split to the activations, which are far larger.
-    Does nothing without a mesh (jax.set_mesh), inside jax.shard_map, or where the rows do not divide.
+    Otherwise the sharding of parameters over "data" (fsdp) would propagate to the activations, which are far larger.
+    Returns `x` itself without a mesh (jax.set_mesh), inside jax.shard_map, or where the number of rows is no multiple.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if "data" not in mesh.shape or dict(zip(mesh.axis_names, mesh.axis_types))["data"] != AxisType.Auto:

@@ -25,17 +25,17 @@ def sincos_1d(n: int, dim: int) -> Float[Array, "{n} {dim}"]:
 def sincos_2d(
     h: int, w: int, dim: int, trained: tuple[int, int] | None = None, base: float = 10_000.0
 ) -> Float[Array, "{h*w} {dim}"]:
-    """Rows of an h by w grid in reading order: the first half tells the column, the second the row (as in MAE).
+    """Positions of an h by w grid in reading order: the first half encodes the column, the second the row (as in MAE).
 
-    trained: (rows, columns) of the grid seen in training; a larger one is squeezed into it (interpolated positions).
-    base: wavelengths go from 2 pi to 2 pi base; of the usual 10,000 most do not tell the places of a small grid apart.
+    trained: (rows, columns) of the training grid, into which the positions of another grid are interpolated.
+    base: wavelengths are between 2 pi and 2 pi base; with the usual 10,000 most of them are constant over a small grid.
     Raises ConfigError unless 4 divides `dim`.
     """
     if dim % 4:
         raise ConfigError(f"width is {dim}; two-dimensional sine-cosine positions need a width that 4 divides.")
     rows, columns = np.divmod(np.arange(h * w), w)
     if trained is not None:
-        # Pixel centres stay pixel centres, as when a table is resized.
+        # Pixel centres map to pixel centres, as in the resizing of a table.
         rows, columns = ((x + 0.5) * (old / new) - 0.5 for x, old, new in zip((rows, columns), trained, (h, w)))
     halves = _sincos(columns, dim // 2, base), _sincos(rows, dim // 2, base)
     return jnp.asarray(np.concatenate(halves, axis=1), jnp.float32)
@@ -56,10 +56,10 @@ def alibi_slopes(heads: int) -> Float[np.ndarray, " {heads}"]:
 def alibi_2d(
     queries: Int[Array | np.ndarray, "#B N"], keys: Int[Array | np.ndarray, "#B M"], columns: int, heads: int
 ) -> Float[Array, "_ {heads} N M"]:
-    """Attention bias -slope * distance between the grid places of queries and keys (Fuller et al. 2023, CROMA, section 3.1).
+    """Attention bias -slope * distance between the grid positions of queries and keys (Fuller et al. 2023, CROMA, section 3.1).
 
-    queries, keys: places in reading order on a grid of so many `columns`. Those of one sensor twice are 2D-ALiBi, those of two
-    co-registered sensors X-ALiBi. Nothing is learnt and nothing depends on the grid's size: larger images need no change.
+    queries, keys: indices in reading order on a grid with `columns` columns. With one sensor's indices twice this is 2D-ALiBi, with those
+    of two co-registered sensors X-ALiBi. It has no parameters and is independent of the grid's size, so larger images need no change.
     """
     here, there = jnp.asarray(queries)[:, :, None], jnp.asarray(keys)[:, None, :]
     rows, across = here // columns - there // columns, here % columns - there % columns
@@ -85,7 +85,7 @@ def rotary(
 
 
 class LearnedPositions(nn.Module):
-    """Adds the first N of `length` learnt rows to `x`. Raises ConfigError where N is greater than `length`."""
+    """Adds the first N of `length` learned rows to `x`. Raises ConfigError where N is greater than `length`."""
 
     length: int
     init_std: float = 0.02
@@ -95,6 +95,6 @@ class LearnedPositions(nn.Module):
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         n, dim = x.shape[-2:]
         if n > self.length:
-            raise ConfigError(f"A sequence of {n} tokens came in; raise the length (max_len), now {self.length}.")
+            raise ConfigError(f"A sequence of {n} tokens came in; raise the length, now {self.length}.")
         rows = self.param("embedding", nn.initializers.normal(self.init_std), (self.length, dim), jnp.float32)
         return (x + rows[:n]).astype(self.dtype)

@@ -18,7 +18,7 @@ from mmrep.nn.placement import by_rows
 
 @jax.custom_jvp
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x Phi(x), exact (Hendrycks and Gimpel 2016): the numbers of `nn.gelu(x, approximate=False)`."""
+    """x Phi(x), exact (Hendrycks and Gimpel 2016); equal to `nn.gelu(x, approximate=False)`."""
     return nn.gelu(x, approximate=False)
 
 
@@ -28,7 +28,7 @@ def _gelu_jvp(primals, tangents):
     x32 = x.astype(jnp.float32)
     phi = 0.5 * (1 + jax.lax.erf(x32 * 0.5**0.5))
     slope = phi + x32 * jnp.exp(-0.5 * x32 * x32) * (2 * jnp.pi) ** -0.5
-    # The slope is kept for the backward pass in place of x. Left alone, XLA computes erf and exp again there, for each use.
+    # The backward pass keeps the slope instead of x: otherwise XLA computes erf and exp again there, for each use.
     y, slope = jax.lax.optimization_barrier(((x32 * phi).astype(x.dtype), slope.astype(x.dtype)))
     return y, slope * t
 

@@ -147,7 +147,7 @@ def test_rotary_is_llamas_rotate_half():
     np.testing.assert_allclose(rotary(jnp.asarray(x, jnp.float32), jnp.asarray(at)), want, atol=2e-4)
 
 
-def test_hidden_keys_have_no_influence_nor_gradient(setting):
+def test_masked_keys_have_no_effect_and_no_gradient(setting):
     x, context, valid, _, key = setting
     params = jax.jit(Attention(TWO).init)(key, x, context)
     total = jax.jit(lambda c: Attention(TWO).apply(params, x, c, padding_mask(valid))[0][1].sum())
@@ -179,7 +179,7 @@ def test_matmul_equals_xla_with_gradients(masked, biased):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), both("matmul"), both("xla"))
 
 
-def test_a_query_without_keys_gets_the_mean_in_both():
+def test_a_query_without_keys_gets_the_mean():
     q, k, v, _ = qkv()
     hidden = jnp.zeros((1, 1, 5, 7), bool)
     for implementation in ("matmul", "xla"):
@@ -187,7 +187,7 @@ def test_a_query_without_keys_gets_the_mean_in_both():
         np.testing.assert_allclose(y, np.broadcast_to(v.mean(1, keepdims=True), y.shape), atol=1e-6)
 
 
-def test_bfloat16_matmul_is_as_near_the_truth_as_xla():
+def test_bfloat16_error_of_both_implementations():
     q, k, v, _ = qkv(jnp.bfloat16)
     truth = attend(*(part.astype(jnp.float32) for part in (q, k, v)), implementation="xla")
     for implementation in ("matmul", "xla"):

@@ -49,8 +49,8 @@ def test_mel_filters_equal_librosa_with_limits():
     np.testing.assert_allclose(mel_filters(16_000, 512, 30, 50.0, 7000.0), LIBROSA["filters"], rtol=1e-4, atol=1e-8)
 
 
-def test_encoder_does_not_see_padding():
-    """Lengths at and around the edges of frames and of strides; the padding is silence or rubbish."""
+def test_padding_has_no_effect():
+    """Lengths at and around the edges of frames and of strides; the padding is zeros or noise."""
     lengths = np.array([1600, 1601, 1760, 1761, 1921])
     module = AudioTransformer(AudioEncoder(TransformerConfig(width=16, depth=1, heads=2), n_mels=8))
     rubbish = np.stack([sound(3000, seed) for seed in range(5)])
@@ -69,7 +69,7 @@ def test_encoder_does_not_see_padding():
     np.testing.assert_allclose(alone[0], pooled[0], atol=2e-6)
 
 
-def test_encoder_hears_its_last_samples_and_makes_one_token_per_stride():
+def test_last_samples_have_an_effect_and_tokens_have_the_stride():
     module = AudioTransformer(AudioEncoder(TransformerConfig(width=32, depth=1, heads=2), n_mels=16))
     wave = sound(6400)[None]
     params = jax.jit(module.init)(KEY, wave, np.array([6400]))

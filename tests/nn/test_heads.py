@@ -30,7 +30,7 @@ def test_projection_with_hidden_has_two_layers():
     assert shapes == {"hidden": {"kernel": (5, 7), "bias": (7,)}, "out": {"kernel": (7, 4), "bias": (4,)}}
 
 
-def test_log_scale_value_and_ceiling():
+def test_log_scale_value_and_maximum():
     params = LogScale().init(jax.random.key(0))
     np.testing.assert_allclose(params["params"]["log_scale"], np.log(1 / 0.07), rtol=1e-6)
     np.testing.assert_allclose(LogScale().apply(params), 1 / 0.07, rtol=1e-6)
@@ -39,7 +39,7 @@ def test_log_scale_value_and_ceiling():
     np.testing.assert_allclose(LogScale(max=None).apply(high), np.exp(6.0), rtol=1e-6)
 
 
-def test_log_scale_above_the_ceiling_can_come_back_but_not_rise():
+def test_log_scale_above_its_maximum_has_gradients_downwards_only():
     high = {"params": {"log_scale": jnp.float32(6.0)}}
     down = jax.grad(lambda p: LogScale().apply(p))(high)["params"]["log_scale"]
     up = jax.grad(lambda p: -LogScale().apply(p))(high)["params"]["log_scale"]
@@ -65,7 +65,7 @@ def test_errors_name_the_field():
         Projection(0).init(jax.random.key(0), jnp.ones((1, 2)))
 
 
-def test_masked_lm_head_equals_numpy_and_teaches_the_table():
+def test_masked_lm_head_equals_numpy_with_gradients_for_the_table():
     tokens, table = jax.random.normal(jax.random.key(0), (2, 3, 4)), jax.random.normal(jax.random.key(1), (7, 4))
     params = MaskedLmHead().init(jax.random.key(2), tokens, table)["params"]
     params["bias"] = jnp.arange(7.0)

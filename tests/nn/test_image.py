@@ -64,7 +64,7 @@ def test_vit_centres_the_image():
     np.testing.assert_allclose(tokens, sincos_2d(2, 2, 8), atol=1e-6)
 
 
-def test_vit_keep_all_in_order_changes_nothing_and_a_subset_sees_only_itself():
+def test_vit_of_a_subset_of_patches():
     module = ViT(ImageEncoder(shape(32, 1, 2), patch=4, pool="cls"))
     params = jax.jit(module.init)(KEY, IMAGES)
     run = jax.jit(module.apply)
@@ -133,7 +133,7 @@ def test_errors_name_the_field():
         unpatchify(jnp.ones((1, 6, 12)), 2)
 
 
-def test_a_flat_map_keeps_the_place_and_a_wide_stem_sees_every_pixel():
+def test_a_flat_map_keeps_positions_and_a_wide_stem_covers_every_pixel():
     image = np.zeros((2, 16, 16, 3), np.float32)
     image[0, 6, 6], image[1, 6, 7] = 1, 1
     net = ConvEncoder((8, 16), pool="flat", stem_stride=4).module(np.float32)
@@ -174,7 +174,7 @@ def test_oriented_gradients_equal_the_numpy_form():
         oriented_gradients(np.zeros((1, 4, 4, 3), np.float32), 8)
 
 
-def test_sketch_net_puts_fixed_features_behind_the_learnt_map():
+def test_sketch_net_concatenates_learned_and_fixed_features():
     net, images = (
         SketchEncoder((8, 16), cells=(4,)).module(np.float32),
         np.random.default_rng(1).random((2, 32, 32, 3)).astype(np.float32),

@@ -29,7 +29,7 @@ def test_learned_positions_add_the_first_rows():
     np.testing.assert_allclose(y, np.broadcast_to(1 + table[:4], (2, 4, 8)), rtol=1e-6)
 
 
-def test_positions_of_a_larger_grid_are_squeezed_into_the_trained_one():
+def test_positions_of_a_larger_grid_are_interpolated():
     np.testing.assert_allclose(sincos_2d(3, 5, 8, trained=(3, 5)), sincos_2d(3, 5, 8), atol=1e-6)
     column = np.asarray(sincos_2d(2, 4, 8, trained=(1, 2)))[:4, :2]  # sine and cosine of frequencies 1 and 0.01 follow
     np.testing.assert_allclose(column[:, 0], np.sin([-0.25, 0.25, 0.75, 1.25]), atol=1e-6)
@@ -56,13 +56,13 @@ def test_alibi_of_two_sensors_is_distance_times_slope_on_any_grid():
     place = np.arange(rows * columns)[None]
     whole = np.asarray(alibi_2d(place, place, columns, heads))
     np.testing.assert_array_equal(whole, whole.swapaxes(2, 3))
-    # The larger grid holds the smaller one's numbers.
+    # The corner of a larger grid equals the smaller one.
     larger = np.asarray(alibi_2d(*(np.arange(10 * 14)[None],) * 2, 14, heads)).reshape(1, heads, 10, 14, 10, 14)
     np.testing.assert_array_equal(larger[:, :, :5, :7, :5, :7].reshape(whole.shape), whole)
 
 
 def test_errors_name_the_field():
-    with pytest.raises(ConfigError, match="max_len"):
+    with pytest.raises(ConfigError, match="raise the length"):
         LearnedPositions(3).init(jax.random.key(0), jnp.zeros((1, 4, 8)))
     with pytest.raises(ConfigError, match="even"):
         sincos_1d(3, 5)
@@ -72,13 +72,13 @@ def test_errors_name_the_field():
         sincos_2d(2, 2, 6)
 
 
-def test_a_short_base_tells_the_places_of_a_small_grid_apart():
-    def alike(**options):
+def test_a_small_base_separates_the_positions_of_a_small_grid():
+    def similarity(**options):
         p = np.asarray(sincos_2d(4, 4, 48, **options))
         p = (p - p.mean(1, keepdims=True)) / p.std(1, keepdims=True)
         return (p @ p.T / 48)[~np.eye(16, dtype=bool)].mean()
 
-    assert alike() > 0.8 and alike(base=10.0) < 0.45
+    assert similarity() > 0.8 and similarity(base=10.0) < 0.45
     x = np.arange(3)[:, None] / 10.0 ** (np.arange(2) / 2)
     expected = np.concatenate([np.sin(x), np.cos(x)], 1)
     np.testing.assert_allclose(sincos_2d(1, 3, 8, base=10.0)[:, :4], expected, atol=1e-6)

@@ -18,7 +18,7 @@ def shape(width, depth, heads, **options):
 IDS = np.array([[1, 9, 8, 7, 2], [1, 6, 2, 0, 0]], np.int32)
 
 
-def test_pools_on_numbers():
+def test_pooling_of_valid_tokens():
     tokens = jnp.arange(12.0).reshape(2, 3, 2)
     valid = jnp.array([[True, True, False], [False, False, False]])
     np.testing.assert_array_equal(last_pool(tokens, valid), [[2, 3], [6, 7]])
@@ -67,7 +67,7 @@ def test_pooled_only_equals_pooled_with_gradients(pool, causal, norm):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), fast, slow)
 
 
-def test_causal_tokens_do_not_see_the_future_and_others_do():
+def test_only_causal_tokens_are_independent_of_later_ones():
     changed = IDS.copy()
     changed[0, 3] = 11
     for causal in (True, False):
@@ -78,7 +78,7 @@ def test_causal_tokens_do_not_see_the_future_and_others_do():
         assert same == causal
 
 
-def test_embedding_start_and_parameter_tree():
+def test_embedding_init_and_parameter_tree():
     module = TextTransformer(TextEncoder(shape(32, 1, 2, norm="post"), vocab=500, length=6))
     params = jax.jit(module.init)(KEY, IDS)["params"]
     table = params["embed"]["embedding"]

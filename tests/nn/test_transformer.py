@@ -50,7 +50,7 @@ def test_scanned_equals_looped_with_gradients(norm, remat):
     close(out_a["tokens"], y_a, atol=0)
 
 
-def test_scan_gives_every_layer_its_own_start():
+def test_scanned_layers_have_different_inits():
     kernel = Transformer(shape(8, 2, scan=True)).init(KEY, jnp.ones((1, 2, 8)))["params"]["blocks"]["mlp"]["up"][
         "kernel"
     ]
@@ -85,7 +85,7 @@ def test_pre_and_post_norm(order):
     close(jax.jit(block.apply)({"params": params}, x)[0], expected)
 
 
-def test_causal_mask_stops_the_future_through_all_layers():
+def test_causal_mask_over_several_layers():
     x = jax.random.normal(KEY, (1, 6, 16))
     module = Transformer(shape(16, 2))
     params = jax.jit(module.init)(KEY, x)
@@ -95,7 +95,7 @@ def test_causal_mask_stops_the_future_through_all_layers():
     assert (changed[:, 3:] != run(x)[:, 3:]).any(-1).all()
 
 
-def test_context_mask_hides_context():
+def test_masked_context_has_no_effect():
     x, context = jax.random.normal(KEY, (1, 4, 16)), jax.random.normal(KEY, (1, 3, 16))
     mask = jnp.array([True, True, False])[None, None, None]
     module = Transformer(shape(16), cross=True)
@@ -104,8 +104,8 @@ def test_context_mask_hides_context():
     np.testing.assert_array_equal(run(context), run(context.at[:, 2].set(9.0)))
 
 
-def test_biases_reach_both_attentions_and_the_context_shares_the_norm_of_the_queries():
-    """A bias of -1e9 is a mask, in one token's row too; a normed context is the same at any scale."""
+def test_attention_biases_and_the_shared_norm_of_the_context():
+    """A bias of -1e9 equals a mask, also with `at`; a normalised context is invariant to its scale."""
     x, context = jax.random.normal(KEY, (2, 4, 16)), jax.random.normal(KEY, (2, 3, 16))
     module = Transformer(shape(16, 2), cross=True, norm_context="shared")
     params = jax.jit(module.init)(KEY, x, None, context)

@@ -49,7 +49,7 @@ class ViT(nn.Module):
     """The module of ImageEncoder.
 
     Returns (pooled [B,width], out). out["tokens"] are the final normed tokens, with pool="cls" the class token first; out["patches"] are
-    the patch tokens alone. `keep` [B,K] are the indices of the patches that go in, in that order (MAE); None takes all.
+    the patch tokens alone. `keep` [B,K] are the indices of the input patches, in that order (MAE); None uses all.
     `cls_only` (pool="cls") computes the last block for the class token alone: the same pooled numbers; out has no tokens.
     Raises ConfigError where `patch` does not divide the image.
     """
