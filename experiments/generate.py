@@ -99,12 +99,12 @@ def decoded(made: dict[str, Any], targets: list[str], pairs: Sequence[str], seed
                 f"--decoder {pair!r} is not NAME=WORKDIR of a target that is an image{near(name, images)}"
             )
         tokeniser = mmrep.load(folder)
-        if "detokenise" not in tokeniser.names:
-            raise ConfigError(f"--decoder {pair!r}: {folder} is no tokeniser, it has no infer function 'detokenise'")
+        if "detokenize" not in tokeniser.names:
+            raise ConfigError(f"--decoder {pair!r}: {folder} is no tokeniser, it has no infer function 'detokenize'")
         if made[name].ndim != 3:
             raise ConfigError(f"--decoder {pair!r}: {name} has no ids of a tokeniser in this run")
         seeds = np.arange(seed, seed + len(made[name]), dtype=np.uint32)
-        made = made | {name: tokeniser.infer("detokenise", {"ids": made[name], "seed": seeds})}
+        made = made | {name: tokeniser.infer("detokenize", {"ids": made[name], "seed": seeds})}
     return made
 
 

@@ -1,7 +1,7 @@
 """Computes a trained tokeniser's ids for another system's records, for models of tokens.
 
-python -m experiments.train vqvae --size fourm
-python -m experiments.tokenize vqvae --size fourm --data fourm --data-variant tokens
+python -m experiments.train vqvae --variant fourm
+python -m experiments.tokenize vqvae --variant fourm --data fourm --data-variant tokens
 python -m experiments.train fourm --variant tokens
 """
 
@@ -67,8 +67,8 @@ def write(workdir: Path, target: Any) -> list[Path]:
 
     _cli.enable_compile_cache()
     model = restore(workdir)
-    if "tokenise" not in model.names:
-        raise ConfigError(f"{workdir} is no tokeniser: it has no infer function 'tokenise'")
+    if "tokenize" not in model.names:
+        raise ConfigError(f"{workdir} is no tokeniser: it has no infer function 'tokenize'")
     data = dataclasses.replace(model.experiment.data, source=target.source)
     folder, written = Path(target.folder), []
     paths.make(folder)
@@ -81,7 +81,7 @@ def write(workdir: Path, target: Any) -> list[Path]:
         for start in range(0, len(rows), size):
             entries = [rows.entry(i) for i in range(start, min(start + size, len(rows)))]
             batch = pipeline.collate(entries + [entries[-1]] * (size - len(entries)))
-            parts.append(jax.device_get(model.infer("tokenise", batch))[: len(entries)])
+            parts.append(jax.device_get(model.infer("tokenize", batch))[: len(entries)])
         ids = np.concatenate(parts)
         written.append(folder / f"{split}.npy")
         np.save(written[-1], ids.astype(np.uint16 if ids.max() < 2**16 else np.int32))

@@ -1,1 +1,1 @@
-"""Discrete tokenisers: encoder, codebook and decoder of one modality, whose ids other systems learn from."""
+"""Discrete tokenizers: encoder, codebook and decoder of one modality, whose ids are the inputs and targets of other systems."""

@@ -1,6 +1,7 @@
-"""4M-21's vector tokeniser: a few ids a vector, each of its own codebook (Bachmann et al., NeurIPS 2024)
+"""Memcodes: 4M-21's tokenizer of vectors by product quantisation (Bachmann et al., NeurIPS 2024)
 
-An any-to-any vision model for tens of tasks and modalities, arXiv 2406.09406. Poses and global embeddings by product quantisation.
+An any-to-any vision model for tens of tasks and modalities, arXiv 2406.09406. A few ids per vector, each from its own codebook: for poses and global
+embeddings. The variant poses is for SMPL poses at the paper's size.
     python -m experiments.train memcodes
 """
 
@@ -13,10 +14,11 @@ from mmrep.data.scenes.world import WorldSpec
 from mmrep.evals.tokens import Reconstruction
 from mmrep.systems.tokenizers.memcodes import Config
 
-SIZES = ("tiny", "small", "paper", "poses")
+SIZES = ("tiny", "small", "paper")
+VARIANTS = ("poses",)
 WORLD = WorldSpec(n_objects=(1, 3), distinct="none", rotation=0.4)
 POSE = 6 * WORLD.n_objects[1]
-# A slot's mean: as often as it is filled, about half across, half down, small, hardly turned. What is left has a spread of about 0.4.
+# Mean of each slot of an object; the standard deviation is about 0.4.
 MEAN = tuple(p * v for p in (1.0, 0.67, 0.33) for v in (1.0, 0.5, 0.5, 0.15, 0.97, 0.0))
 SMALL = Config(
     "pose", (POSE,), MEAN, (0.4,), heads=8, codes=64, width=256, blocks=1, expansion=2, loss="smooth_l1"
@@ -28,25 +30,25 @@ def data(name: str, dim: int, n_train: int, batch: int) -> Data:
     return Data(source, (modality.vector(name, dim),), batch_size=batch, eval_batch_size=200)
 
 
-def made(system: Config = SMALL, steps: int = 1000) -> Experiment:
+def experiment(system: Config = SMALL, steps: int = 1000) -> Experiment:
     optim = Optim(lr=3e-3, warmup=steps // 20, weight_decay=0.01, b2=0.99)
     evals = (Reconstruction(system.name, system.codes, system.heads),)
     whole = data(system.name, system.dim, 8000, 256)
     return Experiment(system, whole, (Phase(steps=steps),), optim, evals, Train(log_every=50))
 
 
-def get_config(size: str = "small") -> Experiment:
+def get_config(size: str = "small", variant: str = "") -> Experiment:
     if size == "small":
-        return made()
+        return experiment()
     if size == "tiny":
         small = data("pose", POSE, 64, 8)
         small = replace(small, source=replace(small.source, n_val=24, n_test=24), eval_batch_size=8)
         system = replace(SMALL, heads=4, codes=8, width=16)
         evals = (Reconstruction("pose", 8, 4),)
         return Experiment(system, small, (Phase(steps=4),), Optim(lr=1e-3), evals, Train(log_every=2))
-    # Global embeddings of DINOv2-B, or SMPL poses. 15 epochs, as for a set of ImageNet's size; the batch of 1024 is ours.
+    # Global embeddings of DINOv2-B, or SMPL poses: 15 epochs of a data set as large as ImageNet; the batch size is ours.
     system = Config("teacher", (768,), scan=True, dtype="bfloat16")
-    if size == "poses":
+    if variant == "poses":
         system = Config("pose", (207,), codes=1024, loss="smooth_l1", scan=True, dtype="bfloat16")
     optim = Optim(lr=4e-4, warmup=6_250, weight_decay=0.05, b2=0.99)
     whole = data(system.name, system.dim, 1_281_167, 1024)
@@ -55,7 +57,7 @@ def get_config(size: str = "small") -> Experiment:
 
 
 def get_proof() -> Proof:
-    arms = tuple(Arm(f"h={h}", made(replace(SMALL, heads=h))) for h in (1, 4, 8))
+    arms = tuple(Arm(f"h={h}", experiment(replace(SMALL, heads=h))) for h in (1, 4, 8))
     return Proof(
         claim="More codebooks of the same size reconstruct a pose better, and their codes are used.",
         metric="pose PSNR",

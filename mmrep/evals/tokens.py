@@ -62,12 +62,12 @@ class Reconstruction:
     heads: int = 1
     classes: int = 0
     split: str = "test"
-    tokenise: str = "tokenise"
+    tokenize: str = "tokenize"
     reconstruct: str = "reconstruct"
     name: str = ""
 
     def run(self, model: Model) -> dict[str, float]:
-        found, ids = (np.asarray(model.embed_split(f, self.split)) for f in (self.reconstruct, self.tokenise))
+        found, ids = (np.asarray(model.embed_split(f, self.split)) for f in (self.reconstruct, self.tokenize))
         truth = held_out(model, self.modality, self.split)
         label = self.name or self.modality
         scores = code_use(ids, self.codes, self.heads) | self._scores(found, truth)

@@ -49,7 +49,7 @@ def test_reconstruction_reads_the_split_it_is_given():
     assert truth.shape == (24, 16, 16, 3)
     back = np.asarray(model.embed_split("reconstruct", "val"))
     assert found["rgb MSE"] == pytest.approx(((back - truth) ** 2).mean(), rel=1e-4)
-    assert found["rgb codes used"] == len(np.unique(model.embed_split("tokenise", "val"))) / 16
+    assert found["rgb codes used"] == len(np.unique(model.embed_split("tokenize", "val"))) / 16
     classes = Reconstruction("rgb", 4, classes=2)._scores(np.array([[0, 1]]), np.array([[0, 0]]))
     assert classes == {"mIoU": 0.25, "pixel accuracy": 0.5}
 

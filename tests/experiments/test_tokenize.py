@@ -43,7 +43,7 @@ def test_ids_are_the_tokenisers_of_the_same_record(made):
     model = restore(root / "vqvae")
     records = source.open("test")
     expected = model.infer(
-        "tokenise", pipeline.collate([{"rgb": model.split("test").entry(i)["rgb"]} for i in range(8)])
+        "tokenize", pipeline.collate([{"rgb": model.split("test").entry(i)["rgb"]} for i in range(8)])
     )
     np.testing.assert_array_equal(np.stack([records[i]["rgb_ids"] for i in range(8)]), expected)
     assert records[3]["rgb_ids"].dtype == np.int32 and records[3]["caption"] == source.source.open("test")[3]["caption"]

@@ -1,4 +1,4 @@
-"""The vector tokeniser by what it must do; quantiser and MLP stand against the authors' numbers in tests/nn/test_quantise.py and test_vqvae.py."""
+"""The vector tokenizer's behaviour; its parts are compared with the authors' in test_memcodes_model.py."""
 
 from dataclasses import replace
 from functools import partial
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmrep.errors import ConfigError
-from mmrep.systems.tokenizers.memcodes import Config, detokenise, tokenise
+from mmrep.systems.tokenizers.memcodes import Config, ids_to_vector, vector_to_ids
 
 SMALL = Config("pose", (3, 2), (0.5,), (0.25,), heads=4, codes=5, width=16, blocks=1, expansion=2, loss="smooth_l1")
 BATCH = {"pose": np.random.default_rng(0).random((8, 3, 2), np.float32)}
@@ -23,19 +23,19 @@ def start(config):
 
 def test_ids_and_vectors_have_the_shapes_and_units_of_the_contract():
     system, params, extras = start(SMALL)
-    ids = system.infer["tokenise"](params, extras, BATCH)
+    ids = system.infer["tokenize"](params, extras, BATCH)
     assert ids.shape == (8, 4) and ids.dtype == jnp.int32 and 0 <= int(ids.min()) <= int(ids.max()) < 5
-    back = system.infer["detokenise"](params, extras, {"ids": ids})
+    back = system.infer["detokenize"](params, extras, {"ids": ids})
     assert back.shape == (8, 3, 2)
     np.testing.assert_allclose(back, system.infer["reconstruct"](params, extras, BATCH), atol=1e-6)
-    np.testing.assert_array_equal(jax.jit(partial(tokenise, SMALL))(params, extras, BATCH["pose"]), ids)
-    decode = jax.jit(partial(detokenise, SMALL))
+    np.testing.assert_array_equal(jax.jit(partial(vector_to_ids, SMALL))(params, extras, BATCH["pose"]), ids)
+    decode = jax.jit(partial(ids_to_vector, SMALL))
     np.testing.assert_allclose(decode(params, extras, ids, jax.random.key(0)), back, atol=1e-6)
     # Each head has its own codes: another id in one place changes the vector.
     assert np.abs(decode(params, extras, (ids + jnp.eye(4, dtype=int)[1]) % 5) - back).max(-1).min() > 0
 
 
-def test_a_cosine_tokeniser_gives_directions_whatever_the_length():
+def test_a_cosine_tokenizer_decodes_unit_vectors():
     config = replace(SMALL, mean=(0.0,), std=(1.0,), loss="cosine")
     system, params, extras = start(config)
     back = system.infer["reconstruct"](params, extras, BATCH)
@@ -45,7 +45,7 @@ def test_a_cosine_tokeniser_gives_directions_whatever_the_length():
     assert 0 <= float(one) <= 2
 
 
-def test_it_learns_two_clusters_and_draws_in_training():
+def test_it_learns_two_clusters_and_samples_in_training():
     system, params, extras = start(SMALL)
     batch = {"pose": np.repeat(BATCH["pose"][:2], 16, axis=0)}
     grad = jax.jit(jax.value_and_grad(lambda p, key: system.loss(p, extras, batch, key)[0]))

@@ -1,4 +1,4 @@
-"""The map tokeniser by what it must do; its parts stand against the authors' numbers in tests/nn/test_vqvae.py, test_quantise.py, test_diffusion.py."""
+"""The map tokenizer's behaviour; its parts are compared with the authors' in the other test_vqvae files."""
 
 from dataclasses import replace
 from functools import partial
@@ -13,7 +13,7 @@ from mmrep.config import Phase, Pretrained
 from mmrep.errors import ConfigError
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.maps import DenseModality
-from mmrep.systems.tokenizers.vqvae import Config, detokenise, tokenise
+from mmrep.systems.tokenizers.vqvae import Config, ids_to_map, map_to_ids
 from mmrep.training import loop
 
 SHAPE = TransformerConfig(width=8, depth=1, heads=2, epsilon=1e-6)
@@ -36,20 +36,20 @@ def partly(function, config):
 def test_ids_and_maps_have_the_shapes_and_units_of_the_contract():
     for config in (RGB, replace(RGB, quantiser="fsq", levels=(3, 4))):
         system, params, extras = start(config, PLAIN)
-        ids = system.infer["tokenise"](params, extras, PLAIN)
+        ids = system.infer["tokenize"](params, extras, PLAIN)
         assert (
             ids.shape == (4, 2, 2) and ids.dtype == jnp.int32 and 0 <= int(ids.min()) <= int(ids.max()) < config.vocab
         )
-        back = system.infer["detokenise"](params, extras, {"ids": ids})
+        back = system.infer["detokenize"](params, extras, {"ids": ids})
         assert back.shape == (4, 8, 8, 3) and float(back.min()) >= 0 and float(back.max()) <= 1
         np.testing.assert_allclose(back, system.infer["reconstruct"](params, extras, PLAIN), atol=1e-6)
         # What another system calls, with sub-trees of its own.
-        np.testing.assert_array_equal(partly(tokenise, config)(params, extras, PLAIN["rgb"]), ids)
-        np.testing.assert_allclose(partly(detokenise, config)(params, extras, ids), back, atol=1e-6)
+        np.testing.assert_array_equal(partly(map_to_ids, config)(params, extras, PLAIN["rgb"]), ids)
+        np.testing.assert_allclose(partly(ids_to_map, config)(params, extras, ids), back, atol=1e-6)
     assert replace(RGB, quantiser="fsq", levels=(3, 4)).vocab == 12 and set(extras) == set()
 
 
-def test_class_maps_come_back_as_ids_and_truncated_maps_standardised():
+def test_class_maps_are_decoded_to_ids_and_truncated_maps_standardised():
     classes = replace(RGB, map=DenseModality("semseg", (8, 8), 4, classes=3, class_dim=2))
     batch = {"semseg": np.random.default_rng(1).integers(0, 3, (4, 8, 8)).astype(np.int32)}
     system, params, extras = start(classes, batch)
@@ -67,7 +67,7 @@ def test_class_maps_come_back_as_ids_and_truncated_maps_standardised():
 def test_the_loss_moves_the_codebook_towards_its_latents_and_restarts_dead_codes():
     system, params, extras = start(replace(RGB, dead=0.0, decay=0.5), PLAIN)
     _, (after, metrics) = system.loss(params, extras, PLAIN, jax.random.key(1))
-    used = np.unique(system.infer["tokenise"](params, extras, PLAIN))
+    used = np.unique(system.infer["tokenize"](params, extras, PLAIN))
     moved = np.abs(np.asarray(after["codebook"]["codes"] - extras["codebook"]["codes"])).max(1) > 1e-4
     assert len(used) < 6 and set(np.flatnonzero(moved)) == set(used.tolist())
     np.testing.assert_allclose(after["codebook"]["usage"].sum(), 0.5 * 16, rtol=1e-6)
@@ -82,7 +82,7 @@ def test_the_loss_moves_the_codebook_towards_its_latents_and_restarts_dead_codes
     assert "codebook" not in params
 
 
-def test_a_diffusion_decoder_draws_by_row_and_by_seed():
+def test_a_diffusion_decoder_samples_by_row_and_seed():
     config = replace(
         RGB,
         decoder_type="diffusion",
@@ -95,17 +95,17 @@ def test_a_diffusion_decoder_draws_by_row_and_by_seed():
     system, params, extras = start(config, PLAIN)
     value, (_, metrics) = system.loss(params, extras, PLAIN, jax.random.key(1))
     assert np.isfinite(float(value)) and metrics["reconstruction"] > 0
-    run, ids = system.infer["detokenise"], jnp.zeros((3, 2, 2), jnp.int32)
+    run, ids = system.infer["detokenize"], jnp.zeros((3, 2, 2), jnp.int32)
     a = run(params, extras, {"ids": ids, "seed": jnp.asarray([1, 2, 1], jnp.int32)})
     np.testing.assert_allclose(a[0], a[2], atol=1e-6)
     assert np.abs(a[0] - a[1]).max() > 1e-3 and 0 <= float(a.min()) <= float(a.max()) <= 1
     b = run(params, extras, {"ids": ids, "seed": jnp.asarray([2, 5, 9], jnp.int32)})
     np.testing.assert_allclose(a[1], b[0], atol=1e-5)
     keys = jax.random.split(jax.random.key(3), 3)
-    assert np.abs(np.ptp(partly(detokenise, config)(params, extras, ids, keys), axis=0)).max() > 1e-3
+    assert np.abs(np.ptp(partly(ids_to_map, config)(params, extras, ids, keys), axis=0)).max() > 1e-3
 
 
-def test_another_run_takes_params_and_trained_codebook_along(tmp_path, monkeypatch):
+def test_pretrained_parameters_and_codebook_are_carried_over(tmp_path, monkeypatch):
     monkeypatch.setenv("MMREP_CACHE", str(tmp_path))
     tiny = get_config("tiny")
     donor = replace(tiny, phases=(Phase(steps=3),), evals=())
@@ -125,7 +125,7 @@ def test_another_run_takes_params_and_trained_codebook_along(tmp_path, monkeypat
     here = {"a": jnp.zeros(2), "extras": {"a": jnp.zeros(2)}}
     whole = loop.transplant(here, {"a": jnp.ones(2), "extras": {"a": jnp.ones(2)}}, (("", ""),))
     assert whole["a"].sum() == 2 and whole["extras"]["a"].sum() == 0
-    # Into a sub-tree of another system's parameters, as a frozen tokeniser.
+    # Into a sub-tree of another system's parameters, as a frozen tokenizer.
     tree = loop.transplant(
         {"rgb": {"codebook": {"codes": jnp.zeros((16, 4))}}}, {"extras": trained.extras}, (("extras/codebook/codes", "rgb/codebook/codes"),)
     )  # fmt: skip
@@ -139,8 +139,8 @@ def test_another_run_takes_params_and_trained_codebook_along(tmp_path, monkeypat
     [
         ({"quantiser": "vq"}, "quantiser"), ({"quantiser": "fsq"}, "levels"), ({"levels": (3,)}, "no levels"),
         ({"decay": 1.0}, "decay"), ({"dead": -1.0}, "dead"), ({"loss": "ce"}, "loss"), ({"codes": 1}, "codes"),
-        ({"decoder": "diffusion", "sample_steps": 2000}, "sampling"), ({"decoder": "diffusion", "unet_patch": 3}, "multiple of"),
-        ({"decoder": "diffusion", "map": DenseModality("semseg", (8, 8), 4, classes=3)}, "class ids"),
+        ({"decoder_type": "diffusion", "sample_steps": 2000}, "sampling"), ({"decoder_type": "diffusion", "unet_patch": 3}, "multiple of"),
+        ({"decoder_type": "diffusion", "map": DenseModality("semseg", (8, 8), 4, classes=3)}, "class ids"),
     ],
 )  # fmt: skip
 def test_impossible_configs_are_refused(change, says):

@@ -1,7 +1,7 @@
-"""Denoising diffusion whose network says the clean map itself, and a small U-Net that decodes tokens so (4M's DiVAE, arXiv 2312.06647).
+"""A diffusion decoder with x0-prediction and a small U-Net (4M's DiVAE, arXiv 2312.06647).
 
-signal = signal_share(1000)
-loss: x0 = denoise(noised(x, noise, t, signal), t)        against x
+signal = alphas_cumprod(1000)
+loss: x0 = denoise(add_noise(x, noise, t, signal), t)        against x
 sample: ddim(denoise, noise, signal, steps=25)            deterministic, given the noise
 """
 
@@ -20,11 +20,11 @@ from mmrep.nn.config import TransformerConfig
 from mmrep.nn.patches import patchify, unpatchify
 
 
-def signal_share(steps: int = 1000, first: float = 1e-4, last: float = 0.02, zero_end: bool = True) -> np.ndarray:
-    """The share of the variance that is still signal after t = 0 .. steps - 1, of linear betas (Ho et al. 2020, DDPM; alpha-bar).
+def alphas_cumprod(steps: int = 1000, first: float = 1e-4, last: float = 0.02, zero_end: bool = True) -> np.ndarray:
+    """alpha-bar of t = 0 .. steps - 1 for linear betas, the signal's part of the variance (Ho et al. 2020, DDPM).
 
-    zero_end: shifted and scaled so that nothing is left at the last (Lin et al. 2023): sampling starts at pure noise, so training has
-    to see it. Raises ConfigError for fewer than 2 steps or betas outside (0, 1).
+    zero_end: shifted and scaled to 0 at the last step (zero terminal SNR, Lin et al. 2023), since sampling starts at pure noise.
+    Raises ConfigError for fewer than 2 steps or betas outside (0, 1).
     """
     if steps < 2 or not 0 < first <= last < 1:
         raise ConfigError(
@@ -41,7 +41,7 @@ def _at(values: Array, like: Array) -> Array:
     return values.reshape(-1, *(1,) * (like.ndim - 1))
 
 
-def noised(
+def add_noise(
     x: Float[Array, "B *n"], noise: Float[Array, "B *n"], t: Int[Array, " B"], signal: Float[Array | np.ndarray, " T"]
 ) -> Float[Array, "B *n"]:
     """sqrt(signal[t]) x + sqrt(1 - signal[t]) noise."""
@@ -50,7 +50,7 @@ def noised(
 
 
 def sampling_times(total: int, steps: int) -> np.ndarray:
-    """`steps` + 1 times of the diffusion, the last one first, then evenly down to -1, which is the clean map ("trailing")."""
+    """`steps` + 1 time steps from the last one evenly down to -1, the clean map ("trailing" spacing)."""
     if not 1 <= steps <= total:
         raise ConfigError(f"sampling takes {steps} steps of a diffusion of {total}: give 1 to {total}")
     return np.round(total * (1 - np.arange(steps + 1) / steps)).astype(np.int32) - 1
@@ -63,31 +63,31 @@ def ddim(
     steps: int,
     bounds: tuple[Array | float, Array | float] | None = None,
 ) -> Float[Array, "B *n"]:
-    """The map that so many steps of DDIM, eta 0, make of `noise` (Song et al. 2021, equation 12); one compiled step whatever their number.
+    """DDIM sampling from `noise` with eta 0 (Song et al. 2021, equation 12), as one compiled step in a scan.
 
-    denoise: (noisy, t [B]) -> the clean map.   bounds: cut what it says to these values before it is used.
+    denoise: (noisy, t [B]) -> the predicted clean map.   bounds: its values are clipped to them before use.
     """
     times = jnp.asarray(sampling_times(len(signal), steps))
     share = jnp.concatenate([jnp.asarray(signal, jnp.float32), jnp.ones(1, jnp.float32)])  # at -1: all signal
 
     def step(x: Array, pair: Array) -> tuple[Array, None]:
         now, then = share[pair[0]], share[pair[1]]
-        said = denoise(x, jnp.full(len(x), pair[0])).astype(x.dtype)
-        # The authors' scheduler too reckons the noise from what was said, uncut.
-        left = (x - jnp.sqrt(now) * said) * jax.lax.rsqrt(1 - now)
-        said = said if bounds is None else jnp.clip(said, *bounds)
-        return jnp.sqrt(then) * said + jnp.sqrt(1 - then) * left, None
+        clean = denoise(x, jnp.full(len(x), pair[0])).astype(x.dtype)
+        # As in the authors' scheduler, the noise is computed from the prediction before clipping.
+        left = (x - jnp.sqrt(now) * clean) * jax.lax.rsqrt(1 - now)
+        clean = clean if bounds is None else jnp.clip(clean, *bounds)
+        return jnp.sqrt(then) * clean + jnp.sqrt(1 - then) * left, None
 
     return jax.lax.scan(step, noise, jnp.stack([times[:-1], times[1:]], axis=1))[0]
 
 
-def nearest(x: Float[Array, "B R S K"], rows: int, columns: int) -> Float[Array, "B {rows} {columns} K"]:
-    """Resized by taking the cell that each place falls into."""
+def resize_nearest(x: Float[Array, "B R S K"], rows: int, columns: int) -> Float[Array, "B {rows} {columns} K"]:
+    """Nearest-neighbour resizing."""
     at_row, at_column = (np.arange(n) * old // n for n, old in ((rows, x.shape[1]), (columns, x.shape[2])))
     return x[:, at_row][:, :, at_column]
 
 
-def time_features(t: Int[Array, " B"], width: int) -> Float[Array, "B {width}"]:
+def timestep_embedding(t: Int[Array, " B"], width: int) -> Float[Array, "B {width}"]:
     """Cosines, then sines, of t at frequencies 10000^(-2k/width)."""
     angles = t.astype(jnp.float32)[:, None] * jnp.asarray(
         10_000.0 ** (-np.arange(width // 2) / (width // 2)), jnp.float32
@@ -101,7 +101,7 @@ def _norm(width: int, dtype: Any, name: str) -> nn.GroupNorm:
 
 
 class TimedBlock(nn.Module):
-    """Two 3 x 3 convolutions with a residual; the time scales and shifts what is normalised between them."""
+    """A residual block of two 3 x 3 convolutions; the time embedding scales and shifts the normalised features between them."""
 
     width: int
     dtype: Any = jnp.float32
@@ -119,7 +119,7 @@ class TimedBlock(nn.Module):
 
 
 class GridAttention(nn.Module):
-    """Self-attention between all places, with a residual."""
+    """Self-attention over all positions, with a residual."""
 
     head: int = 64
     dtype: Any = jnp.float32
@@ -133,10 +133,10 @@ class GridAttention(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """A U-Net on patches (pixels moved to channels); the latents, enlarged to its grid, stand beside the noisy patches.
+    """A U-Net on patches (pixels moved to channels), conditioned on latents that are resized and concatenated to the noisy patches.
 
-    channels: of the map.   widths: of each level, every one at half the resolution of the one before; so many `blocks` each.
-    attend: levels from this one on also attend.
+    channels: of the map.   widths: of each level, at half the resolution of the one before.   blocks: per level.
+    attend: the first level with attention.
     """
 
     channels: int
@@ -157,10 +157,10 @@ class Denoiser(nn.Module):
                 f"a grid of {rows} x {columns} patches is not halved {len(self.widths) - 1} times: give fewer widths"
             )
         settings = {"dtype": self.dtype}
-        time = nn.Dense(4 * self.widths[0], **settings, name="time1")(time_features(t, self.widths[0]))
+        time = nn.Dense(4 * self.widths[0], **settings, name="time1")(timestep_embedding(t, self.widths[0]))
         time = nn.silu(nn.Dense(4 * self.widths[0], **settings, name="time2")(nn.silu(time)))
         patches = patchify(noisy, self.patch).reshape(len(noisy), rows, columns, -1)
-        x = jnp.concatenate([patches, nearest(latents, rows, columns)], axis=-1).astype(self.dtype)
+        x = jnp.concatenate([patches, resize_nearest(latents, rows, columns)], axis=-1).astype(self.dtype)
         x = nn.Conv(self.widths[0], (3, 3), **settings, name="in")(x)
 
         def level(x: Array, i: int, side: str) -> Array:
@@ -175,7 +175,7 @@ class Denoiser(nn.Module):
             x = level(x, i, "down")
             kept.append(x)
         for i in reversed(range(len(self.widths) - 1)):
-            x = nearest(x, *kept[i].shape[1:3])
+            x = resize_nearest(x, *kept[i].shape[1:3])
             x = level(jnp.concatenate([x, kept[i]], axis=-1), i, "up")
         x = nn.silu(_norm(x.shape[-1], jnp.float32, "norm_out")(x))
         y = flat_dense(nn.Dense(self.channels * self.patch**2, name="out"), x.reshape(len(x), rows * columns, -1))

@@ -1,4 +1,13 @@
-"""4M's tokeniser of maps: an autoencoder through a codebook, with a plain or a diffusion decoder (Mizrahi et al., NeurIPS 2023, arXiv 2312.06647)."""
+"""VQ-VAE: 4M's tokenizer of maps, one id per patch (Mizrahi et al., NeurIPS 2023, arXiv 2312.06647).
+
+| paper                                              | function                             |
+|----------------------------------------------------|--------------------------------------|
+| ViT encoder and decoder (ViT-VQGAN)                | model.MapEncoder, MapDecoder         |
+| cosine codebook, moving averages, dead-code restart | codebook.quantise, update_codebook  |
+| finite scalar quantisation                         | nn.quantise.fsq                      |
+| diffusion decoder (DiVAE)                          | diffusion.Denoiser, ddim             |
+| reconstruction + commitment                        | vqvae_loss                           |
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,29 +20,32 @@ from jaxtyping import Array, Float, Int, Key, Num, PRNGKeyArray
 
 from mmrep.errors import ConfigError
 from mmrep.losses.masked import patch_cross_entropy, patch_l1, patch_mse
-from mmrep.nn import diffusion
 from mmrep.nn import quantise as q
+from mmrep.nn.codec import Codec
 from mmrep.nn.config import TransformerConfig
-from mmrep.nn.diffusion import Denoiser
 from mmrep.nn.maps import DenseModality
 from mmrep.nn.patches import patchify, unpatchify
-from mmrep.nn.vqvae import Codec, map_codec
 from mmrep.system import Batch, Extras, Metrics, Params, System
+from mmrep.systems.tokenizers.vqvae import codebook as cb
+from mmrep.systems.tokenizers.vqvae import diffusion
+from mmrep.systems.tokenizers.vqvae.diffusion import Denoiser
+from mmrep.systems.tokenizers.vqvae.model import map_codec
 
 
 @dataclass(frozen=True)
 class Config:
-    """map: what is tokenised, one id a patch.
+    """map: the tokenized map.
 
-    quantiser:  "codebook", unit codes found by cosine and learnt by moving averages (its state lives in extras), or "fsq", finite
-                scalar levels, a latent channel each, with nothing to learn.
+    quantiser:  "codebook", unit codes matched by cosine and learned by moving averages (in extras), or "fsq", finite scalar levels, one
+                latent channel each, without parameters.
     codes, latent: size of the codebook and width of its codes.   levels: of "fsq".
-    decay, commitment: of the codebook.   normalise: the commitment loss sees unit latents.
-    dead:       a code used less than 1/dead of its even share starts again at a latent of the batch; 0: never.
-    loss:       of maps of numbers; a class map has cross-entropy.   bounded: numbers lie in [0, 1], and what is decoded is cut to it
-                (not where the map is `truncated`, whose scale the ids do not keep: such a map is decoded to standardised numbers).
-    decoder_type: "direct", the ViT `decoder`, or "diffusion", a U-Net that sees the latents beside a noisy map (DiVAE), of numbers only.
-    unet_widths, unet_blocks, unet_patch, diffusion_steps: of that; sample_steps: of DDIM, to decode.
+    decay, commitment: of the codebook.   normalise: the commitment loss uses unit latents.
+    dead:       a code used less than 1/dead of its even share is reset to a latent of the batch; 0: never.
+    loss:       of maps of numbers; a class map has cross-entropy.
+    bounded:    numbers are in [0, 1] and decoded maps are clipped to it (not where the map is `truncated`: the ids do not contain its scale,
+                and it is decoded to standardised numbers).
+    decoder_type: "direct", the ViT `decoder`, or "diffusion", a U-Net conditioned on the latents (DiVAE), for maps of numbers only.
+    unet_widths, unet_blocks, unet_patch, diffusion_steps: of the U-Net.   sample_steps: of DDIM, to decode.
     """
 
     map: DenseModality = DenseModality("rgb", (224, 224), 16, 3)
@@ -70,11 +82,13 @@ class Config:
                 "system.quantiser 'codebook' needs codes >= 2, latent >= 1, decay in [0, 1), dead >= 0, and no levels"
             )
         if self.decoder_type == "diffusion":
-            diffusion.signal_share(self.diffusion_steps)
+            diffusion.alphas_cumprod(self.diffusion_steps)
             diffusion.sampling_times(self.diffusion_steps, self.sample_steps)
             fine = self.unet_patch * 2 ** (len(self.unet_widths) - 1)
             if self.map.classes:
-                raise ConfigError("system.decoder_type 'diffusion' is for maps of numbers: take 'direct' for class ids")
+                raise ConfigError(
+                    "system.decoder_type 'diffusion' is for maps of numbers: choose 'direct' for class ids"
+                )
             if self.map.size[0] % fine or self.map.size[1] % fine:
                 raise ConfigError(f"unet_patch and unet_widths need a map of a multiple of {fine}, not {self.map.size}")
 
@@ -100,52 +114,52 @@ class Config:
 
         def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, Extras]:
             codes, weights = jax.random.split(rng)
-            extras = {"codebook": q.codebook(codes, self.codes, self.latent)} if self.quantiser == "codebook" else {}
+            extras = {"codebook": cb.codebook(codes, self.codes, self.latent)} if self.quantiser == "codebook" else {}
             return self.codec().init(weights), extras
 
         def ids_of(params: Params, extras: Extras, batch: Batch) -> Int[Array, "B R S"]:
-            return tokenise(self, params, extras, batch[name])
+            return map_to_ids(self, params, extras, batch[name])
 
         def keys_of(batch: Batch) -> Key[Array, " B"] | None:
             return jax.vmap(jax.random.key)(batch["seed"]) if "seed" in batch else None
 
-        def detokenised(params: Params, extras: Extras, batch: Batch) -> Num[Array, "B H W *C"]:
-            """The map of the batch's `ids`, or of its own tokens where it holds none. `seed` [B]: of each row's noise (diffusion)."""
+        def decoded(params: Params, extras: Extras, batch: Batch) -> Num[Array, "B H W *C"]:
+            """The map of the batch's `ids`, or of its own ids where it has none. `seed` [B]: of each row's noise (diffusion)."""
             ids = batch["ids"] if "ids" in batch else ids_of(params, extras, batch)
-            return detokenise(self, params, extras, ids, keys_of(batch))
+            return ids_to_map(self, params, extras, ids, keys_of(batch))
 
         def reconstruct(params: Params, extras: Extras, batch: Batch) -> Num[Array, "B H W *C"]:
-            return detokenise(self, params, extras, ids_of(params, extras, batch), keys_of(batch))
+            return ids_to_map(self, params, extras, ids_of(params, extras, batch), keys_of(batch))
 
         def loss(
             params: Params, extras: Extras, batch: Batch, rng: PRNGKeyArray
         ) -> tuple[Float[Array, ""], tuple[Extras, Metrics]]:
-            return objective(self, params, extras, batch[name], rng)
+            return vqvae_loss(self, params, extras, batch[name], rng)
 
-        return System(init, loss, {"tokenise": ids_of, "detokenise": detokenised, "reconstruct": reconstruct})
+        return System(init, loss, {"tokenize": ids_of, "detokenize": decoded, "reconstruct": reconstruct})
 
 
 LOSSES = {"mse": patch_mse, "l1": patch_l1, "smooth_l1": lambda p, x: optax.losses.huber_loss(p, x).mean(-1)}
 
 
-def quantised(config: Config, extras: Extras, z: Float[Array, "B R S K"]) -> q.Quantised:
+def quantised(config: Config, extras: Extras, z: Float[Array, "B R S K"]) -> cb.Quantised:
     if config.quantiser == "codebook":
-        return q.quantise(extras["codebook"], z, config.normalise)
-    return q.Quantised(*q.fsq(z, config.levels), jnp.float32(0))
+        return cb.quantise(extras["codebook"], z, config.normalise)
+    return cb.Quantised(*q.fsq(z, config.levels), jnp.float32(0))
 
 
-def objective(
+def vqvae_loss(
     config: Config, params: Params, extras: Extras, x: Num[Array | np.ndarray, "B H W *C"], rng: PRNGKeyArray
 ) -> tuple[Float[Array, ""], tuple[Extras, Metrics]]:
-    """Reconstruction plus commitment, and the codebook after this batch: it learns from latents, so here and not in `System.update`."""
+    """Reconstruction plus commitment, and the codebook after this batch, whose update needs the latents."""
     restart, when, noise = jax.random.split(rng, 3)
     m, codec, x = config.map, config.codec(), config.map.standard(x)
     z = codec.encode(params, x)
     found = quantised(config, extras, z)
     if config.decoder_type == "diffusion":
         t = jax.random.randint(when, (len(x),), 0, config.diffusion_steps)
-        signal = diffusion.signal_share(config.diffusion_steps)
-        noisy = diffusion.noised(x, jax.random.normal(noise, x.shape), t, signal)
+        signal = diffusion.alphas_cumprod(config.diffusion_steps)
+        noisy = diffusion.add_noise(x, jax.random.normal(noise, x.shape), t, signal)
         predicted = patchify(codec.decode(params, found.codes, noisy, t), m.patch)
     else:
         predicted = codec.decode(params, found.codes)
@@ -158,22 +172,24 @@ def objective(
     perplexity = jnp.exp(-(share * jnp.log(jnp.maximum(share, 1e-10))).sum())
     metrics = {"reconstruction": error, "commitment": found.commitment, "perplexity": perplexity}
     if config.quantiser == "codebook":
-        dead = q.dead_below(found.ids.size, config.codes, config.dead) if config.dead else 0.0
-        extras = extras | {"codebook": q.update_codebook(extras["codebook"], z, found.ids, restart, config.decay, dead)}
+        dead = cb.dead_below(found.ids.size, config.codes, config.dead) if config.dead else 0.0
+        extras = extras | {
+            "codebook": cb.update_codebook(extras["codebook"], z, found.ids, restart, config.decay, dead)
+        }
     return error + config.commitment * found.commitment, (extras, metrics)
 
 
-def tokenise(
+def map_to_ids(
     config: Config, params: Params, extras: Extras, x: Num[Array | np.ndarray, "B H W *C"]
 ) -> Int[Array, "B R S"]:
-    """Ids of a map in its own units, for any system that holds this tokeniser's params and extras."""
+    """Ids of a map in its own units; another system may call it with this tokenizer's params and extras."""
     return quantised(config, extras, config.codec().encode(params, config.map.standard(x))).ids
 
 
-def detokenise(
+def ids_to_map(
     config: Config, params: Params, extras: Extras, ids: Int[Array, "B R S"], key: Key[Array, "*B"] | None = None
 ) -> Num[Array, "B H W *C"]:
-    """The map of these ids: class ids, or numbers in the map's units. key: of each row's noise, or one for all of them."""
+    """The map of these ids: class ids, or numbers in the map's units.   key: of each row's noise, or one for all rows."""
     m, codec, grid = config.map, config.codec(), (ids.shape[1], ids.shape[2])
     clip = config.bounded and not m.truncated
     codes = extras["codebook"]["codes"][ids] if config.quantiser == "codebook" else q.fsq_codes(ids, config.levels)
@@ -184,7 +200,7 @@ def detokenise(
         shape = grid[0] * m.patch, grid[1] * m.patch, m.channels
         keys = jnp.broadcast_to(jax.random.key(0) if key is None else key, len(ids))
         noise = jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
-        signal, steps = diffusion.signal_share(config.diffusion_steps), config.sample_steps
+        signal, steps = diffusion.alphas_cumprod(config.diffusion_steps), config.sample_steps
         ends = m.standard(jnp.zeros(m.channels)), m.standard(jnp.ones(m.channels))
         x = diffusion.ddim(lambda x, t: codec.decode(params, codes, x, t), noise, signal, steps, ends if clip else None)
     else:

@@ -1,4 +1,11 @@
-"""4M-21's tokeniser of vectors: a bottleneck MLP on either side of a product quantiser (Bachmann et al., NeurIPS 2024, arXiv 2406.09406)."""
+"""Memcodes: 4M-21's tokenizer of vectors, a few ids per vector (Bachmann et al., NeurIPS 2024, arXiv 2406.09406).
+
+| paper                                             | function                              |
+|---------------------------------------------------|---------------------------------------|
+| bottleneck MLPs as encoder and decoder            | model.BottleneckMlp, vector_codec     |
+| product quantiser with Gumbel-softmax             | model.product_quantise                |
+| cosine or smooth L1 reconstruction                | memcodes_loss                         |
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,18 +17,23 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from mmrep.errors import ConfigError
+from mmrep.nn.codec import Codec
 from mmrep.nn.heads import l2_normalise
-from mmrep.nn.quantise import product_codebook, product_quantise, product_values
-from mmrep.nn.vqvae import Codec, vector_codec
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
+from mmrep.systems.tokenizers.memcodes.model import (
+    product_codebook,
+    product_quantise,
+    product_values,
+    vector_codec,
+)
 
 
 @dataclass(frozen=True)
 class Config:
-    """name, shape: the batch entry and its shape, flattened.   mean, std: numbers are taken as (x - mean) / std.
+    """name, shape: the batch entry and its shape, flattened.   mean, std: numbers are standardised as (x - mean) / std.
 
-    heads, codes: so many ids an example, each of its own codebook of so many codes.   width: of the MLPs and of all heads' codes.
-    blocks, expansion: of each MLP.   loss: "cosine" (then the length is not kept, and decoded vectors are unit) or "smooth_l1".
+    heads, codes: ids per example, and codes of each one's codebook.   width: of the MLPs and of all heads' codes together.
+    blocks, expansion: of each MLP.   loss: "cosine" (decoded vectors are unit) or "smooth_l1".
     temperature: of the Gumbel-softmax in training.
     """
 
@@ -54,7 +66,7 @@ class Config:
                 f"system.width is {self.width}: its {self.heads} heads must divide it, and codes be 2 or more"
             )
         if self.loss == "cosine" and any(self.mean):
-            raise ConfigError("system.loss 'cosine' keeps a direction from the origin: leave system.mean at 0")
+            raise ConfigError("system.loss 'cosine' depends on directions from the origin only: leave system.mean at 0")
         if self.temperature <= 0 or min(self.std) <= 0 or self.blocks < 1 or self.dim < 1:
             raise ConfigError("system.temperature, std, blocks and shape must be positive")
 
@@ -72,27 +84,34 @@ class Config:
             return self.codec().init(weights) | {"codebook": found}, {}
 
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
-            x, codec = standard(self, batch[self.name]), self.codec()
-            found, ids = product_quantise(params["codebook"], codec.encode(params, x), rng, self.temperature)
-            error = ERRORS[self.loss](codec.decode(params, found), x).mean()
-            share = jnp.zeros((self.heads, self.codes), jnp.float32)
-            share = share.at[jnp.arange(self.heads), ids].add(1.0 / len(ids))
-            perplexity = jnp.exp(-(share * jnp.log(jnp.maximum(share, 1e-10))).sum(-1)).mean()
-            return error, {"perplexity": perplexity}
+            return memcodes_loss(self, params, batch[self.name], rng)
 
         def ids_of(params: Params, extras: Extras, batch: Batch) -> Int[Array, "B h"]:
-            return tokenise(self, params, extras, batch[self.name])
+            return vector_to_ids(self, params, extras, batch[self.name])
 
-        def detokenised(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B *n"]:
-            """The vector of the batch's `ids`, or of its own tokens where it holds none."""
+        def decoded(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B *n"]:
+            """The vector of the batch's `ids`, or of its own ids where it has none."""
             ids = batch["ids"] if "ids" in batch else ids_of(params, extras, batch)
-            return detokenise(self, params, extras, ids)
+            return ids_to_vector(self, params, extras, ids)
 
         def reconstruct(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B *n"]:
-            return detokenise(self, params, extras, ids_of(params, extras, batch))
+            return ids_to_vector(self, params, extras, ids_of(params, extras, batch))
 
-        infer = {"tokenise": ids_of, "detokenise": detokenised, "reconstruct": reconstruct}
+        infer = {"tokenize": ids_of, "detokenize": decoded, "reconstruct": reconstruct}
         return System(init, stateless(loss), infer)
+
+
+def memcodes_loss(
+    config: Config, params: Params, x: Float[Array | np.ndarray, "B *n"], rng: PRNGKeyArray
+) -> tuple[Float[Array, ""], Metrics]:
+    """The reconstruction error through sampled codes, and the mean perplexity of the heads' codes."""
+    target, codec = standard(config, x), config.codec()
+    found, ids = product_quantise(params["codebook"], codec.encode(params, target), rng, config.temperature)
+    error = ERRORS[config.loss](codec.decode(params, found), target).mean()
+    share = jnp.zeros((config.heads, config.codes), jnp.float32)
+    share = share.at[jnp.arange(config.heads), ids].add(1.0 / len(ids))
+    perplexity = jnp.exp(-(share * jnp.log(jnp.maximum(share, 1e-10))).sum(-1)).mean()
+    return error, {"perplexity": perplexity}
 
 
 def standard(config: Config, x: Float[Array | np.ndarray, "B *n"]) -> Float[Array, "B D"]:
@@ -107,15 +126,17 @@ def _cosine(y: Float[Array, "B D"], x: Float[Array, "B D"]) -> Float[Array, " B"
 ERRORS = {"cosine": _cosine, "smooth_l1": optax.losses.huber_loss}
 
 
-def tokenise(config: Config, params: Params, extras: Extras, x: Float[Array | np.ndarray, "B *n"]) -> Int[Array, "B h"]:
-    """Ids of a vector, each head's likeliest, for any system that holds this tokeniser's params; extras are empty."""
+def vector_to_ids(
+    config: Config, params: Params, extras: Extras, x: Float[Array | np.ndarray, "B *n"]
+) -> Int[Array, "B h"]:
+    """Ids of a vector, the most likely of each head; another system may call it with this tokenizer's params. extras: empty."""
     return product_quantise(params["codebook"], config.codec().encode(params, standard(config, x)))[1]
 
 
-def detokenise(
+def ids_to_vector(
     config: Config, params: Params, extras: Extras, ids: Int[Array, "B h"], key: Key[Array, "*B"] | None = None
 ) -> Float[Array, "B *n"]:
-    """The vector of these ids in its own units, of unit length under the cosine loss. key: unused, as nothing is drawn."""
+    """The vector of these ids in its own units, of unit length under the cosine loss.   key: unused, since decoding is deterministic."""
     y = config.codec().decode(params, product_values(params["codebook"], ids))
     if config.loss == "cosine":
         y = l2_normalise(y)
