@@ -74,16 +74,16 @@ def get_proof() -> Proof:
         expects=(
             Expect(
                 better="noisy-16k", worse="clean-1k", margin=0.08,
-                says="16k pairs, half of them false, beat 1k clean pairs by 8 points of R@1",
+                statement="16k pairs, half of them false, beat 1k clean pairs by 8 points of R@1",
             ),
-            Expect(better="clean-1k", worse="noisy-1k", says="at equal size, noise hurts: the gain is due to scale"),
+            Expect(better="clean-1k", worse="noisy-1k", statement="at equal size, noise hurts: the gain is due to scale"),
             Expect(
                 better=whole, worse="noisy-16k/arithmetic image-only", headline=False,
-                says="image + new colour - old colour retrieves the recoloured scene better than the image alone",
+                statement="image + new colour - old colour retrieves the recoloured scene better than the image alone",
             ),
             Expect(
                 better=whole, worse="noisy-16k/arithmetic text-only", headline=False,
-                says="and better than the colour word alone",
+                statement="and better than the colour word alone",
             ),
         ),
         notes="The curve over 1k, 4k and 16k noisy pairs shows where noisy training overtakes clean training. Equal steps for all arms.",

@@ -87,15 +87,15 @@ def get_proof() -> Proof:
         expects=(
             Expect(
                 better="clip", worse="words", margin=0.02,
-                says="after equal steps the contrastive loss retrieves more captions than word prediction",
+                statement="after equal steps the contrastive loss retrieves more captions than word prediction",
             ),
-            Expect(better=f"clip/{back}", worse=f"words/{back}", margin=0.02, says="and more images"),
+            Expect(better=f"clip/{back}", worse=f"words/{back}", margin=0.02, statement="and more images"),
             Expect(
-                better=0.01, worse="shuffled", says="with captions of other scenes retrieval stays near the chance of 0.002"
+                better=0.01, worse="shuffled", statement="with captions of other scenes retrieval stays near the chance of 0.002"
             ),
             Expect(
                 better=f"clip/{zero_shot}", worse=f"words/{zero_shot}", headline=False,
-                says="zero-shot shapes, too, are learned in fewer steps",
+                statement="zero-shot shapes, too, are learned in fewer steps",
             ),
         ),
         notes="Equal image encoders, data, batches and steps; the words arm has no text encoder. On validation the words arm was tried at three "

@@ -91,16 +91,16 @@ def get_proof() -> Proof:
         expects=(
             Expect(
                 better="cwcl", worse="lit", margin=0.08,
-                says="weights from the frozen text encoder add 8 points of zero-shot intent accuracy to plain contrast",
+                statement="weights from the frozen text encoder add 8 points of zero-shot intent accuracy to plain contrast",
             ),
-            Expect(better="lit", worse="permuted", says="weights of the wrong rows hurt"),
+            Expect(better="lit", worse="permuted", statement="weights of the wrong rows hurt"),
             Expect(
                 better="cwcl", worse="untrained", margin=0.05,
-                says="weights of an untrained text encoder do not give the gain",
+                statement="weights of an untrained text encoder do not give the gain",
             ),
             Expect(
                 better=f"cwcl/{transcripts}", worse=f"lit/{transcripts}", headline=False,
-                says="transcripts are retrieved better, too (not claimed by the paper)",
+                statement="transcripts are retrieved better, too (not claimed by the paper)",
             ),
         ),
         data="spoken intents by grammar, words as pairs of tones",

@@ -46,3 +46,10 @@ def test_text_around_the_marks_is_kept():
     assert pages.between("a\n<!-- t -->\nold\n<!-- /t -->\nb", "t", "new") == "a\n<!-- t -->\nnew\n<!-- /t -->\nb"
     with pytest.raises(ConfigError, match="has no <!-- t -->"):
         pages.between("a", "t", "new")
+
+
+def test_every_proof_can_be_made():
+    found = [
+        m.get_proof() for m in map(catalogue.module, (e.slug for e in catalogue.entries())) if hasattr(m, "get_proof")
+    ]
+    assert len(found) > 10 and all(p.claim and p.metric and any(e.headline for e in p.expects) for p in found)

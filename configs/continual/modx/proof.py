@@ -41,33 +41,33 @@ def get_proof() -> Proof:
         expects=(
             Expect(
                 better=0.6, worse="plain/kept",
-                says="plain training keeps less than 60 % of the first domain's R@1: there is something to lose",
+                statement="plain training keeps less than 60 % of the first domain's R@1: there is something to lose",
             ),
             Expect(
                 better="modx", worse="plain/1.5 x R@1 first",
-                says="Mod-X keeps at least 1.5 times the R@1 that plain training keeps there",
+                statement="Mod-X keeps at least 1.5 times the R@1 that plain training keeps there",
             ),
             Expect(
-                better="modx/R@1 mean", worse="plain/R@1 mean", margin=0.05, says="and has 5 points more over all domains"
+                better="modx/R@1 mean", worse="plain/R@1 mean", margin=0.05, statement="and has 5 points more over all domains"
             ),
             Expect(
                 better="modx/R@1 newest + 3 points", worse="plain/R@1 newest",
-                says="while it learns each new domain as well, within 3 points",
+                statement="while it learns each new domain as well, within 3 points",
             ),
             Expect(
                 better="modx", worse="diagonal",
-                says="the gain is due to the off-diagonal: distilling only the cosines of true pairs keeps less",
+                statement="the gain is due to the off-diagonal: distilling only the cosines of true pairs keeps less",
             ),
             Expect(
                 better=0.7, worse="modx/teacher right", headline=False,
-                says="the teacher is wrong on more than 30 % of the new domains' rows",
+                statement="the teacher is wrong on more than 30 % of the new domains' rows",
             ),
             Expect(
-                better="modx/R@1 mean", worse="unscreened/R@1 mean", headline=False, says="leaving those out helps"
+                better="modx/R@1 mean", worse="unscreened/R@1 mean", headline=False, statement="leaving those out helps"
             ),
             Expect(
                 better=f"modx/{second}", worse=f"plain/{second}", margin=0.05, headline=False,
-                says="after the second domain alone, Mod-X has kept 5 points more of the first",
+                statement="after the second domain alone, Mod-X has kept 5 points more of the first",
             ),
         ),
         notes=f"{BASE_STEPS} steps on the first domain (the base model, shared by the arms of a seed), then {LATER_STEPS} on each of three more. "

@@ -29,43 +29,43 @@ def get_proof() -> Proof:
         expects=(
             Expect(
                 better="filip", worse=0.5,
-                says="more than half of the words localise their object without boxes in training (chance 0.25)",
+                statement="more than half of the words localise their object without boxes in training (chance 0.25)",
             ),
-            Expect(better="filip", worse="pooled", margin=0.25, says="25 points more than with mean-pooled tokens"),
+            Expect(better="filip", worse="pooled", margin=0.25, statement="25 points more than with mean-pooled tokens"),
             Expect(
                 better=f"filip/{i2t}", worse=f"pooled/{i2t}", margin=0.03,
-                says="retrieval image to text is 3 points of R@1 better than with mean-pooled tokens",
+                statement="retrieval image to text is 3 points of R@1 better than with mean-pooled tokens",
             ),
-            Expect(better=f"filip/{t2i}", worse=f"pooled/{t2i}", margin=0.03, says="and text to image"),
+            Expect(better=f"filip/{t2i}", worse=f"pooled/{t2i}", margin=0.03, statement="and text to image"),
             Expect(
                 better="filip", worse="mean", margin=0.25,
-                says="the gain is due to the maximum: 25 points fewer with the mean over the same unit tokens",
+                statement="the gain is due to the maximum: 25 points fewer with the mean over the same unit tokens",
             ),
-            Expect(better="filip", worse="pooled", headline=False, says="more words than with mean-pooled tokens, by any margin"),
+            Expect(better="filip", worse="pooled", headline=False, statement="more words than with mean-pooled tokens, by any margin"),
             Expect(
                 better=f"filip/{back}", worse=f"pooled/{back}", margin=0.25, headline=False,
-                says="patches match their words 25 points better than with mean-pooled tokens",
+                statement="patches match their words 25 points better than with mean-pooled tokens",
             ),
             Expect(
                 better="filip", worse="clip", margin=0.25, headline=False,
-                says="25 points more words localise their object than with class token and EOS",
+                statement="25 points more words localise their object than with class token and EOS",
             ),
             Expect(
                 better=f"filip/{i2t}", worse=f"clip/{i2t}", margin=0.03, headline=False,
-                says="retrieval image to text is 3 points better than with class token and EOS",
+                statement="retrieval image to text is 3 points better than with class token and EOS",
             ),
-            Expect(better=f"filip/{t2i}", worse=f"clip/{t2i}", margin=0.03, headline=False, says="and text to image"),
+            Expect(better=f"filip/{t2i}", worse=f"clip/{t2i}", margin=0.03, headline=False, statement="and text to image"),
             Expect(
                 better="sparse filip", worse=0.5, headline=False,
-                says="in mostly blank scenes, too, more than half of the words localise their object (chance 0.06)",
+                statement="in mostly blank scenes, too, more than half of the words localise their object (chance 0.06)",
             ),
             Expect(
                 better="sparse filip", worse="sparse mean", margin=0.25, headline=False,
-                says="25 points more than with the mean",
+                statement="25 points more than with the mean",
             ),
             Expect(
                 better=f"sparse filip/{i2t}", worse=f"sparse mean/{i2t}", margin=0.03, headline=False,
-                says="and retrieval image to text is 3 points better",
+                statement="and retrieval image to text is 3 points better",
             ),
         ),
         notes="Equal encoders, steps and data; only the similarity differs. \"pooled\", a dual encoder of mean-pooled tokens, is the fair "

@@ -22,27 +22,27 @@ def get_proof() -> Proof:
         expects=(
             Expect(
                 better="ITC+ITM+MLM", worse="ITM+MLM", margin=0.10,
-                says="with ITC, ranking all candidates by ITM is 10 points better than without",
+                statement="with ITC, ranking all candidates by ITM is 10 points better than without",
             ),
             Expect(
                 better="distillation", worse="ITM+MLM", margin=0.10, headline=False,
-                says="full ALBEF is 10 points better than ITM and MLM alone",
+                statement="full ALBEF is 10 points better than ITM and MLM alone",
             ),
             Expect(
                 better="hard negatives/swap accuracy", worse="ITC+ITM+MLM/swap accuracy", margin=0.05, headline=False,
-                says="hard negatives distinguish swapped colours 5 points better than random ones",
+                statement="hard negatives distinguish swapped colours 5 points better than random ones",
             ),
             Expect(
                 better="noisy, distillation", worse="noisy", margin=0.02, headline=False,
-                says="momentum distillation helps at 40 % noise",
+                statement="momentum distillation helps at 40 % noise",
             ),
             Expect(
                 better="distillation", worse="hard negatives", headline=False,
-                says="momentum distillation helps without noise",
+                statement="momentum distillation helps without noise",
             ),
             Expect(
                 better="hard negatives/rerank R@1", worse="hard negatives/contrast R@1", headline=False,
-                says="re-ranking 16 candidates by ITM is better than ITC alone",
+                statement="re-ranking 16 candidates by ITM is better than ITC alone",
             ),
         ),
         notes="Equal steps, data and learning rate; ITM+MLM keeps ITC's parameters, which it does not train. "

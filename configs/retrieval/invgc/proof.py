@@ -39,10 +39,10 @@ def trained(way: str) -> tuple[Expect, ...]:
     return (
         Expect(
             better=of("LocalAdj"), worse=of("base"), margin=0.01,
-            says=f"{way}: LocalAdj gains a point of R@1 on a briefly trained encoder",
+            statement=f"{way}: LocalAdj gains a point of R@1 on a briefly trained encoder",
         ),
-        Expect(better=of("base"), worse=of("sign flipped"), says=f"{way}: adding the neighbours hurts"),
-        *(Expect(better=of(a), worse=of(b), says=f"{way}: {says}", headline=False) for a, b, says in reported),
+        Expect(better=of("base"), worse=of("sign flipped"), statement=f"{way}: adding the neighbours hurts"),
+        *(Expect(better=of(a), worse=of(b), statement=f"{way}: {says}", headline=False) for a, b, says in reported),
     )  # fmt: skip
 
 
@@ -50,14 +50,14 @@ def get_proof() -> Proof:
     synthetic_gains = tuple(
         Expect(
             better=f"{arm}/{method}", worse=f"{arm}/base", margin=0.02,
-            says=f"synthetic embeddings, {arm}: {method} gains 2 points",
+            statement=f"synthetic embeddings, {arm}: {method} gains 2 points",
         )
         for arm in ("cone", "hubs")
         for method in ("LocalAdj", "InvGC")
     )  # fmt: skip
     control = (
-        Expect(better=0.005, worse="isotropic/gain", says="evenly spread embeddings gain less than half a point"),
-        Expect(better="isotropic/gain", worse=-0.005, says="and lose less than half a point"),
+        Expect(better=0.005, worse="isotropic/gain", statement="evenly spread embeddings gain less than half a point"),
+        Expect(better="isotropic/gain", worse=-0.005, statement="and lose less than half a point"),
     )
     return Proof(
         claim="Subtracting the nearest training embeddings from a gallery raises R@1 where embeddings crowd and nowhere else.",
