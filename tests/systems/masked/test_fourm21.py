@@ -8,7 +8,6 @@ from configs.masked import fourm21
 from configs.masked.fourm21 import base, sizes, variants
 from mmrep.config import flatten
 from mmrep.data import pipeline
-from mmrep.systems.masked.fourm import masking
 from mmrep.systems.masked.fourm.tokens import check_ids, input_values, tokenize
 from mmrep.training.loop import transplant
 
@@ -40,15 +39,12 @@ def test_every_modality_of_a_batch_has_ids_of_its_vocabulary(tiny, batch):
     assert set(input_values(modalities, batch)) == {"pixels", "words"}
 
 
-def test_records_of_one_modality_have_tokens_of_no_other(tiny, batch):
-    system = tiny.system
-    caption = [m.name for m in system.modalities].index("caption")
-    present = np.zeros((8, 14), bool)
-    present[:, caption] = True
-    ids = tokenize(system.modalities, batch)
-    masked = masking.mask_tokens(KEY, ids, system.modalities, system.mixtures, 24, 24, jax.numpy.asarray(present))
-    for side in (masked.inputs, masked.queries):
-        assert set(np.unique(np.asarray(side.modality)[np.asarray(side.valid)])) <= {caption}
+@pytest.mark.parametrize("names", [base.NAMES, base.SEVEN, base.WITH_WORDS])
+def test_the_columns_of_present_are_the_modalities_of_the_system(names):
+    e = base.experiment(base.system(names))
+    assert tuple(m.name for m in e.system.modalities) == e.data.source.streams == tuple(names)
+    assert {g.owns for g in e.data.source.groups} >= {base.SEVEN, ("caption",)}
+    assert next(m.shape for m in e.data.modalities if m.name == "present") == (len(names),)
 
 
 def test_modalities_are_added_to_a_trained_model():

@@ -3,10 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from configs.masked import fourm
+import mmrep
+from configs.masked.fourm import variants
 from mmrep.evals.tokens import errors
-from mmrep.systems.masked.fourm.evals import majority, mean_accuracy, scored_tokens, tokens_of
-from mmrep.training.loop import train
+from mmrep.systems.masked.fourm.evals import SuperResolution, majority, mean_accuracy, scored_tokens, tokens_of
 
 
 def test_background_and_padding_are_not_scored():
@@ -25,16 +25,19 @@ def test_the_majority_is_per_position():
 
 
 def test_super_resolution_is_compared_with_enlarged_images():
-    whole = fourm.get_config("small", "superres")
+    whole = variants.superres()
     source = replace(whole.data.source, n_train=32, n_val=8, n_test=8)
-    evals = tuple(replace(e, limit=6) for e in whole.evals if hasattr(e, "limit"))
-    data = replace(whole.data, source=source, batch_size=8, eval_batch_size=8)
-    phases = (replace(whole.phases[0], steps=2, start=()),)
-    trained = train(replace(whole, data=data, evals=evals, phases=phases), progress=False, say=lambda _: None)
-    infer, (ids, _) = trained.tokens(), tokens_of(trained, "test", 6)
-    images = {k: np.asarray(infer.detokenize({k: np.asarray(ids[k])})[k]) for k in ("rgb", "rgb_fine")}
-    enlarged = images["rgb"].repeat(2, axis=1).repeat(2, axis=2)
-    found = trained.metrics
-    nearest = found["rgb->rgb_fine PSNR nearest"]
-    assert nearest == pytest.approx(errors(enlarged, images["rgb_fine"])["PSNR"], abs=1e-4)
-    assert found["rgb->rgb_fine PSNR made"] < nearest  # after two steps
+    size = replace(whole.system.encoder, width=16, depth=1)
+    e = replace(
+        whole,
+        data=replace(whole.data, source=source, batch_size=8, eval_batch_size=8),
+        system=replace(whole.system, encoder=size, decoder=size),
+    )
+    model, evaluator = mmrep.create(e), next(x for x in e.evals if isinstance(x, SuperResolution))
+    scores = replace(evaluator, limit=6).run(model)
+    ids, _ = tokens_of(model, "test", 6)
+    images = model.tokens().detokenize({k: ids[k] for k in ("rgb", "rgb_fine")})
+    enlarged = np.asarray(images["rgb"]).repeat(2, axis=1).repeat(2, axis=2)
+    nearest = scores["rgb->rgb_fine PSNR nearest"]
+    assert nearest == pytest.approx(errors(enlarged, np.asarray(images["rgb_fine"]))["PSNR"], abs=1e-4)
+    assert scores["rgb->rgb_fine PSNR made"] < nearest  # the model is untrained
