@@ -136,9 +136,14 @@ def proof_section(entry: Entry, name: str) -> Iterator[str]:
     yield from ("", "| expectation | compared | margin | mean difference | sd | met |", "|---|---|---:|---:|---:|---|")
     for e in short["expectations"]:
         statement = e["statement"] if e["headline"] else f"*{e['statement']}*"
-        yield f"| {statement} | {e['better']} > {e['worse']} | {e['margin']:g} | {e['mean']:+.3f} | {e['sd']:.3f} | {e['verdict']} |"
+        compared = f"{e['better']} > {e['worse']}" + (f" (slack {e['slack']:g})" if e.get("slack") else "")
+        yield f"| {_cell(statement)} | {_cell(compared)} | {e['margin']:g} | {e['mean']:+.3f} | {e['sd']:.3f} | {e['verdict']} |"
     if full.get("notes"):
         yield from ("", full["notes"])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def dryrun_table(found: Sequence[Entry]) -> str:

@@ -1,6 +1,7 @@
 """Generated pages are those that the stored results give today, and results are short."""
 
 import json
+import re
 
 import pytest
 
@@ -9,8 +10,13 @@ from mmrep import catalogue
 from mmrep.errors import ConfigError
 
 
-def test_the_generated_pages_are_fresh():
-    stale = [str(p) for p, text in pages.pages().items() if not p.exists() or p.read_text(encoding="utf-8") != text]
+@pytest.fixture(scope="module")
+def made():
+    return pages.pages()
+
+
+def test_the_generated_pages_are_fresh(made):
+    stale = [str(p) for p, text in made.items() if not p.exists() or p.read_text(encoding="utf-8") != text]
     assert not stale, "run python -m experiments.pages"
 
 
@@ -40,6 +46,13 @@ def test_a_title_has_a_name_a_purpose_and_a_paper():
     with pytest.raises(ConfigError, match="write the title as"):
         pages.title(entry._replace(title="4M: any to any"))
     assert pages.title(entry._replace(family="recipes", title="Emoji: a job")).paper == ""
+
+
+def test_tables_have_as_many_cells_as_columns(made):
+    for path, text in made.items():
+        for rows in re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE):
+            counts = {len(re.findall(r"(?<!\\)\|", row)) for row in rows.splitlines()}
+            assert len(counts) == 1, (path, rows[:300])
 
 
 def test_text_around_the_marks_is_kept():
