@@ -146,7 +146,7 @@ def inputs_of(m, name: str, batch):
         return batch
     params, extras = m.after["params"], m.after["extras"]
     pairs = {n: m.system.infer[f"{n}_tokens"](params, extras, batch) for n in ("image", "text")}
-    return {f"{n}_{kind}": np.asarray(v) for n in pairs for kind, v in zip(("tokens", "valid"), pairs[n])}
+    return {f"{n}_{kind}": v for n in pairs for kind, v in zip(("tokens", "valid"), pairs[n])}
 
 
 @everywhere

@@ -40,12 +40,12 @@ class Blocks:
 class Side(NamedTuple):
     """The rows or the columns of a similarity matrix; every array is [B, ...].
 
-    vectors: tree of floats that the gradient reaches.   index: int32, 0..B-1; -1 is padding.
-    ids:     int32; equal ids at different indices are no negatives.   aux: tree of other inputs of the scores, without gradient.
+    vectors: tree of floats that the gradient reaches.   position: int32, 0..B-1; -1 is padding.
+    ids:     int32; equal ids at different positions are no negatives.   aux: tree of other inputs of the scores, without gradient.
     """
 
     vectors: Any
-    index: Array
+    position: Array
     ids: Array
     aux: Any = None
 
@@ -59,7 +59,7 @@ class Cells(NamedTuple):
     target: Any = None
 
 
-# (shared, rows, columns, own [r,c]: same index) -> float32 scores [r,c] for the rows' loss and for the columns'; None: no loss of columns.
+# (shared, rows, columns, own [r,c]: same position) -> float32 scores [r,c] for the rows' loss and for the columns'; None: no loss of columns.
 Scores = Callable[[Any, Side, Side, Array], tuple[Array, Array | None]]
 # The same arguments -> `Cells.target` for the rows' loss and for the columns'; no gradient flows into either.
 Targets = Callable[[Any, Side, Side, Array], tuple[Any, Any]]
@@ -85,12 +85,12 @@ class Loss(Protocol):
 
 
 def side(
-    vectors: Any, ids: Int[Array, " B"] | None = None, aux: Any = None, index: Int[Array, " B"] | None = None
+    vectors: Any, ids: Int[Array, " B"] | None = None, aux: Any = None, position: Int[Array, " B"] | None = None
 ) -> Side:
-    """A Side whose index is 0..B-1 and whose ids are its index, unless given."""
-    if index is None:
-        index = jnp.arange(jax.tree.leaves(vectors)[0].shape[0], dtype=jnp.int32)
-    return Side(vectors, index, index if ids is None else ids, aux)
+    """A Side whose position is 0..B-1 and whose ids are its position, unless given."""
+    if position is None:
+        position = jnp.arange(jax.tree.leaves(vectors)[0].shape[0], dtype=jnp.int32)
+    return Side(vectors, position, position if ids is None else ids, aux)
 
 
 def nonzero_or_one(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
@@ -249,7 +249,7 @@ def contrast(
 
     scores, shared:  the scores of a block and their other inputs (scale, bias), a tree of float scalars.
     targets:         per-cell inputs of the loss, recomputed like the scores.
-    multi_positive:  cells of equal id are positives; without it, the cell of equal index is one, and others of equal id are left out.
+    multi_positive:  cells of equal id are positives; without it, the cell of equal position is one, and others of equal id are left out.
     advance, passes: on one device only: all columns are seen `passes` times, changed by `advance` in between.
     Differentiable in `shared` and both sides' vectors, in reverse mode. Raises ConfigError for a chunk below 1, a missing mesh axis, a
     batch that does not divide over it, or `advance` with a ring.
@@ -263,9 +263,9 @@ def contrast(
     if advance is not None:
         raise ConfigError("a ring moves the columns itself: take this loss plain or chunked")
     axis, devices = blocks.axis, ring_size(blocks.axis)
-    if len(rows.index) % devices or len(columns.index) % devices:
+    if len(rows.position) % devices or len(columns.position) % devices:
         raise ConfigError(
-            f"a batch of {len(rows.index)} rows and {len(columns.index)} columns does not divide over the {devices} devices of axis {axis!r}"
+            f"a batch of {len(rows.position)} rows and {len(columns.position)} columns does not divide over the {devices} devices of axis {axis!r}"
         )
     plan = plan._replace(advance=lambda _, *columns: ring_permute(columns, axis, devices), passes=devices)
 
@@ -296,15 +296,15 @@ def _forward(plan: _Plan, shared: Any, rows: Side, columns: Side) -> Any:
     loss = plan.loss
 
     def step(_: None, row: Side, row_stats: Any, column: tuple[Side], column_stats: Any) -> Any:
-        own, *masks = _masks(plan, row, column[0])
+        own, positive, kept = _masks(plan, row, column[0])
         target = _targets(plan, shared, row, column[0], own)
         by_row, by_column = plan.scores(shared, row, column[0], own)
-        row_stats = loss.merge(row_stats, Cells(by_row, *masks, target[0]), 1)
+        row_stats = loss.merge(row_stats, Cells(by_row, positive, kept, target[0]), 1)
         if by_column is not None:
-            column_stats = loss.merge(column_stats, Cells(by_column, *masks, target[1]), 0)
+            column_stats = loss.merge(column_stats, Cells(by_column, positive, kept, target[1]), 0)
         return None, row_stats, column_stats
 
-    start = (loss.start(rows.index), loss.start(columns.index) if plan.both else None)
+    start = (loss.start(rows.position), loss.start(columns.position) if plan.both else None)
     _, row_stats, column_stats = _scan_blocks(plan, step, None, rows, start[0], (columns,), start[1])
     values = loss.value(row_stats), loss.value(column_stats) if plan.both else None
     return values, (shared, rows, row_stats, columns, column_stats)
@@ -315,7 +315,7 @@ def _backward(plan: _Plan, residuals: Any, cotangents: Any) -> Any:
 
     def step(d_shared: Any, row: Any, d_row: Any, column: Any, d_column: Any) -> Any:
         (row, *of_row), (column, *of_column) = row, column
-        own, *masks = _masks(plan, row, column)
+        own, positive, kept = _masks(plan, row, column)
         target = _targets(plan, shared, row, column, own)
 
         def scores(shared: Any, row_vectors: Any, column_vectors: Any) -> Any:
@@ -327,7 +327,7 @@ def _backward(plan: _Plan, residuals: Any, cotangents: Any) -> Any:
             if s is None:
                 return None
             stats, cotangent = stats
-            return plan.loss.grad(stats, Cells(s, *masks, target), axis, cotangent)
+            return plan.loss.grad(stats, Cells(s, positive, kept, target), axis, cotangent)
 
         (by_row, by_column), pull = jax.vjp(scores, shared, row.vectors, column.vectors)
         found = pull((grad(by_row, target[0], of_row, 1), grad(by_column, target[1], of_column, 0)))
@@ -352,8 +352,8 @@ _contrast.defvjp(_forward, _backward)
 
 def _masks(plan: _Plan, row: Side, column: Side) -> tuple[Bool[Array, "r c"], Bool[Array, "r c"], Bool[Array, "r c"]]:
     """(the row's own column, positives, cells that count) of a block."""
-    real = (row.index >= 0)[:, None] & (column.index >= 0)
-    own = real & (row.index[:, None] == column.index)
+    real = (row.position >= 0)[:, None] & (column.position >= 0)
+    own = real & (row.position[:, None] == column.position)
     alike = real & (row.ids[:, None] == column.ids)
     positive = alike if plan.multi_positive else own
     return own, positive, real & (positive | ~alike)
@@ -400,7 +400,7 @@ def _scan_blocks(plan: _Plan, step: Any, shared: Any, rows: Any, of_rows: Any, c
 
 
 def in_blocks(tree: Any, chunk: int) -> Any:
-    """Every leaf [B, ...] as [blocks, min(chunk, B), ...], padded: integers (index, ids) by -1, all else by 0 or False."""
+    """Every leaf [B, ...] as [blocks, min(chunk, B), ...], padded: integers (position, ids) by -1, all else by 0 or False."""
 
     def one(x: Array) -> Array:
         rows = min(chunk, x.shape[0])

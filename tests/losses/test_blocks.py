@@ -258,7 +258,7 @@ def test_a_lost_temperature_gradient_is_noticed():
 
 def test_a_lost_block_of_columns_is_noticed(monkeypatch):
     def lost(masks, plan, row, column):
-        return masks(plan, row, column._replace(index=jnp.where(column.index < 10, column.index, -1)))
+        return masks(plan, row, column._replace(position=jnp.where(column.position < 10, column.position, -1)))
 
     monkeypatch.setattr(engine, "_masks", partial(lost, engine._masks))
     with pytest.raises(AssertionError):

@@ -93,7 +93,8 @@ def distillation(
     """(L_KD of unit image and text embeddings of one batch; the share of rows and columns in which the teacher is right)."""
     values, right = modx_loss(teacher, student, config.distil_temperature, config.screen, blocks)
     if config.distil == "features":
-        values = 0.5 * sum(feature_distillation(old, new) for old, new in zip(teacher, student))
+        image, text = (feature_distillation(old, new) for old, new in zip(teacher, student))
+        values = 0.5 * (image + text)
     elif config.distil == "diagonal":
         values = diagonal_distillation(teacher, student)
     return values.sum() if config.reduction == "sum" else values.mean(), right

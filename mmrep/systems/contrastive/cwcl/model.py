@@ -70,10 +70,10 @@ def cwcl_loss(
             return None, None
         return jnp.where(own, 1.0, intra_modal_weights(rows.aux, columns.aux, kernel)), None
 
-    index = jnp.where(known, jnp.arange(len(p), dtype=jnp.int32), -1)
+    position = jnp.where(known, jnp.arange(len(p), dtype=jnp.int32), -1)
     rows, columns = geometry or (None, None)
     to_q, to_p = contrast(
-        dot_products, Softmax(), {"scale": scale}, side(p, aux=rows, index=index), side(q, aux=columns, index=index),
+        dot_products, Softmax(), {"scale": scale}, side(p, aux=rows, position=position), side(q, aux=columns, position=position),
         blocks, targets=weights_of_block,
     )  # fmt: skip
     return jnp.where(known, to_q + to_p, 0.0)

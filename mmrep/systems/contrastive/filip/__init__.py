@@ -154,10 +154,9 @@ def contrast(
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """(the loss of each pair, its own mean similarity): `filip_loss` with the config's selection and blocks."""
     blocks = config.large_batch.blocks(config.chunk or (32 if config.similarity == "token_max" else 1024))
-    keys = None
-    if config.token_keep_ratio < 1.0 and config.local_batch is None:
-        chunk = None if blocks is None else blocks.chunk
-        keys = select_tokens(image, text, config.token_keep_ratio, chunk)
-    elif config.token_keep_ratio < 1.0:
-        keys = select_tokens_locally(image, text, config.token_keep_ratio, config.local_batch, blocks)
+    keys, ratio = None, config.token_keep_ratio
+    if ratio < 1.0 and config.local_batch:
+        keys = select_tokens_locally(image, text, ratio, config.local_batch, blocks)
+    elif ratio < 1.0:
+        keys = select_tokens(image, text, ratio, None if blocks is None else blocks.chunk)
     return filip_loss(image, text, scale, keys, config.chunk, blocks)

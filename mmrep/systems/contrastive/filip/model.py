@@ -5,14 +5,13 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mmrep.errors import ConfigError
 from mmrep.losses.blocks import MASKED, Blocks, Side, Softmax, contrast, in_blocks, ring_size, side
 from mmrep.losses.contrastive import Scalar, symmetric_info_nce_of_logits
 
-TokenSet: TypeAlias = tuple[Float[Array | np.ndarray, "_ _ _"], Bool[Array | np.ndarray, "_ _"]]
+TokenSet: TypeAlias = tuple[Float[Array, "_ _ _"], Bool[Array, "_ _"]]
 """(unit vectors [B, n, D], mask of the valid ones [B, n])."""
 
 
@@ -165,7 +164,10 @@ def select_tokens_locally(
             )
         parts = jax.tree.map(lambda v: v.reshape(-1, run_length, *v.shape[1:]), (x, y))
         chunk = None if blocks is None else blocks.chunk
-        run = lambda part: select_tokens(*part, ratio, chunk)  # noqa: E731
+
+        def run(part: tuple[TokenSet, TokenSet]) -> tuple[TokenSet, TokenSet]:
+            return select_tokens(part[0], part[1], ratio, chunk)
+
         # Without blocks all groups at once, which the compiler can split over devices.
         found = jax.vmap(run)(parts) if blocks is None else jax.lax.map(run, parts)
         return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), found)

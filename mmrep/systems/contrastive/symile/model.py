@@ -157,7 +157,7 @@ def _tuple_scores(shared: dict[str, Array], rows: Side, columns: Side, own: Arra
 def _next_roll(number: Array, columns: tuple[Any, ...], gradients: Any) -> tuple[Any, Any]:
     """To the next combination of rolls: factor k rolls by one after every B^(k-1) passes. Columns are true tuples in the first pass only."""
     of, *stats = columns
-    batch = of.index.shape[0]
+    batch = of.position.shape[0]
 
     def roll(vectors: dict[str, list[Array]] | None) -> dict[str, list[Array]] | None:
         if vectors is None:
@@ -166,5 +166,5 @@ def _next_roll(number: Array, columns: tuple[Any, ...], gradients: Any) -> tuple
         due = [(number + 1) % batch**k == 0 for k in range(len(rest))]
         return {"factors": [first, *(jnp.where(d, jnp.roll(v, -1, 0), v) for d, v in zip(due, rest))]}
 
-    later = of.index % batch + batch
-    return (of._replace(vectors=roll(of.vectors), index=later, ids=later), *stats), roll(gradients)
+    later = of.position % batch + batch
+    return (of._replace(vectors=roll(of.vectors), position=later, ids=later), *stats), roll(gradients)
