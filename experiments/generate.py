@@ -45,7 +45,7 @@ class Options:
     grow_conditioning: bool = False
     """finished targets become conditions of the next"""
     decoder: Annotated[Pairs, tyro.conf.arg(metavar="NAME=FOLDER")] = ()
-    """the run of the tokeniser that decodes a target (experiments.tokenize)"""
+    """the run of the tokenizer that decodes a target (experiments.tokenize)"""
     seed: int = 0
 
 
@@ -86,7 +86,7 @@ def generate(command: _cli.Command[Options]) -> list[Path]:
 
 
 def decoded(made: dict[str, Any], targets: list[str], pairs: Sequence[str], seed: int) -> dict[str, Any]:
-    """`made` with the ids of the targets in `pairs` decoded by a tokeniser."""
+    """`made` with the ids of the targets in `pairs` decoded by a tokenizer."""
     import numpy as np
 
     import mmrep
@@ -98,13 +98,13 @@ def decoded(made: dict[str, Any], targets: list[str], pairs: Sequence[str], seed
             raise ConfigError(
                 f"--decoder {pair!r} is not NAME=WORKDIR of a target that is an image{near(name, images)}"
             )
-        tokeniser = mmrep.load(folder)
-        if "detokenize" not in tokeniser.names:
-            raise ConfigError(f"--decoder {pair!r}: {folder} is no tokeniser, it has no infer function 'detokenize'")
+        tokenizer = mmrep.load(folder)
+        if "detokenize" not in tokenizer.names:
+            raise ConfigError(f"--decoder {pair!r}: {folder} is no tokenizer, it has no infer function 'detokenize'")
         if made[name].ndim != 3:
-            raise ConfigError(f"--decoder {pair!r}: {name} has no ids of a tokeniser in this run")
+            raise ConfigError(f"--decoder {pair!r}: {name} has no ids of a tokenizer in this run")
         seeds = np.arange(seed, seed + len(made[name]), dtype=np.uint32)
-        made = made | {name: tokeniser.infer("detokenize", {"ids": made[name], "seed": seeds})}
+        made = made | {name: tokenizer.infer("detokenize", {"ids": made[name], "seed": seeds})}
     return made
 
 

@@ -1,4 +1,4 @@
-"""Computes a trained tokeniser's ids for another system's records, for models of tokens.
+"""Computes a trained tokenizer's ids for another system's records, for models of tokens.
 
 python -m experiments.train vqvae --variant fourm
 python -m experiments.tokenize vqvae --variant fourm --data fourm --data-variant tokens
@@ -27,7 +27,7 @@ class Options:
     field: str | None = None
     """which of its token fields, where it has several"""
     workdir: Annotated[Path | None, _cli.FOLDER] = None
-    """the tokeniser's run (default: runs/SLUG-SIZE)"""
+    """the tokenizer's run (default: runs/SLUG-SIZE)"""
 
 
 def run() -> None:
@@ -68,11 +68,11 @@ def write(workdir: Path, target: Any) -> list[Path]:
     _cli.enable_compile_cache()
     model = restore(workdir)
     if "tokenize" not in model.names:
-        raise ConfigError(f"{workdir} is no tokeniser: it has no infer function 'tokenize'")
+        raise ConfigError(f"{workdir} is no tokenizer: it has no infer function 'tokenize'")
     data = dataclasses.replace(model.experiment.data, source=target.source)
     folder, written = Path(target.folder), []
     paths.make(folder)
-    (folder / ABOUT).unlink(missing_ok=True)  # until all splits are of this tokeniser
+    (folder / ABOUT).unlink(missing_ok=True)  # until all splits are of this tokenizer
     held = {}
     for split in ("train", "val", "test"):
         rows, parts = pipeline.open_split(data, model.tokenize, split), []
@@ -85,7 +85,7 @@ def write(workdir: Path, target: Any) -> list[Path]:
         ids = np.concatenate(parts)
         written.append(folder / f"{split}.npy")
         np.save(written[-1], ids.astype(np.uint16 if ids.max() < 2**16 else np.int32))
-    about = {"tokeniser": str(workdir), "field": target.field, "source": as_json(target.source), "contents": held}
+    about = {"tokenizer": str(workdir), "field": target.field, "source": as_json(target.source), "contents": held}
     (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return written
 

@@ -1,5 +1,6 @@
 """Generated pages are those that the stored results give today, and results are short."""
 
+import ast
 import json
 import re
 
@@ -66,3 +67,10 @@ def test_every_proof_can_be_made():
         m.get_proof() for m in map(catalogue.module, (e.slug for e in catalogue.entries())) if hasattr(m, "get_proof")
     ]
     assert len(found) > 10 and all(p.claim and p.metric and any(e.headline for e in p.expects) for p in found)
+
+
+def test_no_config_states_results():
+    for path in catalogue.CONFIGS.rglob("*.py"):
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        numbers = re.findall(r"(?<!\w)\d*\.\d+", re.sub(r"\d{4}\.\d{4,5}", "", text))  # but for arXiv's
+        assert not numbers, f"{path}: results are stored in results/, not in docstrings"

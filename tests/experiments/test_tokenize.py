@@ -1,4 +1,4 @@
-"""A trained tokeniser's ids in another system's records: written, read, learnt from and turned into pictures."""
+"""A trained tokenizer's ids in another system's records: written, read, learnt from and turned into pictures."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from mmrep.training.restore import restore
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(a tokeniser's run, the records with its ids, a run of 4M over them)."""
+    """(a tokenizer's run, the records with its ids, a run of 4M over them)."""
     root = tmp_path_factory.mktemp("tokens")
     base = _cli.experiment("vqvae", "tiny")
     consumer = _cli.experiment("fourm", "tiny")
@@ -38,7 +38,7 @@ def made(tmp_path_factory):
     return root, source, consumer
 
 
-def test_ids_are_the_tokenisers_of_the_same_record(made):
+def test_ids_are_the_tokenizers_of_the_same_record(made):
     root, source, consumer = made
     model = restore(root / "vqvae")
     records = source.open("test")
@@ -53,7 +53,7 @@ def test_ids_are_the_tokenisers_of_the_same_record(made):
     assert list(source.texts("test")) == list(source.source.texts("test"))
 
 
-def test_generated_ids_are_decoded_by_the_tokeniser(made, run_command, tmp_path):
+def test_generated_ids_are_decoded_by_the_tokenizer(made, run_command, tmp_path):
     root, _, _ = made
     args = "fourm", "--size", "tiny", "--workdir", str(root / "fourm"), "--given", "caption=a big red circle"
     args += "--targets", "rgb,semseg", "--decoding-steps", "2"
@@ -66,7 +66,7 @@ def test_generated_ids_are_decoded_by_the_tokeniser(made, run_command, tmp_path)
     assert len(np.unique(fine.reshape(-1, 3), axis=0)) > len(np.unique(np.asarray(plain).reshape(-1, 3), axis=0))
     assert run_command("generate", *args, "--decoder", "caption=x")[0] == 2
     code, _, err = run_command("generate", *args, "--decoder", f"rgb={root / 'fourm'}")
-    assert code == 2 and "no tokeniser" in err
+    assert code == 2 and "no tokenizer" in err
 
 
 def test_tokens_of_other_data_are_refused(made, tmp_path):
@@ -95,4 +95,4 @@ def test_a_missing_run_or_field_is_one_sentence(made, run_command):
     assert code == 2 and "choose one with --field" in err
     assert [t.field for t in within(_cli.experiment("fourm", variant="tokens").data.source)] == ["rgb_ids"]
     other = "fourm", "--size", "tiny", "--workdir", str(root / "fourm"), "--data", "fourm", "--data-variant", "tokens"
-    assert "no tokeniser" in run_command("tokenize", *other)[2]
+    assert "no tokenizer" in run_command("tokenize", *other)[2]
