@@ -104,8 +104,19 @@ def train(
     workdir: a folder for checkpoints and logs; the same call resumes there. evaluate: the experiment's own evaluators, unless given;
     None for none.   Raises ConfigError where the folder holds a run of another config.
     """
+    meta = {"slug": config, "size": size} if isinstance(config, str) else None
     experiment = get_config(config, size) if isinstance(config, str) else config
-    return loop.train(experiment, None if workdir is None else Path(workdir), evaluate=evaluate, progress=progress)
+    folder = None if workdir is None else Path(workdir)
+    return loop.train(experiment, folder, evaluate=evaluate, meta=meta, progress=progress)
+
+
+def pretrained(config: str | Experiment, *, size: str = "small", progress: bool = True) -> Model:
+    """The trained model of an experiment, or of a system's name at `size`: read from the cache, or trained now and kept there.
+
+    The cache is $MMREP_CACHE, or ~/.cache/mmrep; equal configs share an entry. The model is not evaluated.
+    """
+    experiment = get_config(config, size) if isinstance(config, str) else config
+    return loop.pretrained(experiment, progress)
 
 
 def evaluate(model: Model, data: Any = None, evals: Any = None) -> dict[str, float]:

@@ -96,7 +96,9 @@ class Model:
 
     @property
     def name(self) -> str:
-        """Of the system: the name of its file, or of its class."""
+        """Of the system: the name of its file, of its class, or (a plain System) of its loss."""
+        if isinstance(self.experiment.system, System):
+            return getattr(self.system.loss, "__name__", "system")
         kind = type(self.experiment.system)
         module = kind.__module__.split(".")
         return module[3] if module[:2] == ["mmrep", "systems"] and len(module) > 3 else kind.__qualname__
@@ -237,7 +239,7 @@ class Model:
         """The target modalities, in order, from the given ones (or from nothing): `generate(["rgb"], caption="a red circle")`.
 
         samples: of each given value.   Other keywords are settings of the system's decoder, e.g. guidance=3.0, temperature=0.7.
-        Returns images as floats [N, H, W, C] in [0, 1], class maps as ids [N, H, W], and a list of texts.
+        Returns images as floats [N, H, W, C] in [0, 1] (at the resolution of their tokens), class maps as ids [N, H, W], and a list of texts.
         Raises ConfigError for a system that does not generate.
         """
         infer, wanted = self.tokens(), [targets] if isinstance(targets, str) else list(targets)
@@ -457,7 +459,8 @@ class Model:
         counts: dict[str, int] = {}
         for path, x in flatten(self.params).items():
             counts[path.split("/")[0]] = counts.get(path.split("/")[0], 0) + math.prod(x.shape)
-        about = (sys.modules[type(system).__module__].__doc__ or "").strip().splitlines() or [self.name]
+        about = system.loss.__doc__ if isinstance(system, System) else sys.modules[type(system).__module__].__doc__
+        title = ((about or "").strip().splitlines() or [self.name])[0]
         source = type(data.source).__name__ if data.source is not None else "none given"
         attribution = getattr(data.source, "attribution", ())
         steps = f"{self.experiment.steps:,} steps of {data.batch_size} examples, seed {self.experiment.train.seed}"
@@ -475,7 +478,7 @@ class Model:
             "Config": ["```json", json.dumps(to_json(self.experiment), indent=1, ensure_ascii=False), "```"],
         }
         body = [line for title, lines in sections.items() for line in (f"## {title}", "", *lines, "")]
-        return "\n".join([f"# {self.name}", "", about[0], "", *body])
+        return "\n".join([f"# {self.name}", "", title, "", *body])
 
 
 def _gathered(

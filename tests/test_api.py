@@ -175,6 +175,34 @@ def test_a_system_with_a_score_of_its_own_uses_it_everywhere(model):
     assert classifier(PIXELS).shape == (3, 2)
 
 
+def test_generation_from_raw_values_or_from_nothing():
+    model = mmrep.create("fourm", "tiny")
+    settings = {"decoding_steps": 2, "temperature": 0.5}
+    found = model.generate(["semseg", "rgb"], caption=["a red circle", "a star"], samples=2, guidance=2.0, **settings)
+    assert [*found] == ["semseg", "rgb"] and found["rgb"].shape == (4, 4, 4, 3) and found["semseg"].shape == (4, 4, 4)
+    again = model.generate(["semseg", "rgb"], caption=["a red circle", "a star"], samples=2, guidance=2.0, **settings)
+    np.testing.assert_array_equal(found["rgb"], again["rgb"])
+    other = model.generate("rgb", caption="a red circle", seed=1, **settings)
+    assert other["rgb"].shape == (1, 4, 4, 3) and (other["rgb"][0] != found["rgb"][0]).any()
+    texts = model.generate("caption", pixels=[PIXELS[0], Image.fromarray(PIXELS[1])])["caption"]
+    assert len(texts) == 2 and all(isinstance(t, str) for t in texts)
+    assert len(model.generate("rgb", samples=3, **settings)["rgb"]) == 3
+    for call, sentence in (
+        (lambda: model.generate([]), "generate needs targets"),
+        (lambda: model.generate("rgb", caption=[]), "generate needs at least one value of caption"),
+        (
+            lambda: model.generate("rgb", captoin="a star"),
+            r"'captoin' is neither a modality nor a setting .*did you mean 'caption'",
+        ),
+        (lambda: model.generate("rgb", caption="a star", temprature=1.0), r"did you mean 'temperature'"),
+        (lambda: model.generate("rgb", samples=0), "samples is 0"),
+        (lambda: model.generate("sound"), "no modality 'sound'"),
+        (lambda: model.generate("caption", caption="a star"), "'caption' is given and a target"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            call()
+
+
 def test_evaluate_on_other_data(model):
     from mmrep.data.scenes import SceneData
 

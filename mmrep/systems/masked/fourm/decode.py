@@ -4,6 +4,7 @@
 fills it by a schedule (MaskGIT, ROAR or autoregressive, with or without guidance). `predict` decodes one modality in a single step.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -93,6 +94,11 @@ class TokenInfer(NamedTuple):
         settings: of every `Target`: decoding_steps, token_schedule, temperature, temperature_schedule, top_k, top_p.
         Raises ConfigError for unknown modalities, for a target that is given, and for settings that cannot work.
         """
+        known = {f.name for f in dataclasses.fields(Target)} - {"domain", "guidance"}
+        for name in settings:
+            if name not in known:
+                others = [*known, "guidance", "scales", "grow_conditioning", *(m.name for m in self.modalities)]
+                raise ConfigError(f"{name!r} is neither a modality nor a setting of generation{near(name, others)}")
         for name in (*given, *targets):
             self.modality(name)
         for name in targets:
