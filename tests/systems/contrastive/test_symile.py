@@ -10,7 +10,6 @@ import pytest
 
 from mmrep import modality
 from mmrep.errors import ConfigError
-from mmrep.losses.contrastive import symmetric_info_nce
 from mmrep.model import Model
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.audio import AudioEncoder
@@ -76,13 +75,6 @@ def test_scores_of_one_observed_modality_are_dot_products():
         scores(x, [y], "clip")
 
 
-def test_two_modalities_are_clip():
-    system, params = identity(3, 5.0, "xy", negatives="n_squared")
-    x, y = vectors()[:2]
-    found, _ = value(system, params, {"x": x, "y": y})
-    assert found == pytest.approx(float(symmetric_info_nce(x, y, 5.0).mean()), rel=1e-6)
-
-
 def test_sum_loss_against_a_loop():
     x, key, scale = vectors(5, 4), jax.random.key(3), 2.0
     keys, expected = jax.random.split(key, 3), np.zeros(5)
@@ -132,15 +124,16 @@ def missing_system():
 
 def test_a_missing_modality_is_a_learned_vector_whatever_the_placeholder():
     system, params, batch = missing_system()
+    embed = jax.jit(system.infer["y"])
     gone = batch | {"present": batch["present"].at[2, 1].set(0.0)}
     other = gone | {"y": gone["y"].at[2].set(1e3)}
-    found = [np.asarray(system.infer["y"](params, {}, b)) for b in (batch, gone, other)]
+    found = [np.asarray(embed(params, {}, b)) for b in (batch, gone, other)]
     np.testing.assert_array_equal(found[1], found[2])
     assert np.abs(found[0] - found[1])[2].max() > 0.1
     np.testing.assert_allclose(np.linalg.norm(found[1], axis=1), 1, rtol=1e-5)
     np.testing.assert_array_equal(np.delete(found[0], 2, 0), np.delete(found[1], 2, 0))
-    np.testing.assert_array_equal(found[0], system.infer["y"](params, {}, {"y": batch["y"]}))
-    grads = jax.grad(lambda p: system.loss(p, {}, gone, jax.random.key(0))[0])(params)
+    np.testing.assert_array_equal(found[0], embed(params, {}, {"y": batch["y"]}))
+    grads = jax.jit(jax.grad(lambda p: system.loss(p, {}, gone, jax.random.key(0))[0]))(params)
     assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves({"y": grads["missing"]["y"], "x": grads["x"]}))
 
 
