@@ -101,6 +101,6 @@ def get_proof() -> Proof:
         notes="Equal image encoders, data, batches and steps; the words arm has no text encoder. On validation the words arm was tried at three "
         "learning rates (1e-3, 3e-3, 1e-2) and CLIP at two (1e-3, 3e-3): 3e-3 was best for both. Ranked by the mean log-probability of their words, "
         "captions of common words come first for every image (validation R@1 0.03 image to text, against 0.24 text to image), which made the gap "
-        "look far larger; so word frequencies are divided out (0.16). A bag of words does not bind colours to shapes: part of the gap is due to "
+        "seem far larger; so word frequencies are divided out (0.16). A bag of words does not bind colours to shapes: part of the gap is due to "
         "that. An arm with the sigmoid loss was left out for time.",
     )  # fmt: skip

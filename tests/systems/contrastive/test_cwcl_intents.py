@@ -13,17 +13,17 @@ def test_every_word_has_tones_of_its_own():
 
 
 def test_sentences_are_made_of_known_words_and_never_shared():
-    told = {
+    sentences = {
         sentence(i, t, ((a + 0.5) / 4, (p % 4 + 0.5) / 4, (p + 0.5) / 8, 0.99, 0.0)): (i, t)
         for i in range(len(INTENTS)) for t in range(len(TEMPLATES)) for a in range(4) for p in range(8)
     }  # fmt: skip
-    assert {w for s in told for w in s.split()} <= {*WORDS}
-    assert len({*told.values()}) == 240
+    assert {w for s in sentences for w in s.split()} <= {*WORDS}
+    assert len({*sentences.values()}) == 240
     assert sentence(0, 0, (0.0, 0.0, 0.0, 0.0, 0.0)) == "start the lights in the kitchen"
     assert sentence(19, 8, (0.3, 0.99, 0.99, 0.0, 0.99)) == "adjust my purple buzzer in the studio"
 
 
-def test_speech_is_the_words_in_order_and_the_noise_as_loud_as_said():
+def test_speech_is_the_words_in_order_with_noise_at_the_given_level():
     text, rate = "stop the music", 4000
     clean = synthesise(text, np.random.default_rng(0), rate, 0.0, 0.0, 200.0)
     noisy = synthesise(text, np.random.default_rng(0), rate, 0.0, 0.0, 10.0)
@@ -57,13 +57,13 @@ def test_records_repeat_and_fit():
         records[60]
 
 
-def test_impossible_sources_say_why():
-    for fields, says in (
+def test_impossible_sources_are_explained():
+    for fields, words in (
         ({"templates": (12,)}, "templates"),
         ({"rate": 2000}, "rate is 2000"),
         ({"tempo": 1.0}, "tempo"),
     ):
-        with pytest.raises(ConfigError, match=says):
+        with pytest.raises(ConfigError, match=words):
             IntentData(**fields)
     with pytest.raises(DataError, match="is empty"):
         IntentData(n_val=0).open("val")

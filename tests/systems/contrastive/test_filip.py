@@ -109,7 +109,7 @@ def test_selection_keeps_the_best_valid_tokens():
     np.testing.assert_allclose(kept, [[[1, 0], [0.6, 0.8]]])
     assert kept_valid.all()
     assert not select_tokens((tokens, valid), others, 1.0)[0][1][0, 3]  # padding comes last and stays masked
-    with pytest.raises(ConfigError, match=r"lie in \(0, 1\]"):
+    with pytest.raises(ConfigError, match=r"be in \(0, 1\]"):
         select_tokens((tokens, valid), others, 0.0)
 
 

@@ -103,7 +103,7 @@ def test_the_temperature_has_no_floor_unless_set():
         assert float(value(system, params, batch)[1]["scale"]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_xor_is_seen_by_the_product_and_by_no_pair():
+def test_xor_is_captured_by_the_product_and_by_no_pair():
     signs = 1.0 - 2.0 * np.array([[a, b, a ^ b] for a in (0, 1) for b in (0, 1)])
     # One sign bit a modality, spread over two dimensions so that the rows are unit vectors.
     a, b, c = (np.stack([s, s], 1).astype(np.float32) / np.sqrt(2) for s in signs.T)

@@ -1,4 +1,4 @@
-"""The sources of which only several modalities together tell the truth: XOR triples, and pictures named by words and sound."""
+"""Sources in which only several modalities together determine the target: XOR triples, and images named by text and speech."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def test_xor_holds_with_probability_p(p):
     (a, b, c), columns = bits(XorData(4000, p=p))
     xor, copy = (c == a ^ b).all(1), (c == a).all(1)
     assert (xor | copy).all()
-    # A triple looks right both ways where b is 0, which is one in 8.
+    # A triple is both XOR and copy where b is 0: one in 8.
     assert xor.mean() == pytest.approx(p + (1 - p) / 8, abs=0.03)
     assert copy.mean() == pytest.approx(1 - p + p / 8, abs=0.03)
     assert (columns["b_id"] == b @ [1, 2, 4]).all()
@@ -36,8 +36,8 @@ def test_xor_splits_differ_and_repeat():
     source = XorData(100, 100, 100)
     a, b = source.open("train").columns["a"], source.open("test").columns["a"]
     assert not np.array_equal(a, b) and np.array_equal(a, source.open("train").columns["a"])
-    for change, says in (({"p": 1.5}, "p is 1.5"), ({"bits": 0}, "bits is 0")):
-        with pytest.raises(ConfigError, match=says):
+    for change, words in (({"p": 1.5}, "p is 1.5"), ({"bits": 0}, "bits is 0")):
+        with pytest.raises(ConfigError, match=words):
             XorData(**change)
     with pytest.raises(DataError, match="is empty"):
         XorData(n_val=0).open("val")
@@ -52,14 +52,14 @@ def test_polyglot_image_is_named_by_the_word_of_the_spoken_language():
     words, records = source.words(), source.open("train")
     assert len({*words.ravel()}) == words.size
     for r in (records[i] for i in range(300)):
-        said = r["text"].split()
-        assert len(said) == source.languages
-        named = {int(np.argwhere(words == w)[0, 0]): int(np.argwhere(words == w)[0, 1]) for w in said}
+        words_of_text = r["text"].split()
+        assert len(words_of_text) == source.languages
+        named = {int(np.argwhere(words == w)[0, 0]): int(np.argwhere(words == w)[0, 1]) for w in words_of_text}
         assert set(named) == set(range(source.languages)) and len({*named.values()}) == source.languages
         assert named[int(r["language"])] == int(r["class"])
 
 
-def test_polyglot_sound_tells_the_language_and_nothing_else():
+def test_polyglot_sound_identifies_the_language_and_nothing_else():
     source = PolyglotData(2000, 20, 20)
     columns = source.open("train").columns
     waves, language, kind = columns["speech"], columns["language"], columns["class"]

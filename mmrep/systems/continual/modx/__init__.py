@@ -54,8 +54,8 @@ class Config:
             "alpha": (self.alpha >= 0, "the weight of a loss is at least 0"),
             "distil": (self.distil in ("matrix", "diagonal", "features"), "choose matrix, diagonal or features"),
             "reduction": (self.reduction in ("sum", "mean"), "choose sum or mean"),
-            "distil_temperature": (0.01 <= self.distil_temperature <= 1.0, "it must lie in [0.01, 1]"),
-            "temperature": (0.01 <= self.temperature <= 1.0, "it must lie in [0.01, 1]"),
+            "distil_temperature": (0.01 <= self.distil_temperature <= 1.0, "it must be in [0.01, 1]"),
+            "temperature": (0.01 <= self.temperature <= 1.0, "it must be in [0.01, 1]"),
         })  # fmt: skip
         self.large_batch.check()
 

@@ -37,8 +37,8 @@ class Config:
 
     def check(self) -> None:
         check_fields(self, {
-            "smoothing": (0.0 <= self.smoothing < 1.0, "it must lie in [0, 1)"),
-            "temperature": (0.01 <= self.temperature <= 1.0, "it must lie in [0.01, 1]"),
+            "smoothing": (0.0 <= self.smoothing < 1.0, "it must be in [0, 1)"),
+            "temperature": (0.01 <= self.temperature <= 1.0, "it must be in [0.01, 1]"),
         })  # fmt: skip
         self.large_batch.check()
 

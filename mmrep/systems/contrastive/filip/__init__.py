@@ -59,9 +59,9 @@ class Config:
         selects, ring = self.token_keep_ratio < 1.0, self.large_batch.loss == "ring"
         similarities = ("token_max", "token_mean", "global")
         check_fields(self, {
-            "temperature": (0.01 <= self.temperature <= 1.0, "it must lie in [0.01, 1]"),
+            "temperature": (0.01 <= self.temperature <= 1.0, "it must be in [0.01, 1]"),
             "similarity": (self.similarity in similarities, f"choose one of {', '.join(similarities)}"),
-            "token_keep_ratio": (0.0 < self.token_keep_ratio <= 1.0, "the share of tokens lies in (0, 1]"),
+            "token_keep_ratio": (0.0 < self.token_keep_ratio <= 1.0, "the share of tokens is in (0, 1]"),
             "local_batch": (self.local_batch is None or self.local_batch >= 1, "give 1 or more, or None"),
             "chunk": (self.chunk is None or self.chunk >= 1, "give 1 or more, or None for all at once"),
         })  # fmt: skip

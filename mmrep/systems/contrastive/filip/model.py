@@ -135,7 +135,7 @@ def select_tokens(x: TokenSet, y: TokenSet, ratio: float, chunk: int | None = No
     Raises ConfigError unless 0 < ratio <= 1.
     """
     if not 0.0 < ratio <= 1.0:
-        raise ConfigError(f"select_tokens: ratio is {ratio}; it must lie in (0, 1]")
+        raise ConfigError(f"select_tokens: ratio is {ratio}; it must be in (0, 1]")
 
     def top(tokens: TokenSet, best: Array) -> TokenSet:
         vectors, valid = tokens

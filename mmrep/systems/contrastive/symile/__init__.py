@@ -65,7 +65,7 @@ class Config:
             "temperature": (0 < self.temperature < math.inf, "it must be positive and finite"),
             "min_temperature": (floor is None or 0 < floor < math.inf, "it must be positive and finite, or None"),
             "pairs": ({n for pair in self.pairs for n in pair} <= {*names}, "name encoders"),
-            "smoothing": (0 <= self.smoothing < 1, "it must lie in [0, 1)"),
+            "smoothing": (0 <= self.smoothing < 1, "it must be in [0, 1)"),
         })  # fmt: skip
         if len(names) < 2 or len(set(names)) < len(names) or taken:
             raise ConfigError(
@@ -131,7 +131,7 @@ def missing_vectors(rng: PRNGKeyArray, names: tuple[str, ...], dim: int) -> Para
 def replace_missing(
     params: Params, batch: Batch, x: Float[Array, "B D"], name: str, names: tuple[str, ...]
 ) -> Float[Array, "B D"]:
-    """Unit embeddings of modality `name` in which the learned vector stands for every row that `present` marks as missing."""
+    """Unit embeddings of modality `name` in which the learned vector replaces every row that `present` marks as missing."""
     here = jnp.ones(len(x), bool) if "present" not in batch else batch["present"][:, names.index(name)] > 0.5
     absent, observed = params["missing"][name]
     return l2_normalise(jnp.where(here[:, None], x + observed, absent))

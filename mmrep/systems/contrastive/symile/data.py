@@ -40,7 +40,7 @@ class XorData:
         if not 0.0 <= self.p <= 1.0:
             raise ConfigError(f"p is {self.p}: it is a probability, in [0, 1]")
         if not 1 <= self.bits <= 20:
-            raise ConfigError(f"bits is {self.bits}: it must lie in [1, 20]")
+            raise ConfigError(f"bits is {self.bits}: it must be in [1, 20]")
 
     def open(self, split: str) -> Columns:
         n = splits.size(self, split)
@@ -84,7 +84,7 @@ class PolyglotData:
 
     def __post_init__(self) -> None:
         if not 2 <= self.languages <= len(KINDS):
-            raise ConfigError(f"languages is {self.languages}: it must lie in [2, {len(KINDS)}]")
+            raise ConfigError(f"languages is {self.languages}: it must be in [2, {len(KINDS)}]")
         if not 0 <= self.missing < 1:
             raise ConfigError(f"missing is {self.missing}: it is a probability, in [0, 1)")
         if self.rate < 4000 or self.seconds < 0.1:

@@ -67,12 +67,12 @@ class Config:
     def check(self) -> None:
         check_fields(self, {
             "fusion_depth": (self.fusion_depth >= 1, "the fusion encoder needs at least one layer"),
-            "temperature": (0.001 <= self.temperature <= 0.5, "it must lie in [0.001, 0.5]"),
+            "temperature": (0.001 <= self.temperature <= 0.5, "it must be in [0.001, 0.5]"),
             "queue": (self.queue >= 0, "it must be 0 or more, best a multiple of data.batch_size"),
-            "momentum": (0.0 <= self.momentum < 1.0, "it must lie in [0, 1)"),
-            "alpha": (0.0 <= self.alpha <= 1.0, "it must lie in [0, 1]"),
+            "momentum": (0.0 <= self.momentum < 1.0, "it must be in [0, 1)"),
+            "alpha": (0.0 <= self.alpha <= 1.0, "it must be in [0, 1]"),
             "alpha_warmup_steps": (self.alpha_warmup_steps >= 0, "it must be 0 or more"),
-            "mask_rate": (0.0 < self.mask_rate < 1.0, "it must lie in (0, 1)"),
+            "mask_rate": (0.0 < self.mask_rate < 1.0, "it must be in (0, 1)"),
             "negatives": (self.negatives in ("hard", "random"), "choose hard or random"),
         } | {
             name: (getattr(self, name) >= 0, "the weight of a loss is at least 0")
