@@ -1,14 +1,13 @@
 """Mod-X: the distillation by hand and against loops, the teacher's snapshots, and the measures of forgetting."""
 
-from itertools import pairwise
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.continual.modx import get_config
 from mmrep import modality
-from mmrep.config import Data, Experiment, Optim, Phase, Tokenizer, fingerprint
+from mmrep.config import Data, Tokenizer, fingerprint
 from mmrep.data import pipeline
 from mmrep.data.scenes import CaptionSpec, Joint, SceneData, domain
 from mmrep.errors import ConfigError
@@ -28,7 +27,6 @@ from mmrep.systems.continual.modx.model import (
     right_rows,
     similarity_distillation,
 )
-from mmrep.training import loop
 
 IMAGE, TEXT = (
     ImageEncoder(TransformerConfig(width=32, depth=1, heads=4), patch=8),
@@ -198,18 +196,11 @@ def test_metrics_of_a_stream():
     assert found["R@1 b after a"] == 0.0 and found["R@1 b after b"] == 0.75
 
 
-def test_the_teacher_is_the_end_of_the_phase_before():
-    spec = CaptionSpec("list", attributes=("colour",))
-    stream = Joint(tuple(SceneData(16, 4, 4, seed=i, size=16, caption=spec) for i in range(3)))
-    config, data = Config(IMAGE, TEXT, 16), Data(stream, PAIR, Tokenizer(64, "word"), 8)
-    phases = tuple(Phase(f"{i}", 1, Domain(stream, i), begin=snapshot if i else None) for i in range(3))
-    config = Experiment(config, data, phases, Optim(lr=1e-2, schedule="constant"))
-    ends = [loop.train(config, progress=False, stop=n) for n in (1, 2, 3)]
-    for earlier, later in pairwise(ends):
-        for name in ("image", "text"):
-            jax.tree.map(np.testing.assert_array_equal, later.extras["teacher"][name], earlier.params[name])
-    first, last = (jax.tree.leaves(e.extras["teacher"]) for e in (ends[0], ends[2]))
-    assert not any(np.array_equal(a, b) for a, b in zip(first, last)), "the teacher is refreshed in every phase"
+@pytest.mark.parametrize("size", ["tiny", "small", "paper"])
+def test_every_phase_but_the_first_begins_with_a_snapshot(size):
+    first, *later = get_config(size).phases
+    assert first.begin is None and first.system.alpha == 0
+    assert all(p.begin is snapshot and p.system is None for p in later) and get_config(size).system.alpha == 20
 
 
 def test_a_domain_has_its_own_pairs_and_the_words_of_all():

@@ -7,8 +7,9 @@ import pytest
 
 from configs.retrieval.invgc import get_config
 from configs.retrieval.invgc.proof import synthetic
+from mmrep.data import pipeline
 from mmrep.errors import ConfigError, DataError
-from mmrep.evals.suite import evaluate
+from mmrep.system import System
 from mmrep.systems.retrieval.invgc import Config, collect_banks
 from mmrep.systems.retrieval.invgc.evals import check_bank, qb_norm
 from mmrep.systems.retrieval.invgc.model import (
@@ -132,14 +133,20 @@ def test_crowded_embeddings_gain_and_spread_ones_do_not():
     assert abs(synthetic(100, cone=0.0, nuisance=0.0, noise=1.2)["gain"]) < 0.005
 
 
-def test_phase_fills_the_banks_with_training_embeddings():
-    config = get_config("tiny")
-    trained = loop.train(config, evaluate=evaluate, progress=False)
-    bank = np.asarray(trained.extras["bank_text"])
-    assert bank.shape == (32, 32)
-    np.testing.assert_allclose(np.linalg.norm(bank, axis=1), 1.0, atol=1e-4)
-    assert len(np.unique(bank.round(4), axis=0)) > 16
-    assert {"text->image_gallery R@1", "image->text_gallery R@1"} <= set(trained.metrics)
+def test_the_banks_are_the_embeddings_of_the_first_training_pairs():
+    data = get_config("tiny").data
+    tokenize = pipeline.load_tokenizer(data, pipeline.fit_tokenizer(data, [data.source], None))
+    split = pipeline.open_split(data, tokenize, "train")
+    infer = {
+        "image": lambda params, extras, batch: params["by"] * batch["image"].mean((1, 2)),
+        "text": lambda params, extras, batch: params["by"] * batch["text"].astype(jnp.float32)[:, :3],
+    }
+    context = loop.Context(split, System(lambda rng, batch: ({}, {}), lambda *args: args, infer), jax.random.key(0))
+    start = {f"bank_{n}": jnp.zeros((5, 3)) for n in infer}
+    _, extras = collect_banks({"by": jnp.float32(2.0)}, start, context)
+    batch, _ = next(pipeline.eval_batches(split, 5))
+    for name, embed in infer.items():
+        np.testing.assert_allclose(extras[f"bank_{name}"], embed({"by": 2.0}, {}, batch), rtol=1e-5)
 
 
 def test_bank_larger_than_the_split_is_refused():

@@ -8,9 +8,8 @@ Section 3.1, fusion encoder                                      model.FusionEnc
 Momentum update of the teacher                                   momentum_update
 Section 4, ranking the best candidates by ITM                    mmrep.evals.suite.Retrieval(score="score", rerank=k)
 
-Order of a step: the teacher encodes the batch, the loss is taken, the teacher's features enter the queue; the optimiser updates the
-parameters; `momentum_update` updates the teacher. The authors update the teacher before it encodes the batch, which is the same
-sequence of parameters: there too the teacher has averaged everything up to the previous optimiser step.
+In a step the teacher encodes the batch, its features enter the queue after the loss, and `momentum_update` follows the optimiser. The
+authors update the teacher before it encodes the batch: the same sequence, since it has then averaged the same parameters.
 """
 
 from dataclasses import dataclass
