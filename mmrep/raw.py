@@ -32,7 +32,7 @@ def rgb(picture: Any, where: str) -> UInt8[np.ndarray, "H W 3"]:
     from PIL import Image
 
     try:
-        # Only this tag is read: other broken tags say nothing about the pixels.
+        # Only this tag is read: broken tags beside it do not affect the pixels.
         orientation = picture.getexif().get(_ORIENTATION)
     except Exception:
         orientation = None

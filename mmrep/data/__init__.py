@@ -1,1 +1,1 @@
-"""Records in, batches out: sources, tokenisers, the made world, and the pipeline whose order is a function of (seed, step)."""
+"""Sources of records, tokenisers, synthetic scenes, and the pipeline from records to batches, whose order is a function of (seed, step)."""

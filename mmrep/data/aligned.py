@@ -20,7 +20,7 @@ class Aligned:
 
     fields: maps of numbers [H, W] or [H, W, C], bilinear.   ids: maps of class ids [H, W], nearest.   Each keeps its size.
     crop:   share of the area that is kept, drawn evenly;  ratio: of its sides, in logarithms.   flip: probability of left-right mirroring.
-    What else a record holds (boxes, a caption that says "left of") stays as it is: it must not depend on where things are.
+    The rest of a record (boxes, a caption that says "left of") stays unchanged: it must not depend on positions in the image.
     """
 
     source: Any
@@ -36,7 +36,7 @@ class Aligned:
         if not 0 < self.crop[0] <= self.crop[1] <= 1 or not 0 < self.ratio[0] <= self.ratio[1]:
             raise ConfigError(f"Aligned: crop {self.crop} must rise within (0, 1], ratio {self.ratio} above 0")
         if not 0 <= self.flip <= 1:
-            raise ConfigError(f"Aligned: flip is {self.flip}: a probability lies in [0, 1]")
+            raise ConfigError(f"Aligned: flip is {self.flip}: give a probability in [0, 1]")
 
     def open(self, split: str) -> Sequence[Record]:
         return self.source.open(split)
@@ -96,7 +96,7 @@ def cut(value: Shaped[np.ndarray, "..."], box: Box, mirrored: bool, ids: bool) -
 class Incomplete:
     """`source` where training records lack some of their maps: each of `fields` is missing with probability `missing`, one always stays.
 
-    A missing map is blank (zeros), and `present` float32 [maps] says which are there: what a MultiMAE batch needs to leave them out.
+    A missing map is blank (zeros), and `present` float32 [maps] is 1 for those that are not missing, as MultiMAE needs to leave them out.
     Which are missing depends on (seed, record) alone; validation and test records are whole.
     """
 

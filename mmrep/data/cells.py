@@ -158,7 +158,7 @@ class _Encoded(Sequence[Any]):
 
 
 def plain(value: Any) -> str:
-    """A cell as text; missing values (None, NaN) and what is no single value are empty."""
+    """A cell as text; empty for missing values (None, NaN) and for lists and objects."""
     return "" if value is None or value != value or isinstance(value, (list, dict, bytes)) else str(value).strip()
 
 

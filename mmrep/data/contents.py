@@ -1,4 +1,4 @@
-"""What a split holds, as a count and a digest, so that data that changed is noticed between two uses of it.
+"""A count and a digest of a split, by which a change of the data between two uses of it is noticed.
 
 A source's records may have digest() -> str: of names, sizes and texts, and not of the place where the data is kept. Wrapped sources are
 followed to the one inside. Without it the number of records alone is compared.

@@ -1,4 +1,4 @@
-"""Bytes of a file, a shard member or a table cell -> raw record values; whatever cannot be used is one sentence."""
+"""Bytes of a file, a shard member or a table cell -> raw record values; a value that cannot be used is one sentence."""
 
 import importlib.util
 import io
@@ -29,12 +29,12 @@ UNREAD = {
     ".heic": "for .heic and .heif: pip install pillow-heif", ".avif": "for .avif: a Pillow that was built with it",
     ".m4a": "save .m4a and .aac as .wav or .flac", ".jxl": "save .jxl as .png", ".svg": "draw .svg as .png",
 }  # fmt: skip
-"""What to do with endings that are common and not always read."""
+"""Advice for endings that are common and not always read."""
 
 
 @cache
 def image_endings() -> tuple[str, ...]:
-    """The endings of images that can be decoded here: .avif and .heic depend on what is installed."""
+    """The endings of images that can be decoded here: .avif and .heic depend on the installed packages."""
     from PIL import features
 
     endings = IMAGE + ((".avif",) if features.check("avif") else ())
@@ -47,15 +47,15 @@ def image_endings() -> tuple[str, ...]:
 
 
 def by_ending(names: Iterable[str]) -> str:
-    """What files there are, the most frequent first: "40 .jfif, 2 without ending"."""
+    """Files counted by ending, the most frequent first: "40 .jfif, 2 without ending"."""
     counts = Counter(os.path.splitext(os.path.basename(n))[1].lower() for n in names)
-    told = [f"{n} {ending or 'without ending'}" for ending, n in counts.most_common(8)]
-    return ", ".join(told) + (f" and {len(counts) - 8} other endings" if len(counts) > 8 else "")
+    parts = [f"{n} {ending or 'without ending'}" for ending, n in counts.most_common(8)]
+    return ", ".join(parts) + (f" and {len(counts) - 8} other endings" if len(counts) > 8 else "")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a single record may hold; beyond it the record is bad, so that one file cannot exhaust the memory.
+    """Limits of a single record; beyond them it is bad, so that one file cannot exhaust the memory.
 
     pixels: height x width of an image.   seconds: length of a sound.   characters: length of a text.   bytes: size of a file.
     """
@@ -90,7 +90,7 @@ def read(path: str, limits: Limits = Limits(), where: str = "", most: int | None
 
 
 def locate(path: str) -> str:
-    """`path`, or what stands there in another Unicode normal form (macOS) or behind backslashes (Windows); `path` itself where neither."""
+    """`path`, or the same path in another Unicode normal form (macOS) or with backslashes (Windows); `path` itself where none exists."""
     if os.path.lexists(path) or (path.isascii() and "\\" not in path):
         return path
     for spelled in (path, path.replace("\\", "/")):
@@ -135,7 +135,7 @@ def image(data: bytes, where: str, limits: Limits = Limits()) -> np.ndarray:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"{where}: the image is a decompression bomb, beyond {limits.pixels:,} pixels") from None
-    except Exception as error:  # Pillow's codecs raise whatever the broken bytes lead them to
+    except Exception as error:  # Pillow's codecs raise many kinds for broken bytes
         raise DataError(f"{where}: not a whole image file ({_brief(error)}): replace it") from None
 
 
@@ -179,7 +179,7 @@ def resample(wave: np.ndarray, found: int, rate: int, where: str) -> np.ndarray:
 
 
 def _wav_cut(data: bytes) -> bool:
-    """libsndfile reads a WAV that was cut short as if it were whole; the RIFF header has its size, unless it was streamed."""
+    """Whether a WAV is shorter than its RIFF header says, unless it was streamed; libsndfile does not notice."""
     if data[:4] != b"RIFF":
         return False
     size = int.from_bytes(data[4:8], "little")

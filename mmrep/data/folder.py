@@ -172,7 +172,7 @@ class FolderRecords(Sequence):
         )
 
     def digest(self) -> str:
-        """Of names, sizes and captions, wherever the folder stands."""
+        """Of names, sizes and captions; independent of the folder's path."""
         found = hashlib.sha256(repr((self.text, self.classes)).encode())
         for item in self.items:
             sizes = [os.path.getsize(f) if os.path.exists(f) else -1 for f in (item.image, item.audio) if f]
@@ -254,7 +254,7 @@ def _scan(path: str) -> _Tree:
     for stem, split in split_of.items():
         if explicit and not split:
             raise DataError(
-                f"{os.path.join(path, by_stem[stem][main])} lies outside the folders train/, val/ and test/ beside it: "
+                f"{os.path.join(path, by_stem[stem][main])} is outside the folders train/, val/ and test/ beside it: "
                 "move it into one of them"
             )
     names = {stem: stem.split("/", 1)[1] if split_of[stem] else stem for stem in stems}

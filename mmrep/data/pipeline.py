@@ -25,7 +25,7 @@ HostBatch = dict[str, Any]
 
 @runtime_checkable
 class Records(Protocol):
-    """What a source's open(split) returns: random access to raw records. A record that cannot be read raises DataError."""
+    """The result of a source's open(split): random access to raw records. A record that cannot be read raises DataError."""
 
     def __len__(self) -> int: ...
 
@@ -55,7 +55,7 @@ class Split:
     def entry(
         self, i: int, rng: np.random.Generator | None = None, fields: Mapping[str, str] | None = None
     ) -> HostBatch:
-        """Record `i` as batch entries without batch axis. `fields` reads a modality from another record field.
+        """Record `i` as batch entries without batch axis. `fields`: {modality: another record field for it}.
 
         Raises DataError naming split and record where the record cannot be used.
         """
@@ -120,11 +120,11 @@ class Split:
         return texts, np.asarray(owner, np.int64)
 
     def class_names(self, field: str) -> tuple[str, ...]:
-        """The names of the ids of a label field in their order, as the source knows them; empty where it does not."""
+        """The names of the ids of a label field in their order, from the source; empty where it has none."""
         return inner(self.records, "class_names", lambda names: names(field), ())
 
     def leftovers(self) -> str:
-        """What of the source's files no record reads, in one sentence; empty where there is nothing, or where the source does not know."""
+        """The source's files that no record reads, in one sentence; empty where there is none."""
         return inner(self.records, "leftovers", lambda sentence: sentence(), "")
 
     def skip(self, i: int, why: str) -> None:
@@ -174,7 +174,7 @@ def open_split(data: Data, tokenize: Tokenize | None, name: str, source: Any = N
 def fit_tokenizer(data: Data, sources: Sequence[Any], cache: Path | None) -> bytes | None:
     """The sentencepiece model trained on the training text of all `sources` (a stream of tasks shares one vocabulary).
 
-    Raises DataError where no record has a text, with what the source says of it.
+    Raises DataError where no record has a text, with the source's explanation.
     """
     if data.tokenizer is None:
         return None
@@ -187,7 +187,7 @@ def fit_tokenizer(data: Data, sources: Sequence[Any], cache: Path | None) -> byt
 
 
 def without_text(source: Any) -> str:
-    """Why no training record of `source` has a text, as far as the source knows."""
+    """Why no training record of `source` has a text, from the source where it explains it."""
     default = f"no training record of {type(source).__name__} has a text: give it captions, or leave data.tokenizer out"
     return inner(source.open("train"), "without_text", lambda sentence: sentence(), default)
 
@@ -261,7 +261,7 @@ def eval_batches(
 ) -> Iterator[tuple[HostBatch, int]]:
     """The usable records once, in order: (batch, number of real rows); the last batch repeats its last record to keep the shape.
 
-    Of several processes each reads its contiguous rows of a batch; the number of real rows is that of the whole batch.
+    Each of several processes gets its contiguous rows of a batch; the number of real rows is that of the whole batch.
     Raises ConfigError where the batch does not divide over the processes, DataError for a record that is bad in `fields` alone.
     """
     index, count = process
@@ -271,7 +271,7 @@ def eval_batches(
     rows = split.usable().tolist()
     for start in range(0, len(rows), batch_size):
         end = min(start + batch_size, len(rows))
-        low = min(start + index * share, end - 1)  # a process whose rows lie behind the end repeats the last record
+        low = min(start + index * share, end - 1)  # a process whose rows are behind the end repeats the last record
         mine = rows[low : min(max(start + (index + 1) * share, low + 1), end)]
         entries = []
         for i in mine:

@@ -1,10 +1,10 @@
 """Boxes, measures, palettes, people and instances as text, and back (4M, Mizrahi et al. 2023; 4M-21, Bachmann et al. 2024, section 3).
 
 Every number becomes a bin, written "v0=12": v0 to v3 are four alphabets whose meaning the sentence gives. In a box they are its
-left, top, right and bottom; a measure is "v1=<id> v0=<bin>"; a code is v0, or v1 beyond `Serial.codes`. Coordinates lie in [0, 1].
+left, top, right and bottom; a measure is "v1=<id> v0=<bin>"; a code is v0, or v1 beyond `Serialised.codes`. Coordinates lie in [0, 1].
 
 Texts of a model may be broken anywhere, so the parsers skip what has no meaning and never raise: an unknown id, a value that is
-missing, three coordinates, a box whose left lies right of its right, sixteen codes of which one is missing.
+missing, three coordinates, a box whose left edge is right of its right edge, a mask with 15 codes.
 """
 
 import re
@@ -19,7 +19,7 @@ from mmrep.errors import ConfigError, DataError, near
 
 
 @dataclass(frozen=True)
-class Serial:
+class Serialised:
     """How finely numbers are written. The paper's: `PAPER`.
 
     coordinates: bins of a coordinate; a count is cut to one below.   colours: bins of a colour channel.   values: of a measured value.
@@ -41,10 +41,10 @@ class Serial:
             raise ConfigError(f"serial.colours is {self.colours}: a channel has 256 values, give 256 or fewer")
 
 
-PAPER = Serial(coordinates=1000, colours=256, values=50, codes=512, palette=7)
+PAPER = Serialised(coordinates=1000, colours=256, values=50, codes=512, palette=7)
 
 
-def symbols(serial: Serial, words: Iterable[str] = ()) -> tuple[str, ...]:
+def symbols(serial: Serialised, words: Iterable[str] = ()) -> tuple[str, ...]:
     """Every item that texts of `serial` can hold, for `mmrep.config.Tokenizer.symbols`; `words`: class names to be items too."""
     first = max(serial.coordinates, serial.colours, serial.values, serial.codes)
     second = max(serial.coordinates, serial.codes, serial.palette + 1, len(MEASURES))
@@ -78,10 +78,10 @@ def _corners(bins: Iterable[int]) -> list[str]:
     return [f"v{a}={i}" for a, i in enumerate(bins)]
 
 
-def _coded(codes: Iterable[int], serial: Serial) -> list[str]:
+def _coded(codes: Iterable[int], serial: Serialised) -> list[str]:
     for i in codes:
         if not 0 <= i < 2 * serial.codes:
-            raise DataError(f"code {i} lies outside [0, {2 * serial.codes}): see serial.codes")
+            raise DataError(f"code {i} is outside [0, {2 * serial.codes}): see serial.codes")
     return [f"v0={i}" if i < serial.codes else f"v1={i - serial.codes}" for i in codes]
 
 
@@ -97,13 +97,13 @@ _ITEM = re.compile(r"v([0-3])=(\d{1,6})")
 
 
 def items(text: str) -> list[Item]:
-    """What a text says, item by item."""
+    """The items of a text."""
     found = [(word, _ITEM.fullmatch(word)) for word in text.split()]
     return [Item(int(m[1]), int(m[2]), word) if m else Item(-1, -1, word) for word, m in found]
 
 
 def _box_at(found: Sequence[Item], i: int) -> tuple[int, int, int, int] | None:
-    """The four coordinates that stand at i, if they do and left <= right, top <= bottom."""
+    """The four coordinates at position i; None unless left <= right and top <= bottom."""
     four = found[i : i + 4]
     if [x.axis for x in four] != [0, 1, 2, 3]:
         return None
@@ -122,13 +122,13 @@ class Box(NamedTuple):
     name: str
 
 
-def boxes(found: Iterable[Box], serial: Serial) -> str:
+def boxes(found: Iterable[Box], serial: Serialised) -> str:
     """The boxes by the distance of their top left corner to the origin; no boxes are an empty text."""
     ordered = sorted(found, key=lambda b: b.left**2 + b.top**2)
     return " ".join(" ".join([*_corners(_binned(b[:4], 0, 1, serial.coordinates).tolist()), b.name]) for b in ordered)
 
 
-def parse_boxes(text: str, serial: Serial, names: Collection[str] | None = None) -> list[Box]:
+def parse_boxes(text: str, serial: Serialised, names: Collection[str] | None = None) -> list[Box]:
     """Boxes with their class, which is one word or more. Without four coordinates or a class (one of `names`), a box is skipped."""
     found, out = items(text), []
     for i in range(len(found)):
@@ -164,8 +164,10 @@ SIZE_BIN = 32  # pixels
 PAIR = 2  # items of a measure: the chunk of span masking
 
 
-def bins_of(name: str, value: Float[np.ndarray, "..."] | Int[np.ndarray, "..."] | Number, serial: Serial) -> np.ndarray:
-    """Bins of values of a measure: rounded down; what has no range of its own (counts) stays as it is, but is cut.
+def bins_of(
+    name: str, value: Float[np.ndarray, "..."] | Int[np.ndarray, "..."] | Number, serial: Serialised
+) -> np.ndarray:
+    """Bins of values of a measure: rounded down; a count, which has no range, is only cut to the last bin.
 
     Raises DataError for an unknown measure and for values that are not finite.
     """
@@ -184,29 +186,29 @@ def bins_of(name: str, value: Float[np.ndarray, "..."] | Int[np.ndarray, "..."] 
     return np.asarray(level).astype(np.int64)
 
 
-def value_of(name: str, i: int, serial: Serial) -> float:
-    """The value that a bin stands for: its middle (the highest bin of a range is its end alone); of thresholds the bin itself."""
+def value_of(name: str, i: int, serial: Serialised) -> float:
+    """The value of a bin: its middle (the highest bin of a range is its end alone); of thresholds the bin itself."""
     if name in RANGES:
         low, high = RANGES[name]
         return float(low + min((i + 0.5) / (serial.values - 1), 1) * (high - low))
     return float(i * SIZE_BIN + (SIZE_BIN - 1) / 2 if name in SIZES else i)
 
 
-def measures(values: Mapping[str, Number], serial: Serial) -> str:
+def measures(values: Mapping[str, Number], serial: Serialised) -> str:
     """Pairs of id and bin, in the order of `values`. Raises DataError as `bins_of`."""
-    told = [(int(bins_of(name, value, serial)), MEASURES.index(name)) for name, value in values.items()]
-    return " ".join(f"v1={key} v0={i}" for i, key in told)
+    pairs = [(int(bins_of(name, value, serial)), MEASURES.index(name)) for name, value in values.items()]
+    return " ".join(f"v1={key} v0={i}" for i, key in pairs)
 
 
-def parse_measures(text: str, serial: Serial) -> dict[str, int]:
-    """Bins by name. Of a measure that is told twice the first counts; pairs that `count_malformed` counts are skipped."""
+def parse_measures(text: str, serial: Serialised) -> dict[str, int]:
+    """Bins by name. Of a measure that occurs twice the first counts; pairs that `count_malformed` counts are skipped."""
     out: dict[str, int] = {}
     for name, value in _pairs(text, serial)[0]:
         out.setdefault(name, value)
     return out
 
 
-def count_malformed(text: str, serial: Serial) -> tuple[int, int]:
+def count_malformed(text: str, serial: Serialised) -> tuple[int, int]:
     """(malformed, all) pairs of a text of measures.
 
     Malformed are an id without a value or that names no measure, a value without an id or beyond the measure's bins, any other item.
@@ -215,7 +217,7 @@ def count_malformed(text: str, serial: Serial) -> tuple[int, int]:
     return bad, len(good) + bad
 
 
-def _pairs(text: str, serial: Serial) -> tuple[list[tuple[str, int]], int]:
+def _pairs(text: str, serial: Serialised) -> tuple[list[tuple[str, int]], int]:
     found, good, bad, i = items(text), [], 0, 0
     while i < len(found):
         key, value = found[i], found[i + 1] if i + 1 < len(found) else None
@@ -231,7 +233,7 @@ def _pairs(text: str, serial: Serial) -> tuple[list[tuple[str, int]], int]:
     return good, bad
 
 
-def _bins(name: str, serial: Serial) -> int:
+def _bins(name: str, serial: Serialised) -> int:
     if name in THRESHOLDS:
         return len(THRESHOLDS[name]) + 1
     return serial.values if name in RANGES else serial.coordinates
@@ -247,23 +249,23 @@ def shuffle_pairs(text: str, rng: np.random.Generator) -> str:
 # Palettes: "v1=<number of colours> v0=red v0=green v0=blue ...".
 
 
-def palette(colours: Float[np.ndarray, "L 3"] | Int[np.ndarray, "L 3"], serial: Serial) -> str:
+def palette(colours: Float[np.ndarray, "L 3"] | Int[np.ndarray, "L 3"], serial: Serialised) -> str:
     """Colours in [0, 255], in the order given."""
     level = np.rint(np.clip(colours, 0, 255)).astype(np.int64) * serial.colours // 256
     return " ".join([f"v1={len(colours)}", *_values(level.reshape(-1).tolist())])
 
 
-def parse_palette(text: str, serial: Serial) -> Float[np.ndarray, "L 3"]:
-    """Colours in [0, 255], the middles of their bins: whole ones, and no more than the text says it has."""
+def parse_palette(text: str, serial: Serialised) -> Float[np.ndarray, "L 3"]:
+    """Colours in [0, 255], the middles of their bins: whole colours only, and no more than the number at the start of the text."""
     found = items(text)
-    told = next((x.value for x in found if x.axis == 1), len(found))
+    count = next((x.value for x in found if x.axis == 1), len(found))
     level = [min(x.value, serial.colours - 1) for x in found if x.axis == 0]
-    whole = min(told, len(level) // 3)
+    whole = min(count, len(level) // 3)
     width = 256 / serial.colours
     return np.asarray(level[: 3 * whole], np.float64).reshape(-1, 3) * width + (width - 1) / 2
 
 
-# People: "human <box>" and in any order "pose" 8 codes, "global" 9, "camera" 4, "shape" 10 numbers; "none" for nobody.
+# People: "human <box>" and in any order "pose" 8 codes, "global" 9, "camera" 4, "shape" 10 numbers; "none" for no person.
 
 NONE = "none"
 POSE_CODES = 8
@@ -283,8 +285,8 @@ class Person(NamedTuple):
     shape: tuple[float, ...]
 
 
-def people(found: Sequence[Person], serial: Serial, rng: np.random.Generator | None = None) -> str:
-    """Everybody in turn. The four groups of a person stand in a random order where `rng` is given."""
+def people(found: Sequence[Person], serial: Serialised, rng: np.random.Generator | None = None) -> str:
+    """One person after another. The four groups of a person are in a random order where `rng` is given."""
     out: list[str] = []
     for p in found:
         groups = [["pose", *_coded(p.pose, serial)]]
@@ -298,8 +300,8 @@ def people(found: Sequence[Person], serial: Serial, rng: np.random.Generator | N
     return " ".join(out) or NONE
 
 
-def parse_people(text: str, serial: Serial, codes: int = POSE_CODES) -> list[Person]:
-    """Those of whom the box and all four groups are whole."""
+def parse_people(text: str, serial: Serialised, codes: int = POSE_CODES) -> list[Person]:
+    """The persons whose box and all four groups are whole."""
     out: list[Person] = []
     for part in _split(items(text), "human"):
         corners = _box_at(part, 0)
@@ -307,9 +309,9 @@ def parse_people(text: str, serial: Serial, codes: int = POSE_CODES) -> list[Per
         pose = _codes(groups.get("pose", []), codes, serial)
         numbers = []
         for name, (count, low, high) in _NUMBERS.items():
-            told = groups.get(name, [])
-            if len(told) == count and all(x.axis == 0 for x in told):
-                numbers.append(tuple(_unbinned([x.value for x in told], low, high, serial.coordinates).tolist()))
+            written = groups.get(name, [])
+            if len(written) == count and all(x.axis == 0 for x in written):
+                numbers.append(tuple(_unbinned([x.value for x in written], low, high, serial.coordinates).tolist()))
         if corners is not None and pose is not None and len(numbers) == len(_NUMBERS):
             box = tuple(_unbinned(corners, 0, 1, serial.coordinates).tolist())
             out.append(Person(box, pose, *numbers))
@@ -334,7 +336,7 @@ class Point(NamedTuple):
     polygons: tuple[Polygon, ...] = ()
 
 
-def instances(points: Sequence[Point], serial: Serial) -> str:
+def instances(points: Sequence[Point], serial: Serialised) -> str:
     """Points and their polygons in the order given. Pixels beyond the last coordinate are cut to it."""
     last = serial.coordinates - 1
 
@@ -350,15 +352,15 @@ def instances(points: Sequence[Point], serial: Serial) -> str:
     return " ".join(out)
 
 
-def parse_instances(text: str, serial: Serial, codes: int = MASK_CODES) -> list[Point]:
+def parse_instances(text: str, serial: Serialised, codes: int = MASK_CODES) -> list[Point]:
     """Points with those of their polygons whose box and codes are whole; points without both coordinates are skipped."""
     out: list[Point] = []
     for part in _split(items(text), "point"):
         if [x.axis for x in part[:2]] != [0, 1]:
             continue
         polygons = []
-        for told in _split(part[2:], "polygon"):
-            corners, mask = _box_at(told, 0), _codes(told[4 : 4 + codes], codes, serial)
+        for polygon in _split(part[2:], "polygon"):
+            corners, mask = _box_at(polygon, 0), _codes(polygon[4 : 4 + codes], codes, serial)
             if corners is not None and mask is not None:
                 polygons.append(Polygon(corners, mask))
         out.append(Point(part[0].value, part[1].value, tuple(polygons)))
@@ -380,7 +382,7 @@ def _groups(found: Sequence[Item], words: Collection[str]) -> list[tuple[Item, l
     return out
 
 
-def _codes(found: Sequence[Item], count: int, serial: Serial) -> tuple[int, ...] | None:
+def _codes(found: Sequence[Item], count: int, serial: Serialised) -> tuple[int, ...] | None:
     if len(found) != count or any(x.axis not in (0, 1) or x.value >= serial.codes for x in found):
         return None
     return tuple(x.value + x.axis * serial.codes for x in found)

@@ -134,7 +134,7 @@ class Shards:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """Where a shard's members lie. Sample i has the members first[i] .. first[i + 1]; member j is named names[ends[j-1]:ends[j]]."""
+    """The places of a shard's members. Sample i has the members first[i] .. first[i + 1]; member j is named names[ends[j-1]:ends[j]]."""
 
     path: str
     names: bytes
@@ -211,7 +211,7 @@ class ShardRecords(Sequence):
         )
 
     def digest(self) -> str:
-        """Of the names and sizes of all members, wherever the shards stand."""
+        """Of the names and sizes of all members; independent of the folder."""
         found = hashlib.sha256(self.at.tobytes())
         for shard in self.indexes:
             for part in (shard.names, shard.ends.tobytes(), shard.sizes.tobytes(), shard.first.tobytes()):
@@ -290,8 +290,8 @@ class ShardRecords(Sequence):
             place = f"{where}.{ending}"
             if key:
                 value = self._json(shard, where, members, member).get(key)
-                said = value if isinstance(value, list) else [] if value is None else [value]
-                found += [decode.caption(v, place, source.limits) for v in said]
+                several = value if isinstance(value, list) else [] if value is None else [value]
+                found += [decode.caption(v, place, source.limits) for v in several]
             else:
                 if members[member][1] > 4 * source.limits.characters + 3:
                     raise DataError(
@@ -381,7 +381,7 @@ def expand(pattern: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _words(part: str, pattern: str) -> list[str]:
-    """What the braces of one part of a path stand for."""
+    """The alternatives of the braces in one part of a path."""
     pieces = re.split(r"\{([^{}]*)\}", part)
     choices = [_braces(piece, pattern) if i % 2 else [piece] for i, piece in enumerate(pieces)]
     return ["".join(words) for words in itertools.product(*choices)]
@@ -454,9 +454,7 @@ def _store(built: Index, place: Path, stamp: np.ndarray) -> bool:
 
 
 def _build(path: str) -> Index:
-    listed: list[
-        tuple[str, tuple[int, int] | str]
-    ] = []  # a link holds no bytes: it stands for the member that it names
+    listed: list[tuple[str, tuple[int, int] | str]] = []  # a link holds no bytes: its target's are used
     ignored, last = 0, "its start"
     try:
         with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""What all sources share: the names of splits, the hashed split, and the choice among several captions."""
+"""Shared by all sources: the names of splits, the hashed split, and the choice among several captions."""
 
 import hashlib
 import unicodedata
@@ -53,7 +53,7 @@ def hashed(key: str, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)) ->
 def choose(
     items: Sequence[Item], split_of: Callable[[Item], str], split: str, where: str, fix: str
 ) -> tuple[Item, ...]:
-    """The items of `split`. Raises DataError with the sizes of all splits where it has none; `fix` says how to mend that."""
+    """The items of `split`. Raises DataError with the sizes of all splits where it has none; `fix` ends the sentence with the remedy."""
     splits = [split_of(item) for item in items]
     chosen = tuple(item for item, s in zip(items, splits) if s == split)
     if not chosen:

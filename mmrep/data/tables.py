@@ -26,7 +26,7 @@ class Table:
     Cells of a .parquet may hold an encoded file itself, as bytes or {"bytes", "path"}; such columns are kept in memory.
 
     image, audio, label: columns, or None.   text: a column, several (each also a field of its own name), or None.
-    extra:     columns passed on as they are: numbers, lists of numbers as arrays, else text.
+    extra:     columns passed on unchanged: numbers, lists of numbers as arrays, else text.
     classes:   names of the labels in the order of their ids. Empty: where most labels are whole numbers ("2" or "2.0") they are the ids,
                and other labels make their row bad; elsewhere the ids count the labels sorted as text.
     split:     column with train, val or test; the default is used where the table has it. None: hashed splits.
@@ -143,8 +143,8 @@ class TableRecords(Sequence):
         found = hashlib.sha256(repr(self.classes).encode())
         for rows in self.items:
             for row in rows:
-                told = [_stored(column[row]) for column in self.cells.columns.values()]
-                found.update(repr(told).encode("utf-8", "surrogateescape"))
+                values = [_stored(column[row]) for column in self.cells.columns.values()]
+                found.update(repr(values).encode("utf-8", "surrogateescape"))
         return found.hexdigest()[:16]
 
     def without_text(self) -> str:

@@ -1,7 +1,7 @@
-"""Text -> ids: sentencepiece, trained on the source's own training text and cached by what it was trained on.
+"""Text -> ids: sentencepiece, trained on the source's own training text and cached by a hash of its training text.
 
 Ids 0..4 are PAD, BOS, EOS, MASK, UNK (`mmrep.modality`); pieces follow. Normalisation (NFKC, case folding) is inside the model,
-so the model file alone says what text becomes.
+so the model file alone determines the ids of a text.
 """
 
 import hashlib
@@ -112,7 +112,7 @@ class Tokens:
         return row
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of a row up to its EOS; the other special ids say nothing, ids beyond the vocabulary read as UNK."""
+        """The text of a row up to its EOS; other special ids are left out, ids beyond the vocabulary become UNK."""
         pieces = []
         for i in np.asarray(ids).tolist():
             if i == EOS:

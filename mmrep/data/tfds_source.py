@@ -157,11 +157,11 @@ class TFDSRecords(Sequence):
         return tuple(found[0].names) if found else ()
 
     def digest(self) -> str:
-        """Of what TFDS knows of the prepared set, and of the fields."""
+        """Of TFDS's description of the prepared set, and of the fields."""
         info = self.records.dataset_info
         sizes = [(s.name, s.num_bytes, list(s.shard_lengths)) for s in info.splits.values()]
-        told = repr((info.full_name, self.split, sizes, [p[:2] for p in self.places]))
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
+        about = repr((info.full_name, self.split, sizes, [p[:2] for p in self.places]))
+        return hashlib.sha256(about.encode()).hexdigest()[:16]
 
     def without_text(self) -> str:
         names = ", ".join(p[0] for p in self.places)
@@ -238,7 +238,7 @@ def _find(features: Any, path: str, name: str) -> tuple[tuple[str, ...], Any, bo
             raise DataError(f"{name} has no feature {step!r}{inside}{near(step, known)}")
         feature = inner[step]
     if suffix and (suffix != "name" or not hasattr(feature, "int2str")):
-        raise DataError(f"{name}: {path!r} asks for {suffix!r}, but only labels have one, ':name'")
+        raise DataError(f"{name}: {path!r} ends in {suffix!r}: only labels have a suffix, ':name'")
     return steps, feature, bool(suffix)
 
 
@@ -259,7 +259,7 @@ def _is_text(feature: Any) -> bool:
 
 
 def _skip_images(features: Any) -> Any:
-    """Decoders that leave every image outside of sequences as bytes: ours decode only those that are asked for."""
+    """Decoders that leave every image outside of sequences as bytes: ours decode only those that are used."""
     import tensorflow_datasets as tfds
 
     found: dict[str, Any] = {}

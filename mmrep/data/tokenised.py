@@ -23,7 +23,7 @@ ABOUT = "about.json"
 class Tokenised:
     """`source` whose records also hold `field`: a map of ids, read from `folder`.
 
-    The ids are those of unchanged records: a source that crops or mirrors in training belongs to the tokeniser's run, not under this one.
+    The ids belong to records without augmentation: a source that crops or mirrors belongs in the tokeniser's run, not here.
     Raises DataError where the folder lacks a split, or was written for other data.
     """
 
@@ -46,8 +46,8 @@ class Tokenised:
             raise DataError(f"{folder} holds tokens of other data than data.source: {hint} again")
         found = TokenisedRecords(self.field, path, records)
         now = contents(records)
-        if told := difference(written.get("contents", {}).get(split, now), now):
-            raise DataError(f"split {split!r} has changed since {folder} was written (it had {told}): {hint} again")
+        if changed := difference(written.get("contents", {}).get(split, now), now):
+            raise DataError(f"split {split!r} has changed since {folder} was written (it had {changed}): {hint} again")
         if len(found.ids) != len(records):
             raise DataError(f"{path} has {len(found.ids)} rows for {len(records)} records: {hint} again")
         return found
@@ -60,7 +60,7 @@ class Tokenised:
 
 
 class TokenisedRecords(Sequence[Record]):
-    """Opens its file where it is first read: in each data worker anew."""
+    """Opens its file on first use, once in each data worker."""
 
     def __init__(self, field: str, path: Path, records: Sequence[Record]) -> None:
         self.field, self.path, self.records = field, path, records
@@ -70,7 +70,7 @@ class TokenisedRecords(Sequence[Record]):
         return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
     def digest(self) -> str:
-        """Of the records and of what is known of their tokens."""
+        """Of the records and of the description of their tokens."""
         about = (self.path.parent / ABOUT).read_bytes()
         return hashlib.sha256(about + contents(self.records)["digest"].encode()).hexdigest()[:16]
 
@@ -93,5 +93,5 @@ def within(source: Any) -> Iterator[Tokenised]:
 
 
 def as_json(source: Any) -> Any:
-    """What tells two sources apart, as it comes back from a file."""
+    """A source as JSON, for comparing it with a stored one."""
     return json.loads(json.dumps(to_json(source)))

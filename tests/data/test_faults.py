@@ -82,8 +82,8 @@ def table(path, bad):
     rows = []
     for name in NAMES:
         # Bytes that are not UTF-8 stay in the line: the table as a whole is still read.
-        said = (bad.get("txt", GOOD["txt"]) if name == "bad" else GOOD["txt"]).decode("utf-8", "surrogateescape")
-        row = json.dumps({"image": f"{name}.png", "audio": f"{name}.wav", "caption": said}, ensure_ascii=False)
+        caption = (bad.get("txt", GOOD["txt"]) if name == "bad" else GOOD["txt"]).decode("utf-8", "surrogateescape")
+        row = json.dumps({"image": f"{name}.png", "audio": f"{name}.wav", "caption": caption}, ensure_ascii=False)
         rows.append(row.encode("utf-8", "surrogateescape"))
     (path / "pairs.jsonl").write_bytes(b"\n".join(rows))
     return Table(path / "pairs.jsonl", audio="audio", fractions=ALL)
@@ -105,7 +105,7 @@ def opened(source, tokenize, limit):
 @pytest.mark.parametrize("make", [folder, shards, table])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_bad_record_is_named_counted_and_skipped(tmp_path, tokenize, capsys, make, fault):
-    bad, says = FAULTS[fault]
+    bad, sentence = FAULTS[fault]
     source = make(tmp_path / "set", bad)
     split = opened(source, tokenize, 1)
     assert len(split) == 4 and len(list(source.texts("train"))) >= 3
@@ -115,8 +115,8 @@ def test_a_bad_record_is_named_counted_and_skipped(tmp_path, tokenize, capsys, m
     np.testing.assert_array_equal(np.delete(np.arange(4), [*split.bad]), split.usable())
     assert len(split.bad) == 1
     (where,) = split.bad.values()
-    assert re.search(says, where) and ("bad" in where or "line 4" in where), where
-    assert capsys.readouterr().err.count("(1 of 1 allowed)") == 1, "it is told once"
+    assert re.search(sentence, where) and ("bad" in where or "line 4" in where), where
+    assert capsys.readouterr().err.count("(1 of 1 allowed)") == 1, "reported once"
     with pytest.raises(DataError, match=r"1 bad records, 0 allowed: mend the record or raise data\.max_bad_records"):
         for _ in range(2):
             next(pipeline.train_batches(opened(source, tokenize, 0), 4, 0))
@@ -132,10 +132,10 @@ def test_files_that_vanish_or_cannot_be_read_are_bad_records(tmp_path, tokenize)
     os.mkfifo(tmp_path / "set" / "good1.txt")  # opening it would wait for ever
     (batch, real), *more = pipeline.eval_batches(split, 2)
     assert real == 1 and not more and batch["audio_length"].tolist() == [300, 300]
-    told = sorted(why.split(": ", 1)[1] for why in split.bad.values())
-    assert len(told) == 3
-    assert all("cannot be read (" in t for t in told), told
-    assert "bad.png" in told[0] and "good0.wav" in told[1] and "good1.txt" in told[2]
+    sentences = sorted(why.split(": ", 1)[1] for why in split.bad.values())
+    assert len(sentences) == 3
+    assert all("cannot be read (" in t for t in sentences), sentences
+    assert "bad.png" in sentences[0] and "good0.wav" in sentences[1] and "good1.txt" in sentences[2]
 
 
 def test_a_shard_that_is_missing_stops_at_the_start_and_one_that_vanishes_is_counted(tmp_path, tokenize):

@@ -26,9 +26,9 @@ def test_evaluation_owns_everything():
 
 
 @pytest.mark.parametrize(
-    ("groups", "says"),
+    ("groups", "sentence"),
     [((), "at least one"), ((Group(("rgb",), 0.0),), "positive"), ((Group(("rbg",), 1.0),), "own some"), ((Group((), 1.0),), "own some")],
 )  # fmt: skip
-def test_impossible_groups_are_refused(groups, says):
-    with pytest.raises(ConfigError, match=says):
+def test_impossible_groups_are_refused(groups, sentence):
+    with pytest.raises(ConfigError, match=sentence):
         CoTraining(SCENES, STREAMS, groups)

@@ -1,4 +1,4 @@
-"""The sensors that 4M-21 adds to the made world: ranges, hand-made pictures and scenes, and that a scene's record is its own."""
+"""The sensors that 4M-21 adds to the synthetic scenes: ranges, hand-made pictures and scenes, and that a scene's record is its own."""
 
 import numpy as np
 import pytest
@@ -161,17 +161,17 @@ def test_measures_of_a_scene_by_hand():
 
 
 def test_metadata_tells_the_truth_in_whole_pairs():
-    told = [serialise.parse_measures(r["metadata"], DATA.serial) for r in RECORDS]
-    for r, values in zip(RECORDS, told):
+    parsed = [serialise.parse_measures(r["metadata"], DATA.serial) for r in RECORDS]
+    for r, values in zip(RECORDS, parsed):
         assert serialise.count_malformed(r["metadata"], DATA.serial) == (0, 11) and len(values) == 11
         assert values["instances"] == r["boxes_valid"].sum() == len({*np.unique(r["instances"])} - {0})
     measured = metadata.of_picture(np.stack([r["rgb"] for r in RECORDS]))
     for name, values in measured.items():
         low, high = serialise.RANGES[name]
-        bins = [t[name] for t in told]
+        bins = [t[name] for t in parsed]
         assert bins == [int((min(max(v, low), high) - low) / (high - low) * 15) for v in values.tolist()]
         assert len({*bins}) > 1, name
-    assert len({t["occlusion"] for t in told}) > 3 and len({t["geometric_complexity"] for t in told}) > 1
+    assert len({t["occlusion"] for t in parsed}) > 3 and len({t["geometric_complexity"] for t in parsed}) > 1
 
 
 def test_training_shuffles_pairs_and_evaluation_does_not():

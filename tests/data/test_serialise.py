@@ -5,10 +5,10 @@ import pytest
 
 from mmrep.config import Tokenizer
 from mmrep.data import serialise, text
-from mmrep.data.serialise import PAPER, Box, Person, Point, Polygon, Serial
+from mmrep.data.serialise import PAPER, Box, Person, Point, Polygon, Serialised
 from mmrep.errors import ConfigError, DataError
 
-SMALL = Serial()
+SMALL = Serialised()
 VALUES = {
     "width": 1000, "height": 640, "caption_characters": 1234, "caption_words": 17, "caption_sentences": 2, "people": 3,
     "sam_instances": 44, "instances": 7, "instance_diversity": 4, "colourfulness": 47.3, "brightness": 127.5, "contrast": 140.0,
@@ -94,8 +94,8 @@ def test_parsers_read_what_was_written(serial):
     assert [b.name for b in boxes] == ["traffic light", "cat", "dog"]
     for found, true in zip(boxes, [BOXES[1], BOXES[0], BOXES[2]]):
         np.testing.assert_allclose(found[:4], true[:4], atol=step)
-    told = serialise.parse_measures(serialise.measures(VALUES, serial), serial)
-    assert told == {k: int(serialise.bins_of(k, v, serial)) for k, v in VALUES.items()}
+    bins = serialise.parse_measures(serialise.measures(VALUES, serial), serial)
+    assert bins == {k: int(serialise.bins_of(k, v, serial)) for k, v in VALUES.items()}
     for name, (low, high) in serialise.RANGES.items():
         bins = range(serial.values)
         assert [int(serialise.bins_of(name, serialise.value_of(name, i, serial), serial)) for i in bins] == [*bins]
@@ -136,7 +136,7 @@ def test_broken_boxes_are_skipped():
 
 
 def test_malformed_pairs_are_counted_and_skipped():
-    for told, bad, known in (
+    for pairs, bad, known in (
         ("v1=10 v0=3 v1=7 v0=2", 0, {"brightness": 3, "instances": 2}),
         ("v1=10 v1=7 v0=2", 1, {"instances": 2}),  # no value
         ("v0=3 v1=7 v0=2", 1, {"instances": 2}),  # no id
@@ -144,18 +144,18 @@ def test_malformed_pairs_are_counted_and_skipped():
         ("v1=10 v0=16 v1=19 v0=2", 2, {}),  # beyond the bins
         ("v1=7 v0=2 v1=10", 1, {"instances": 2}),
         ("v1=7 circle v0=2", 3, {}), ("v2=1 v1=7 v0=2", 1, {"instances": 2}),
-        ("v1=7 v0=2 v1=7 v0=3", 0, {"instances": 2}),  # told twice
+        ("v1=7 v0=2 v1=7 v0=3", 0, {"instances": 2}),  # twice
     ):  # fmt: skip
-        assert serialise.count_malformed(told, SMALL) == (
+        assert serialise.count_malformed(pairs, SMALL) == (
             bad,
-            bad + told.count("v1=7 v0=2") + (told.count("v1=7 v0=3") + (bad == 0 and "v1=10" in told)),
+            bad + pairs.count("v1=7 v0=2") + (pairs.count("v1=7 v0=3") + (bad == 0 and "v1=10" in pairs)),
         )
-        assert serialise.parse_measures(told, SMALL) == known
+        assert serialise.parse_measures(pairs, SMALL) == known
 
 
 def test_broken_palettes_keep_whole_colours():
-    def count(told):
-        return len(serialise.parse_palette(told, SMALL))
+    def count(written):
+        return len(serialise.parse_palette(written, SMALL))
 
     whole = "v1=2 v0=1 v0=2 v0=3 v0=4 v0=5 v0=6"
     assert count(whole) == 2 and count(whole + " v0=7") == 2 and count(whole[: -len(" v0=6")]) == 1
@@ -207,25 +207,25 @@ def test_parsers_read_noise_without_an_error():
 
 
 def test_shuffled_pairs_stay_pairs():
-    told = {serialise.shuffle_pairs(MEASURES, np.random.default_rng(i)) for i in range(20)}
-    assert len(told) == 20 and MEASURES not in told
+    texts = {serialise.shuffle_pairs(MEASURES, np.random.default_rng(i)) for i in range(20)}
+    assert len(texts) == 20 and MEASURES not in texts
     true = serialise.parse_measures(MEASURES, PAPER)
     assert all(
-        serialise.parse_measures(t, PAPER) == true and serialise.count_malformed(t, PAPER) == (0, 21) for t in told
+        serialise.parse_measures(t, PAPER) == true and serialise.count_malformed(t, PAPER) == (0, 21) for t in texts
     )
     assert serialise.shuffle_pairs("", np.random.default_rng(0)) == ""
 
 
 def test_symbols_hold_every_item_that_can_be_written():
     assert len(serialise.symbols(SMALL)) == 128 and len(serialise.symbols(PAPER)) == 4000
-    for serial in (SMALL, PAPER, Serial(coordinates=4, colours=7, values=9, codes=3, palette=5)):
+    for serial in (SMALL, PAPER, Serialised(coordinates=4, colours=7, values=9, codes=3, palette=5)):
         known = {*serialise.symbols(serial, ["cat", "dog", "traffic", "light"])}
         extreme = [{name: v for name in serialise.MEASURES} for v in (-9.0, 0.4, 1e6)]
-        told = [serialise.boxes(BOXES, serial), *(serialise.measures(v, serial) for v in extreme)]
-        told += [serialise.palette(np.full((serial.palette, 3), v), serial) for v in (0, 130, 255)]
+        texts = [serialise.boxes(BOXES, serial), *(serialise.measures(v, serial) for v in extreme)]
+        texts += [serialise.palette(np.full((serial.palette, 3), v), serial) for v in (0, 130, 255)]
         codes = [*range(2 * serial.codes)]
-        told += [serialise.instances([Point(500, 500, (Polygon((0, 0, 999, 999), tuple(codes)),))], serial)]
-        assert {w for t in told for w in t.split()} - {"point", "polygon", "none"} <= known
+        texts += [serialise.instances([Point(500, 500, (Polygon((0, 0, 999, 999), tuple(codes)),))], serial)]
+        assert {w for t in texts for w in t.split()} - {"point", "polygon", "none"} <= known
     assert len({*serialise.symbols(PAPER)}) == 4000
 
 
@@ -242,17 +242,17 @@ def test_impossible_numbers_are_refused():
         serialise.people([PERSON._replace(orientation=(1.0,), pose=(0,) * 8)], SMALL)
     for bad in ({"coordinates": 1}, {"values": 1}, {"colours": 257}, {"palette": 0}, {"codes": 0}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
-            Serial(**bad)
+            Serialised(**bad)
 
 
 @pytest.mark.parametrize("kind", ["word", "unigram", "bpe", "char"])
 def test_texts_survive_the_tokenizer_with_one_id_an_item(kind):
     config = Tokenizer(600, kind=kind, symbols=serialise.symbols(SMALL, ["traffic"]))
     tokens = text.tokenizer(text.fit(["a cat and a dog", "the light of a dog", "a cat"] * 9, config), config)
-    told = [serialise.boxes(BOXES, SMALL), serialise.measures(VALUES, SMALL), "v1=1 v0=15 v0=0 v0=7"]
-    for line in told:
+    texts = [serialise.boxes(BOXES, SMALL), serialise.measures(VALUES, SMALL), "v1=1 v0=15 v0=0 v0=7"]
+    for line in texts:
         row = tokens(line, 80)
         assert tokens.decode(row) == line
         items = [i for i in row.tolist() if tokens.piece(i).startswith("▁v")]
         assert len(items) == line.count("=")
-    assert (tokens(told[1], 80) > 0).sum() == len(told[1].split()) + 2
+    assert (tokens(texts[1], 80) > 0).sum() == len(texts[1].split()) + 2

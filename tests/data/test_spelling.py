@@ -73,9 +73,9 @@ def test_no_file_is_dropped_unsaid(tmp_path):
     given = {str(p) for p in tmp_path.rglob("*") if p.is_file()}
     used = {records.items[0].image, records.items[0].text}
     assert used | {*records.unused} == given - {str(tmp_path / "Thumbs.db"), str(tmp_path / ".DS_Store")}
-    told = records.leftovers()
-    assert "6 files belong to no record (" in told and "1 .m4a" in told and "1 without ending" in told
-    assert "save .m4a and .aac as .wav or .flac; save .jxl as .png" in told
+    explained = records.leftovers()
+    assert "6 files belong to no record (" in explained and "1 .m4a" in explained and "1 without ending" in explained
+    assert "save .m4a and .aac as .wav or .flac; save .jxl as .png" in explained
 
 
 def test_a_folder_of_unread_endings_says_which(tmp_path):
@@ -244,15 +244,15 @@ def test_a_folder_without_captions_says_what_it_has(tmp_path):
     for i in range(3):
         (tmp_path / f"{i}.txt").write_bytes("grün".encode("latin-1"))
     assert "none of the 3 training records has a usable caption; the first: " in (
-        told := why(Folder(tmp_path, fractions=EVERY))
+        explained := why(Folder(tmp_path, fractions=EVERY))
     )
-    assert "0.txt: byte 2 is not UTF-8" in told
+    assert "0.txt: byte 2 is not UTF-8" in explained
 
 
 def test_shards_without_captions_say_what_they_have(tmp_path):
     png = encoded(Image.new("RGB", (2, 2)))
 
-    def told(*members):
+    def explained(*members):
         write_shard(tmp_path / "a.tar", members)
         os.utime(
             tmp_path / "a.tar", ns=(len(members), 10**9 * np.random.default_rng(len(str(members))).integers(1, 10**9))
@@ -260,14 +260,16 @@ def test_shards_without_captions_say_what_they_have(tmp_path):
         return why(Shards(str(tmp_path / "a.tar"), fractions=EVERY))
 
     about = json.dumps({"caption": "x", "id": 3}).encode()
-    assert told(("0.png", png), ("0.json", about)).endswith(
+    assert explained(("0.png", png), ("0.json", about)).endswith(
         "record 0 has no caption; its members end in .png, .json: set text=('json:KEY',) with one of its keys caption, id"
     )
-    assert told(("0.png", png)).endswith("its members end in .png: name the ending in text=('txt',)")
-    assert "the key of a record ends at the first dot of the file name, so write other dots as _" in told(
+    assert explained(("0.png", png)).endswith("its members end in .png: name the ending in text=('txt',)")
+    assert "the key of a record ends at the first dot of the file name, so write other dots as _" in explained(
         ("photo.2020.0001.png", png), ("photo.2020.0001.txt", b"x")
     )
-    assert "none of the 1 training records has a usable caption; the first: " in told(("0.png", png), ("0.txt", b" "))
+    assert "none of the 1 training records has a usable caption; the first: " in explained(
+        ("0.png", png), ("0.txt", b" ")
+    )
 
 
 def test_a_table_without_captions_says_why(tmp_path):
@@ -276,8 +278,11 @@ def test_a_table_without_captions_says_why(tmp_path):
     from mmrep.data.sources import Table
 
     write_table(tmp_path / "t.csv", [["image", "caption"], ["a.png", ""], ["b.png", " "]])
-    told = why(Table(tmp_path / "t.csv", fractions=EVERY))
-    assert "none of the 2 training records has a usable caption; the first: " in told and "the text is empty" in told
+    explained = why(Table(tmp_path / "t.csv", fractions=EVERY))
+    assert (
+        "none of the 2 training records has a usable caption; the first: " in explained
+        and "the text is empty" in explained
+    )
     assert "text is None, so no record has a caption" in why(Table(tmp_path / "t.csv", text=None, fractions=EVERY))
 
 

@@ -169,13 +169,13 @@ def test_texts_cannot_spell_special_ids(kind):
 
 
 def test_wrong_symbols_are_refused():
-    for symbols, says in (
+    for symbols, sentence in (
         (("v0=1", "v0=1"), "twice"),
         (("v0 = 1",), "one word"),
         (("",), "one word"),
         (("V0=1",), "small"),
     ):
-        with pytest.raises(ConfigError, match=says):
+        with pytest.raises(ConfigError, match=sentence):
             text.fit(TEXTS, Tokenizer(vocab=450, symbols=symbols))
     assert text.fit(TEXTS, Tokenizer(vocab=450, symbols=("V0=1",), lower=False))
     with pytest.raises(ConfigError, match="at least"):

@@ -66,7 +66,9 @@ def test_data_that_changed_is_refused_in_one_sentence(tmp_path, photos, change, 
         open_workdir(of(photos), run, None)
     assert "\n" not in str(error.value)
     about = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({k: v for k, v in about.items() if k != "contents"}))  # as it says
+    (run / "config.json").write_text(
+        json.dumps({k: v for k, v in about.items() if k != "contents"})
+    )  # the sentence's advice
     open_workdir(of(photos), run, None)
     assert difference(read_config(run)["contents"]["train"], contents(of(photos).data.source.open("train"))) == ""
 
@@ -231,9 +233,9 @@ def test_contents_of_wrapped_sources_are_those_inside(photos):
 def test_a_run_is_taken_up_in_a_folder_of_any_name(tmp_path, name, monkeypatch):
     """F1: brackets in the path left a sealed checkpoint that could not be restored."""
     train(toy.experiment(), tmp_path / name / "run", progress=False, stop=3)
-    told = []
-    train(toy.experiment(), tmp_path / name / "run", progress=False, say=told.append)
-    assert "resuming" in told[0] and restore(tmp_path / name / "run").rows
+    lines = []
+    train(toy.experiment(), tmp_path / name / "run", progress=False, say=lines.append)
+    assert "resuming" in lines[0] and restore(tmp_path / name / "run").rows
     monkeypatch.setenv("MMREP_CACHE", str(tmp_path / name / "cache"))
     first, again = (pretrained(toy.experiment(), progress=False).params for _ in range(2))
     np.testing.assert_array_equal(first["a"]["kernel"], again["a"]["kernel"])

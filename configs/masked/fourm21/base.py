@@ -18,7 +18,7 @@ from mmrep.systems.masked.fourm.panels import Panels
 from mmrep.systems.masked.fourm.steering import PaletteSteering, PredictedRetrieval, Steering, WellFormed
 from mmrep.systems.masked.fourm.tokens import TokenModality, token_modality
 
-SERIAL = serialise.Serial()
+SERIAL = serialise.Serialised()
 WORLD = replace(shared.WORLD, tints=("white", "grey", "sand", "sky"))
 OBJECTS, VOCAB = WORLD.n_objects[1], 224
 SEVEN = ("pixels", "rgb", "depth", "normals", "semseg", "caption", "detections")

@@ -1,7 +1,7 @@
 """Real aligned rasters: the monthly climate of the sea surface (COADS) and the Earth's relief, split by blocks of the world.
 
 Ship observations averaged by month on cells of 2 degrees, with holes where no ship has been, over land above all. `Climate()` reads them from
-the Debian package ferret-datasets; `Climate(sample=True)` has two months of them in this package. `ATTRIBUTION` says whose they are.
+the Debian package ferret-datasets; `Climate(sample=True)` has two months of them in this package. `ATTRIBUTION` names their owners.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,12 +34,12 @@ class Climate:
 
     Every record has id, month (1 to 12), row and column (of its south-western cell): int32; latitude, longitude (its centre, degrees): float32;
         sst, airt, speh, wind, slp, wspd   float32 [12, 12, 1] ([12, 12, 2]: eastward and northward wind) in [0, 1]: the 0.1 % and 99.9 %
-                                           quantiles of the training cells are 0 and 1, what lies beyond is clipped
+                                           quantiles of the training cells are 0 and 1, values beyond are clipped
         <variable>_observed                bool [12, 12]; elsewhere the variable holds the mean of the training cells
-        cover                              uint8 [12, 12], classes COVER: by it a model can tell an observation from what was filled in
+        cover                              uint8 [12, 12], classes COVER: whether a value was observed or filled in
         relief                             float32 [12, 12, 1] in [0, 1], scaled in the same way
         sky                                float32 [12, 12, 2] in [0, 1]: latitude from 60 S to 60 N, and the sun's daily mean above the
-                                           atmosphere at that latitude in the middle of the month, 0 to 550 W/m2: all that is told of
+                                           atmosphere at that latitude in the middle of the month, 0 to 550 W/m2: the only information about
                                            place and season
 
     Sea surface temperature, air temperature (deg C), specific humidity (g/kg), wind (m/s), sea-level pressure (hPa), wind speed (m/s).
@@ -54,11 +54,11 @@ class Climate:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.least <= 1.0:
-            raise ConfigError(f"climate.least is {self.least}: a share of observed cells lies in (0, 1]")
+            raise ConfigError(f"climate.least is {self.least}: give a share of observed cells in (0, 1]")
 
     @property
     def attribution(self) -> tuple[str, ...]:
-        """What a page that shows the maps must say."""
+        """The attribution that a page with these maps must contain."""
         return (ATTRIBUTION,)
 
     @property
@@ -89,7 +89,7 @@ class Climate:
         return iter(())
 
     def view(self, record: Mapping[str, Any], rng: np.random.Generator | None) -> dict[str, Any]:
-        """The record as it is: a turned or mirrored climate would obey other laws."""
+        """The record unchanged: a rotated or mirrored climate would obey other laws."""
         return dict(record)
 
 

@@ -18,7 +18,7 @@ BLOCK = 15
 TILE = 12
 """Cells of a tile's side: 24 degrees. A held-out block's tile leaves 2 degrees of it free in the south and west, 4 in the north and east."""
 GAP = 3
-"""Cells that lie between tiles of different splits, at least: 6 degrees."""
+"""The least number of cells between tiles of different splits: 6 degrees."""
 
 
 def side(band: int, column: int) -> str:

@@ -110,7 +110,7 @@ def sample() -> Grid:
 
 
 def write_sample(grid: Grid, path: Path, months: Sequence[int] = SAMPLE_MONTHS) -> None:
-    """Writes what `sample` reads: each map in 250 levels between its extremes, 0 for none, as differences along its rows."""
+    """Writes the file of `sample`: each map in 250 levels between its extremes, 0 for none, as differences along its rows."""
     at = [grid.months.index(m) for m in months]
     bands = [grid.values[name][at, ..., c] for name, names in VARIABLES.items() for c in range(len(names))]
     maps = np.concatenate([np.concatenate(bands), grid.relief[None, ..., 0]])

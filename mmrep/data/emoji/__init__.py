@@ -41,7 +41,7 @@ class Emoji:
     flags:             train also holds flags_train.
     seconds:           the longest speech; 1.5 s cuts about one name in twenty.
     limit:             > 0: about that many concept families only, for tests.
-    folder:            where the prepared set lies; empty: in the cache ($MMREP_CACHE or ~/.cache/mmrep).
+    folder:            of the prepared set; empty: in the cache ($MMREP_CACHE or ~/.cache/mmrep).
     """
 
     size: int = 64
@@ -71,11 +71,11 @@ class Emoji:
                     raise ConfigError(f"emoji.{field} has {language!r}{near(language, known)}")
         for field in ("english", "keywords"):
             if not 0.0 <= getattr(self, field) <= 1.0:
-                raise ConfigError(f"emoji.{field} is {getattr(self, field)}: a probability lies in [0, 1]")
+                raise ConfigError(f"emoji.{field} is {getattr(self, field)}: give a probability in [0, 1]")
 
     @property
     def attribution(self) -> tuple[str, ...]:
-        """What a page that shows the pictures must say."""
+        """The attribution that a page with these pictures must contain."""
         return ATTRIBUTION if isinstance(ATTRIBUTION, tuple) else (ATTRIBUTION,)
 
     @property
@@ -103,13 +103,13 @@ class Emoji:
                 yield " ".join(record["keywords"])
 
     def view(self, record: Mapping[str, Any], rng: np.random.Generator | None) -> dict[str, Any]:
-        """What a model gets to see of a record:
+        """The fields of a record that a modality may use:
 
         image: uint8 [size, size, 3] on white.   text: str.   speech: int16 [T] at 16 kHz, T <= 16,000 * seconds.
         category, id: int.   text_<language>: str.   speech_<clip>: int16 [T]; clips: en, en_m3, en_linda, de, fr, es, it, tr, and in
         evaluation en_unseen_voice (a voice of no training clip), pt, id, ru, ko, fa, ar.
 
-        rng None: the English name and its first voice. In training only the training languages are there at all.
+        rng None: the English name and its first voice. A training view holds the training languages alone.
         """
         names, clips, images = record["names"], record["clips"], record["images"]
         samples = int(self.seconds * 16_000)
@@ -146,7 +146,7 @@ def _pick(rng: np.random.Generator, languages: Sequence[str], english: float) ->
 
 @lru_cache(maxsize=16)
 def _load(folder: str, size: int, limit: int, split: str) -> tuple[Mapping[str, Any], ...]:
-    """A prepared split, decoded. A function of files that never change, so remembered."""
+    """A prepared split, decoded. Cached: its files never change."""
     from mmrep.data.emoji.builder import clips_of, prepare, quiet
 
     builder = prepare(Path(folder), size, limit)

@@ -1,4 +1,4 @@
-"""The emoji set as a TFDS builder: drawn, spoken and written once into array_record; needs no TensorFlow."""
+"""The emoji set as a TFDS builder: drawn, synthesised and written once as array_record; needs no TensorFlow."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ from mmrep.data.emoji.espeak import RATE, speak
 from mmrep.errors import DataError
 
 # clip name -> eSpeak voice. Voices with breath noise are avoided: they are not the same twice. Japanese and Mandarin are left out:
-# eSpeak reads their characters as "Chinese letter".
+# eSpeak pronounces their characters as "Chinese letter".
 TRAIN_CLIPS = {
     "en": "en-us", "en_m3": "en-us+m3", "en_linda": "en-gb-x-rp+linda",
     "de": "de", "fr": "fr+steph", "es": "es+m7", "it": "it+anika", "tr": "tr",
@@ -41,7 +41,7 @@ def clips_of(split: str) -> dict[str, str]:
 def prepare(folder: Path, size: int, limit: int = 0, progress: bool = True) -> Any:
     """The prepared builder under `folder`, preparing it first where it is not there. Safe to call from several processes.
 
-    A killed preparation leaves only a folder named "...incomplete...", which nobody reads. `limit` > 0 takes about that many families.
+    A killed preparation leaves only a folder named "...incomplete...", which is ignored. `limit` > 0 takes about that many families.
 
     Raises DataError where a package is missing or speech cannot be made.
     """
@@ -63,8 +63,7 @@ def prepare(folder: Path, size: int, limit: int = 0, progress: bool = True) -> A
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """TFDS's own bars and notes (seven splits, each with three) would bury the two bars that tell how long it takes; so would its
-    advice to install OpenCV when pictures are read."""
+    """Silences TFDS: its 21 bars and its advice to install OpenCV would hide the two bars of the preparation."""
     from tensorflow_datasets.core.utils import tqdm_utils
 
     verbosity, bars = absl.logging.get_verbosity(), getattr(tqdm_utils, "_active", True)
@@ -83,7 +82,7 @@ def _ready(builder: Any) -> bool:
 
 
 def _config_name(size: int, limit: int) -> str:
-    """Names everything that the prepared bytes depend on, so that another package version prepares anew."""
+    """Contains everything that the prepared bytes depend on: another package version prepares the set again."""
     versions = "-".join(version(p) for p in concepts.PACKAGES)
     return f"{size}px-{versions}" + (f"-first{limit}" if limit else "")
 
@@ -211,14 +210,14 @@ def _speech(splits: dict[str, list[Concept]], progress: bool) -> dict[tuple[int,
             for clip, voice in clips_of(name).items():
                 keys.append((concept.id, clip))
                 jobs.append((voice, concept.names[clip.split("_")[0]]))
-    with tqdm(total=len(jobs), desc="speaking names", unit=" clips", leave=False, disable=not progress) as bar:
+    with tqdm(total=len(jobs), desc="speech of names", unit=" clips", leave=False, disable=not progress) as bar:
         try:
             waves = speak(jobs, progress=bar.update)
         except (RuntimeError, OSError) as error:
-            raise DataError(f"the names could not be spoken: {error}") from error
+            raise DataError(f"speech of the names could not be made: {error}") from error
     return {key: wave[:_LONGEST] for key, wave in zip(keys, waves)}
 
 
 def cache_folder() -> Path:
-    """Where the prepared set lies unless a folder is named."""
+    """The folder of the prepared set where none is named."""
     return paths.cache() / "data"

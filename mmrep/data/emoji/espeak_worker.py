@@ -1,4 +1,4 @@
-"""The process in which eSpeak NG runs: reads ["voice", ["text", ...]] as JSON, writes for each text its sample count and int16 samples.
+"""The process of eSpeak NG: ["voice", ["text", ...]] as JSON on standard input, for each text its sample count and int16 samples on output.
 
 Run as a script by `espeak.speak`; the standard library only, so that it starts in a few hundredths of a second.
 """

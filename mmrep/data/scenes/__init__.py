@@ -1,4 +1,4 @@
-"""The made world: one latent scene graph, many sensors, each one file with one pure function of the scenes."""
+"""Synthetic scenes: one latent scene graph and many sensors, each a file with one pure function of the scenes."""
 
 from mmrep.data.scenes.captions import CaptionSpec, Noise
 from mmrep.data.scenes.source import Joint, SceneData

@@ -1,4 +1,4 @@
-"""The made world as a TensorFlow Datasets builder: rendered once into array_record, read back without TensorFlow.
+"""Synthetic scenes as a TensorFlow Datasets builder: rendered once into array_record, read without TensorFlow.
 
 builder(data, data_dir).download_and_prepare()
 Prepared(data, data_dir).open("train")[0]      # equals data.open("train")[0]
@@ -21,7 +21,7 @@ _IMAGES = ("rgb", "semseg", "instances")
 
 @dataclass(eq=False)
 class SceneConfig(tfds.core.BuilderConfig):
-    """A builder config that is a SceneData; its name is the data's fingerprint, so other data never reads these files."""
+    """A builder config that is a SceneData; its name is the data's fingerprint, so other data does not use these files."""
 
     data: SceneData | None = None
 
@@ -57,7 +57,7 @@ def builder(data: SceneData, data_dir: str) -> MadeScenes:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The source that reads what `builder(data, data_dir)` wrote; its records equal those of `data`."""
+    """The source over the files of `builder(data, data_dir)`; its records equal those of `data`."""
 
     data: SceneData
     data_dir: str

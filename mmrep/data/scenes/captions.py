@@ -37,14 +37,14 @@ NOISE_KINDS = ("clean", "other", "generic", "attribute")
 class CaptionSpec:
     """How a scene is put into words.
 
-    form:       full: the first object and where it stands to each other one.  list: every object.  partial: a random part of the
+    form:       full: the first object and its relation to each other one.  list: every object.  partial: a random part of the
                 objects and attributes, no relations.  long: a small paragraph: filler, every object with its place, every relation.
     attributes: which ones are mentioned beside the shape: size, temperature, texture, material, colour.
     synonyms:   probability that a word is not the plain one.
     languages:  "en", "de", "fr", "es", "cipher0" ... "cipher15"; translations of one another.
     variants:   differently worded captions per scene and language (they differ where form or synonyms leave a choice).
     mix:        captions of all languages are variants of one another, instead of the first language's alone.
-    place:      a lone object, which has no relations, is told with its place.
+    place:      a lone object, which has no relations, is described with its place.
     setting:    patterned ground, night and line drawing are mentioned.
     """
 
@@ -70,7 +70,7 @@ class CaptionSpec:
         for name in self.languages:
             lexicon.language(name)
         if not 0.0 <= self.synonyms <= 1.0:
-            raise ConfigError(f"caption.synonyms is {self.synonyms}: a probability lies in [0, 1]")
+            raise ConfigError(f"caption.synonyms is {self.synonyms}: give a probability in [0, 1]")
         if self.variants < 1:
             raise ConfigError(f"caption.variants is {self.variants}: it must be at least 1")
 
@@ -86,14 +86,14 @@ class Noise:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.rate <= 1.0:
-            raise ConfigError(f"noise.rate is {self.rate}: a share lies in [0, 1]")
+            raise ConfigError(f"noise.rate is {self.rate}: give a share in [0, 1]")
         weights = (self.other, self.generic, self.attribute)
         if min(weights) < 0 or (self.rate and not sum(weights)):
             raise ConfigError("noise.other, noise.generic and noise.attribute are weights: at least 0, and not all 0")
 
 
 class Caption(NamedTuple):
-    """text, and for each of its space-separated words the object slot it speaks of (-1: none) and its role ("colour", "relation", ...)."""
+    """text, and for each of its space-separated words the object slot that it describes (-1: none) and its role ("colour", "relation", ...)."""
 
     text: str
     objects: tuple[int, ...]
@@ -138,15 +138,17 @@ def _rows(scenes: Scenes, spec: CaptionSpec, variant: int) -> list[_Row]:
     u = uniform(scenes.key, f"caption {variant}", 17, 16)[:, [*range(K), 16]].tolist()
     ids = {"size": scenes.size, "texture": scenes.texture, "material": scenes.material, "colour": scenes.colour}
     names = {"size": SIZES, "texture": TEXTURES, "material": MATERIALS, "colour": COLOURS}
-    said: dict[str, list[list[str]]] = {"temperature": np.where(scenes.temperature >= HOT, "hot", "cold").tolist()}
-    said |= {a: np.array(names[a])[ids[a]].tolist() for a in ids}
+    names_of: dict[str, list[list[str]]] = {"temperature": np.where(scenes.temperature >= HOT, "hot", "cold").tolist()}
+    names_of |= {a: np.array(names[a])[ids[a]].tolist() for a in ids}
     shapes = np.array(SHAPES)[scenes.shape].tolist()
     x, y, count = scenes.x.tolist(), scenes.y.tolist(), scenes.valid.sum(1).tolist()
     mentioned = [a for a in ATTRIBUTES if a in spec.attributes]
     settings = _settings(scenes) if spec.setting else [[] for _ in range(n)]
     rows = []
     for i in range(n):
-        adjectives = [[(a, said[a][i][k]) for a in mentioned if said[a][i][k] != "plain"] for k in range(count[i])]
+        adjectives = [
+            [(a, names_of[a][i][k]) for a in mentioned if names_of[a][i][k] != "plain"] for k in range(count[i])
+        ]
         rows.append(_Row(shapes[i][: count[i]], adjectives, x[i], y[i], settings[i], u[i]))
     return rows
 
@@ -183,7 +185,7 @@ def _plain(text: str, role: str, k: int = -1) -> list[Word]:
 
 
 def _relation(row: _Row, j: int, k: int, spec: CaptionSpec, lang: lexicon.Language) -> list[Word]:
-    """How object j stands to object k, along the axis on which they are farther apart."""
+    """The relation of object j to object k, along the axis on which they are farther apart."""
     dx, dy = row.x[k] - row.x[j], row.y[k] - row.y[j]
     name = ("left" if dx > 0 else "right") if abs(dx) >= abs(dy) else ("above" if dy > 0 else "below")
     return _plain(_synonym(lang.relations[name], row.u[k][12], spec.synonyms), "relation")
@@ -233,8 +235,8 @@ def _list(row: _Row, spec: CaptionSpec, lang: lexicon.Language) -> list[Word]:
 
 def _partial(row: _Row, spec: CaptionSpec, lang: lexicon.Language) -> list[Word]:
     sure = int(row.u[-1][15] * len(row.shapes))
-    told = [k for k in range(len(row.shapes)) if k == sure or row.u[k][11] < 0.5]
-    words = _enumeration([_noun_phrase(row, k, spec, lang, partly=True) for k in told], lang)
+    described = [k for k in range(len(row.shapes)) if k == sure or row.u[k][11] < 0.5]
+    words = _enumeration([_noun_phrase(row, k, spec, lang, partly=True) for k in described], lang)
     return words + (_setting(row, lang) if row.u[-1][11] < 0.5 else [])
 
 
@@ -269,7 +271,7 @@ def noise_kinds(scenes: Scenes, noise: Noise) -> Int[np.ndarray, "n"]:
 
 
 def generic(scenes: Scenes, language: str = "en") -> list[str]:
-    """Sentences that say nothing: "stock photo"."""
+    """Sentences without information about the scene: "stock photo"."""
     choices = lexicon.language(language).generic
     return [choices[int(v * len(choices))] for v in uniform(scenes.key, "generic")]
 

@@ -1,4 +1,4 @@
-"""Sensor: the boxes of what is seen, told: "v0=left v1=top v2=right v3=bottom circle ...", from the top left corner on."""
+"""Sensor: the boxes of visible objects as text, "v0=left v1=top v2=right v3=bottom circle ...", ordered from the top left corner."""
 
 import numpy as np
 from jaxtyping import Bool, Float32
@@ -8,7 +8,7 @@ from mmrep.data.scenes.world import SHAPES, Scenes
 
 
 def texts(
-    scenes: Scenes, box: Float32[np.ndarray, "n K 4"], valid: Bool[np.ndarray, "n K"], serial: serialise.Serial
+    scenes: Scenes, box: Float32[np.ndarray, "n K 4"], valid: Bool[np.ndarray, "n K"], serial: serialise.Serialised
 ) -> list[str]:
     """What `serialise.boxes` writes of boxes.boxes_of, with the shape for a class."""
     return [

@@ -1,4 +1,4 @@
-"""Labels: what a pixel's surface is, by colour (which optics tell) and by material (which radar tells)."""
+"""Labels: the surface of each pixel, by colour (visible to the optical sensor) and by material (visible to radar)."""
 
 import numpy as np
 from jaxtyping import Float32, UInt8

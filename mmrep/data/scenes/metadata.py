@@ -1,4 +1,4 @@
-"""Sensor: measures of the scene and of its picture, as 4M-21 takes them (appendix of Bachmann et al. 2024), for what a scene has."""
+"""Sensor: measures of the scene and of its image, those of 4M-21 (appendix of Bachmann et al. 2024) that a scene has."""
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -12,7 +12,7 @@ Measures = dict[str, np.ndarray]
 
 
 def of_picture(rgb: UInt8[np.ndarray, "n S S 3"]) -> Measures:
-    """Of the picture alone; levels lie in [0, 255], entropy in bits.
+    """Of the image alone; levels in [0, 255], entropy in bits.
 
     brightness, contrast: mean and standard deviation of the grey levels.   saturation: mean of HSV's.
     colourfulness: Hasler and Suesstrunk 2003.   entropy: of the histogram of grey levels.
@@ -40,7 +40,7 @@ def of_scene(
     inside: Float32[np.ndarray, "n K S S"],
     depth: Float32[np.ndarray, "n S S 1"],
 ) -> Measures:
-    """Of what the scene holds, counting what is seen of it.
+    """Of the objects of the scene, by their visible pixels.
 
     instances, instance_diversity: objects, and different shapes.   semantic_diversity: different classes of semseg, the ground too.
     objectness: share of the picture that shows objects.   occlusion: share of the objects' area that others hide.
@@ -66,9 +66,9 @@ def of_scene(
     }
 
 
-def texts(measures: Measures, serial: serialise.Serial) -> list[str]:
+def texts(measures: Measures, serial: serialise.Serialised) -> list[str]:
     """Every scene's measures as `serialise.measures` writes them, by id."""
-    told = sorted(measures, key=serialise.MEASURES.index)
-    bins = np.stack([serialise.bins_of(name, measures[name], serial) for name in told], axis=1).tolist()
-    keys = [f"v1={serialise.MEASURES.index(name)} v0=" for name in told]
+    names = sorted(measures, key=serialise.MEASURES.index)
+    bins = np.stack([serialise.bins_of(name, measures[name], serial) for name in names], axis=1).tolist()
+    keys = [f"v1={serialise.MEASURES.index(name)} v0=" for name in names]
     return [" ".join([f"{key}{i}" for key, i in zip(keys, row)]) for row in bins]

@@ -1,4 +1,4 @@
-"""Sensor: a multispectral map from above. It sees colours, through haze, clouds and the night; what a thing is made of it does not see."""
+"""Sensor: a multispectral map from above. It shows colours, through haze, clouds and at night, and not the material of an object."""
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -28,7 +28,7 @@ def optical(
     grain: float = 0.02,
     distance: Float32[np.ndarray, "n K S S"] | None = None,
 ) -> UInt8[np.ndarray, "n S S 6"]:
-    """Reflectance of each band of BANDS in 0..255: the spectrum of what a pixel shows, under light, haze and clouds.
+    """Reflectance of each band of BANDS in 0..255: the spectrum of a pixel's surface, under light, haze and clouds.
 
     seed chooses the pixel noise, of standard deviation `grain` of full scale 1; light and weather are the scene's own.
     """

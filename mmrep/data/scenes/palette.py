@@ -19,7 +19,7 @@ def centres(rgb: UInt8[np.ndarray, "n S S 3"], length: Int[np.ndarray, "n"]) -> 
     """k-means centres in [0, 255], the commonest first; rows from `length` on mean nothing.
 
     Seen are PIXELS pixels, the same in every scene. The first centre starts at the pixel nearest to the mean, each next one at the
-    pixel farthest from those before. A centre that nobody is near stays: one colour alone gives copies of itself.
+    pixel farthest from those before. A centre without near pixels stays: an image of one colour gives copies of it.
     """
     n, most = len(rgb), int(length.max(initial=1))
     seen = np.random.RandomState(0).permutation(rgb.shape[1] * rgb.shape[2])[:PIXELS]
@@ -51,7 +51,7 @@ def centres(rgb: UInt8[np.ndarray, "n S S 3"], length: Int[np.ndarray, "n"]) -> 
     return np.take_along_axis(centre, order[..., None], 1)
 
 
-def texts(rgb: UInt8[np.ndarray, "n S S 3"], scenes: Scenes, serial: serialise.Serial) -> list[str]:
+def texts(rgb: UInt8[np.ndarray, "n S S 3"], scenes: Scenes, serial: serialise.Serialised) -> list[str]:
     """Every scene's palette as `serialise.palette` writes it."""
     length = lengths(scenes, serial.palette)
     return [serialise.palette(c[:k], serial) for c, k in zip(centres(rgb, length), length.tolist())]

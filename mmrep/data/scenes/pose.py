@@ -1,4 +1,4 @@
-"""Sensor: where and how the objects lie, as one vector (what a body pose is to a picture of people)."""
+"""Sensor: position and rotation of the objects, as one vector (the counterpart of a body pose in pictures of people)."""
 
 import numpy as np
 from jaxtyping import Float32

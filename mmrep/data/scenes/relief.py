@@ -1,7 +1,7 @@
 """Sensors of the scene's relief: how far each pixel is, and which way its surface faces.
 
 The camera looks down; objects are pillows on the ground, thickest in the middle and rounded off to their outline, bigger ones thicker.
-Colour and texture say nothing about the relief: what predicts it from a picture has understood shape, size and occlusion.
+Colour and texture are independent of the relief: a model that predicts it from a picture uses shape, size and occlusion.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ THICKNESS = 3.0  # of a pillow's middle, in radii of its object (which are share
 def depth(
     scenes: Scenes, size: int, distance: Float32[np.ndarray, "n K S S"] | None = None
 ) -> Float32[np.ndarray, "n S S 1"]:
-    """Distance from the camera in [0, 1]; the ground lies at 1, and a pixel tells of the object that it shows."""
+    """Distance from the camera in [0, 1]; the ground is 1, a pixel has the distance of the object that it shows."""
     inside = raster.distance(scenes, size) if distance is None else distance
     shown = raster.front(scenes, inside)
     slot = np.maximum(shown.astype(int) - 1, 0)

@@ -1,4 +1,4 @@
-"""The made world as a data source: scenes rendered in blocks when first asked for, nothing on disk."""
+"""Synthetic scenes as a data source: rendered in blocks on first use, nothing on disk."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ from mmrep.data.scenes import (
 )
 from mmrep.data.scenes.captions import CaptionSpec, Noise
 from mmrep.data.scenes.world import Scenes, WorldSpec, sample, take
-from mmrep.data.serialise import Serial
+from mmrep.data.serialise import Serialised
 from mmrep.errors import ConfigError, DataError, near
 
 Record = dict[str, Any]
@@ -49,7 +49,7 @@ class SceneData:
         rgb        rgb uint8 [S, S, 3]
         caption    caption str, or a tuple of several where caption.variants > 1 or caption.mix (training draws one, evaluation takes the
                    first); with several languages also caption_<language> for each
-        grounding  caption_objects int32 [words]: the object slot that each space-separated word of the caption speaks of, -1 for none
+        grounding  caption_objects int32 [words]: the object slot that each space-separated word of the caption describes, -1 for none
         hard       caption_hard str: the caption with two colours swapped (or one attribute wrong); hard_swap int32: 1 where swapped
         semseg     semseg uint8 [S, S]: 0 ground, 1 + shape id
         instances  instances uint8 [S, S]: 0 ground, 1 + object slot
@@ -61,7 +61,7 @@ class SceneData:
         palette    palette str: the picture's main colours, 1 to serial.palette of them;   detections: detections str, boxes with shapes
         metadata   metadata str: measures of scene and picture, "v1=<id> v0=<bin>" each (training shuffles them); for all see data.serialise
         pose       pose float32 [6 K]: of each slot 1, x, y, radius, cosine and sine of the rotation;   teacher: teacher float32 [64],
-                   the unit embedding of a frozen random network that reads the latent scene, not its pixels
+                   the unit embedding of a frozen random network of the latent scene, not of its pixels
         words      words float32 [16, 32]: an embedding of each word of the (first) caption by a frozen random network, zeros behind them
         objects    object_valid bool [K]; object_shape, object_colour, object_size int32 [K], -1 in empty slots; object_xy float32 [K, 2]
 
@@ -80,14 +80,14 @@ class SceneData:
     caption: CaptionSpec = field(default_factory=CaptionSpec)
     noise: Noise = field(default_factory=Noise)
     grain: float = 0.02
-    serial: Serial = Serial()
+    serial: Serialised = Serialised()
 
     def __post_init__(self) -> None:
         for name in ("n_train", "n_val", "n_test"):
             if not 0 <= getattr(self, name) <= 1 << 29:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must lie in [0, 2**29]")
         if not 8 <= self.size <= 1024:
-            raise ConfigError(f"size is {self.size}: an image side lies in [8, 1024]")
+            raise ConfigError(f"size is {self.size}: give an image side in [8, 1024]")
         if not 0 <= self.grain <= 1:
             raise ConfigError(f"grain is {self.grain}: it must lie in [0, 1]")
         if not self.sensors:
@@ -193,7 +193,7 @@ def columns_of(
 
 
 class _Block:
-    """A block of scenes with what several sensors share, computed once."""
+    """A block of scenes, with the arrays that several sensors use, computed once."""
 
     def __init__(self, data: SceneData, split: str, rows: np.ndarray, scenes: Scenes, kinds: np.ndarray) -> None:
         self.data, self.split, self.rows, self.scenes, self.kinds = data, split, rows, scenes, kinds
@@ -210,7 +210,7 @@ class _Block:
     @property
     def rgb(self) -> np.ndarray:
         data = self.data
-        # Shared distances pay only where another sensor reads them: the picture alone is painted in blocks that fit the cache.
+        # Shared distances pay only where another sensor uses them: an image alone is painted in blocks that fit the cache.
         shared = self.distance if _READ_DISTANCE & {*data.sensors} else None
         return self._once("rgb", lambda: rgb.rgb(self.scenes, data.size, data.seed, data.grain, distance=shared))
 
@@ -222,9 +222,9 @@ class _Block:
     def boxes(self) -> tuple[np.ndarray, np.ndarray]:
         return self._once("boxes", lambda: boxes.boxes_of(self.instances, self.scenes.valid.shape[1]))
 
-    def told(self, language: str, variant: int) -> list[str]:
+    def described(self, language: str, variant: int) -> list[str]:
         """The captions, false ones included."""
-        return self._once(f"told {language} {variant}", lambda: _told(self, language, variant))
+        return self._once(f"captions {language} {variant}", lambda: _described(self, language, variant))
 
     def _once(self, name: str, compute: Callable[[], Any]) -> Any:
         if name not in self._shared:
@@ -238,11 +238,11 @@ def _rgb(block: _Block) -> Columns:
 
 def _caption(block: _Block) -> Columns:
     spec = block.data.caption
-    told = {language: [block.told(language, v) for v in range(spec.variants)] for language in spec.languages}
-    chosen = [v for variants in told.values() for v in variants] if spec.mix else told[spec.languages[0]]
+    described = {language: [block.described(language, v) for v in range(spec.variants)] for language in spec.languages}
+    chosen = [v for variants in described.values() for v in variants] if spec.mix else described[spec.languages[0]]
     columns = {"caption": _several(chosen)}
-    if len(told) > 1:
-        columns |= {f"caption_{language}": _several(variants) for language, variants in told.items()}
+    if len(described) > 1:
+        columns |= {f"caption_{language}": _several(variants) for language, variants in described.items()}
     return columns
 
 
@@ -250,14 +250,14 @@ def _several(variants: list[list[str]]) -> list[Any]:
     return variants[0] if len(variants) == 1 else list(zip(*variants))
 
 
-def _told(block: _Block, language: str, variant: int) -> list[str]:
+def _described(block: _Block, language: str, variant: int) -> list[str]:
     data, scenes, spec = block.data, block.scenes, block.data.caption
     texts = captions.captions(scenes, spec, language, variant)
 
-    def put(kind: int, tell: Callable[[Scenes, np.ndarray], list[str]]) -> None:
+    def put(kind: int, describe: Callable[[Scenes, np.ndarray], list[str]]) -> None:
         at = np.nonzero(block.kinds == kind)[0]
         if len(at):
-            for i, text in zip(at.tolist(), tell(take(scenes, at), at)):
+            for i, text in zip(at.tolist(), describe(take(scenes, at), at)):
                 texts[i] = text
 
     def another(here: Scenes, at: np.ndarray) -> list[str]:
@@ -276,12 +276,12 @@ def _told(block: _Block, language: str, variant: int) -> list[str]:
 
 def _grounding(block: _Block) -> Columns:
     spec, clean = block.data.caption, block.kinds == captions.CLEAN
-    told = captions.grounded(block.scenes, spec, spec.languages[0])
-    texts = block.told(spec.languages[0], 0)
+    grounded = captions.grounded(block.scenes, spec, spec.languages[0])
+    texts = block.described(spec.languages[0], 0)
     nothing = [np.full(len(text.split(" ")), -1, np.int32) for text in texts]
     return {
         "caption_objects": [
-            np.array(c.objects, np.int32) if true else none for c, true, none in zip(told, clean.tolist(), nothing)
+            np.array(c.objects, np.int32) if true else none for c, true, none in zip(grounded, clean.tolist(), nothing)
         ]
     }
 
@@ -353,7 +353,7 @@ def _teacher(block: _Block) -> Columns:
 
 
 def _words(block: _Block) -> Columns:
-    return {"words": words.words(block.told(block.data.caption.languages[0], 0))}
+    return {"words": words.words(block.described(block.data.caption.languages[0], 0))}
 
 
 def _objects(block: _Block) -> Columns:
@@ -377,9 +377,9 @@ _READ_DISTANCE = {"semseg", "instances", "boxes", "depth", "normals", "edges", "
 
 @dataclass(frozen=True)
 class Joint:
-    """Several sources as one, their records in turn; what the shorter ones lack at the end is filled by the others.
+    """Several sources as one, their records in turn; where a shorter one has ended, the others go on.
 
-    Records get source: int32, the position in `sources`. Splits that a source lacks are an error, as they are there.
+    Records get source: int32, the position in `sources`. A split that a source lacks is an error.
     """
 
     sources: tuple[Any, ...]

@@ -27,13 +27,13 @@ def _word(word: str) -> np.ndarray:
 
 
 def words(texts: Sequence[str]) -> Float32[np.ndarray, "n 16 32"]:
-    """In (-1, 1), a row a word; zeros behind the last word, what is longer is cut."""
+    """Values in (-1, 1), one row a word; zeros behind the last word, longer texts are cut."""
     found = np.zeros((len(texts), LENGTH, DIM), np.float32)
     for row, text in zip(found, texts):
-        said = text.split()[:LENGTH]
-        padded = np.zeros((len(said) + 2, DIM))
-        for i, word in enumerate(said):
+        given = text.split()[:LENGTH]
+        padded = np.zeros((len(given) + 2, DIM))
+        for i, word in enumerate(given):
             padded[i + 1] = _word(word)
         beside = np.concatenate([padded[1:-1], padded[:-2], padded[2:]], axis=1)
-        row[: len(said)] = np.tanh(beside @ _layer())
+        row[: len(given)] = np.tanh(beside @ _layer())
     return found

@@ -36,7 +36,7 @@ class Scenes(NamedTuple):
     Ids index the module's vocabularies (SHAPES, COLOURS, ...), whatever the spec, so they compare across domains.
     Positions: x to the right, y downwards, both in [0, 1]; radius in the same unit; rotation in radians, counter-clockwise;
     depth is the distance from the camera (nearer objects hide farther ones); temperature in degrees Celsius.
-    `id` is the index that was asked for; `key` is the scene's own random key, from which sensors draw their nuisances (`uniform`).
+    `id` is the scene's index; `key` is the scene's own random key, from which sensors draw their nuisances (`uniform`).
     """
 
     id: Int[np.ndarray, "n"]
@@ -67,7 +67,7 @@ class WorldSpec:
     shapes, colours, sizes, textures, materials, grounds, tints, lights, styles: names out of the module's vocabularies.
     distinct:     within a scene, "pair": no two objects share shape and colour; "each": no two share either (as long as the
                   allowed combinations suffice); "none": anything.
-    held_out:     (shape, colour) pairs kept apart; `combinations` says which pairs occur: any, only "seen" ones (train), or only
+    held_out:     (shape, colour) pairs kept apart; `combinations`: the pairs that occur, any, only "seen" ones (train), or only
                   "unseen" ones (the compositional test).
     grid:         0 = free placement; g = centres of distinct cells of a g x g grid, every object within its cell.
     overlap:      free placement only: whether objects may hide one another. Without, radii of a crowded scene shrink until they fit.
@@ -98,7 +98,7 @@ class WorldSpec:
                 raise ConfigError(f"world.{field} is empty: name at least one of {', '.join(known)}")
             for name in names:
                 if name not in known:
-                    raise ConfigError(f"world.{field} has {name!r}, which this world does not know{near(name, known)}")
+                    raise ConfigError(f"world.{field} has {name!r}, which this world does not have{near(name, known)}")
             if len(set(names)) < len(names):
                 raise ConfigError(f"world.{field} names something twice: {', '.join(names)}")
         low, high = self.n_objects
@@ -167,7 +167,7 @@ def combinations(spec: WorldSpec) -> Int[np.ndarray, "m 2"]:
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele et al. 2014): a bijection of uint64 whose output bits look independent."""
+    """The finaliser of splitmix64 (Steele et al. 2014): a bijection of uint64 whose output bits appear independent."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -192,7 +192,7 @@ def uniform(key: UInt64[np.ndarray, "n"], name: str, *shape: int) -> Float[np.nd
 
 
 def sample(seed: int, index: Int[np.ndarray, "n"], spec: WorldSpec) -> Scenes:
-    """Scenes number `index` of world (seed, spec), in the order asked for; each is the same whatever else is asked for."""
+    """Scenes number `index` of world (seed, spec), in this order; a scene does not depend on the other indices."""
     key = keys(seed, index)
     low, high = spec.n_objects
     K = high

@@ -29,8 +29,8 @@ CONCEPT = {
 RELATION = {word: name for name, words in ENGLISH.relations.items() for word in words}
 
 
-def said_objects(text):
-    """The (size, colour, shape) of every noun phrase of an English caption, None where it is not said."""
+def named_objects(text):
+    """The (size, colour, shape) of every noun phrase of an English caption, None where it is absent."""
     objects, size, colour = [], None, None
     for word in re.findall(r"[\w-]+", text):
         role, concept = CONCEPT.get(word, ("", ""))
@@ -48,8 +48,8 @@ def true_objects(s, i):
     return [(SIZES[s.size[i, k]], COLOURS[s.colour[i, k]], SHAPES[s.shape[i, k]]) for k in np.nonzero(s.valid[i])[0]]
 
 
-def matches(said, true):
-    return all(a is None or a == b for a, b in zip(said, true))
+def matches(named, true):
+    return all(a is None or a == b for a, b in zip(named, true))
 
 
 @pytest.mark.parametrize("synonyms", [0.0, 0.7])
@@ -58,7 +58,7 @@ def test_full_captions_are_true_to_the_scene(synonyms):
     words = "|".join(sorted((re.escape(w) for w in RELATION), key=len, reverse=True))
     for i, text in enumerate(captions(s, CaptionSpec(synonyms=synonyms))):
         true = true_objects(s, i)
-        assert said_objects(text) == true, text
+        assert named_objects(text) == true, text
         relations = [RELATION[w] for w in re.findall(rf"\b({words}) an? ", text)]
         assert len(relations) == len(true) - 1, text
         for k, relation in enumerate(relations, 1):
@@ -72,17 +72,17 @@ def test_full_captions_are_true_to_the_scene(synonyms):
 @pytest.mark.parametrize("form", ["list", "partial", "long"])
 def test_other_forms_are_true_to_the_scene(form):
     s = sample(1, np.arange(300), WorldSpec())
-    told, silent = 0, 0
+    described, silent = 0, 0
     for i, text in enumerate(captions(s, CaptionSpec(form=form))):
-        true, said = true_objects(s, i), said_objects(text)
-        assert said and all(any(matches(a, b) for b in true) for a in said), text
+        true, named = true_objects(s, i), named_objects(text)
+        assert named and all(any(matches(a, b) for b in true) for a in named), text
         if form == "list":
-            assert said == true
+            assert named == true
         if form == "long":
-            assert said[: len(true)] == true and len(text.split()) > 15
-        told, silent = told + len(said), silent + sum(a[0] is None for a in said)
+            assert named[: len(true)] == true and len(text.split()) > 15
+        described, silent = described + len(named), silent + sum(a[0] is None for a in named)
     if form == "partial":
-        assert 0.6 < told / s.valid.sum() < 0.9 and 0.4 < silent / told < 0.6
+        assert 0.6 < described / s.valid.sum() < 0.9 and 0.4 < silent / described < 0.6
 
 
 def test_golden_sentences():
@@ -211,7 +211,7 @@ def test_falsified_captions_are_false_in_one_attribute(form):
     assert (changed.sum(1) == 1).all()
     for i, text in enumerate(captions(wrong, spec)):
         true = true_objects(s, i)
-        assert any(not any(matches(a, b) for b in true) for a in said_objects(text)), text
+        assert any(not any(matches(a, b) for b in true) for a in named_objects(text)), text
     assert {"stock photo"} < set(generic(s)) <= set(ENGLISH.generic)
 
 
@@ -223,7 +223,7 @@ def test_hard_negatives_swap_colours_and_are_false():
     assert done.all()
     for i, (a, b) in enumerate(zip(right, texts)):
         assert a != b and sorted(a.replace("an ", "a ").split()) == sorted(b.replace("an ", "a ").split())
-        assert sum(any(matches(o, t) for t in true_objects(s, i)) for o in said_objects(b)) == s.valid[i].sum() - 2
+        assert sum(any(matches(o, t) for t in true_objects(s, i)) for o in named_objects(b)) == s.valid[i].sum() - 2
     lone = sample(0, np.arange(200), WorldSpec(n_objects=(1, 1)))
     texts, done = hard_negatives(lone, CaptionSpec(), world)
     assert not done.any() and all(a != b for a, b in zip(captions(lone, CaptionSpec()), texts))
@@ -231,11 +231,11 @@ def test_hard_negatives_swap_colours_and_are_false():
     texts, done = hard_negatives(s, part, world)
     assert 0 < done.mean() < 1
     for i, text in enumerate(texts):
-        assert any(not any(matches(o, t) for t in true_objects(s, i)) for o in said_objects(text))
+        assert any(not any(matches(o, t) for t in true_objects(s, i)) for o in named_objects(text))
 
 
 @pytest.mark.parametrize(
-    "make, says",
+    "make, sentence",
     [
         (lambda: CaptionSpec(languages=("english",)), "caption.languages"),
         (lambda: CaptionSpec(languages=()), "caption.languages is empty"),
@@ -246,6 +246,6 @@ def test_hard_negatives_swap_colours_and_are_false():
         (lambda: Noise(0.5, 0.0, 0.0, 0.0), "not all 0"),
     ],
 )
-def test_a_wrong_spec_is_refused_with_its_field(make, says):
-    with pytest.raises(ConfigError, match=says):
+def test_a_wrong_spec_is_refused_with_its_field(make, sentence):
+    with pytest.raises(ConfigError, match=sentence):
         make()

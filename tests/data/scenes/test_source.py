@@ -135,7 +135,7 @@ def test_wrong_data_is_refused_with_a_sentence():
         SceneData().open("trian")
     with pytest.raises(DataError, match="set n_val"):
         SceneData(n_val=0).open("val")
-    for change, says in [
+    for change, sentence in [
         ({"sensors": ("rbg",)}, "did you mean 'rgb'"),
         ({"sensors": ()}, "sensors is empty"),
         ({"size": 4}, "size is 4"),
@@ -146,7 +146,7 @@ def test_wrong_data_is_refused_with_a_sentence():
             "at least two",
         ),
     ]:
-        with pytest.raises(ConfigError, match=says):
+        with pytest.raises(ConfigError, match=sentence):
             SceneData(**change)
     data = SceneData(world=domain("unseen"), caption=CaptionSpec(languages=("de",)), noise=Noise(0.2))
     assert from_json(to_json(data)) == data

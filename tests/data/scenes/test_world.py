@@ -145,7 +145,7 @@ def test_swapped_makes_pairs_that_the_scene_does_not_have():
 
 
 @pytest.mark.parametrize(
-    "change, says",
+    "change, sentence",
     [
         ({"shapes": ("circel",)}, "did you mean 'circle'"),
         ({"colours": ()}, "world.colours is empty"),
@@ -157,8 +157,8 @@ def test_swapped_makes_pairs_that_the_scene_does_not_have():
         ({"held_out": (("star", "mauve"),)}, "held_out"),
     ],
 )
-def test_a_wrong_spec_is_refused_with_its_field(change, says):
-    with pytest.raises(ConfigError, match=says):
+def test_a_wrong_spec_is_refused_with_its_field(change, sentence):
+    with pytest.raises(ConfigError, match=sentence):
         WorldSpec(**change)
 
 

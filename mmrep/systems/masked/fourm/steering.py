@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from mmrep.data import serialise
 from mmrep.data.scenes import metadata
-from mmrep.data.serialise import Serial
+from mmrep.data.serialise import Serialised
 from mmrep.evals.retrieval import dot, ranks_of_scores, unit
 from mmrep.model import Model
 from mmrep.systems.masked.fourm.decode import TokenInfer, predict
@@ -52,7 +52,7 @@ class Steering:
     left_open: appends a sentinel to the metadata, as the authors do for a partial text.
     """
 
-    serial: Serial
+    serial: Serialised
     measure: str = "brightness"
     requested: tuple[int, ...] = (8, 10, 12, 14)
     guidance: float = 2.0
@@ -89,7 +89,7 @@ class PaletteSteering:
     "without": the same without the palette.   min_colours: palettes with fewer colours are skipped (one colour is an average).
     """
 
-    serial: Serial
+    serial: Serialised
     min_colours: int = 2
     guidance: float = 2.0
     limit: int = 200
@@ -126,7 +126,7 @@ def generated_colour(
 class WellFormed:
     """The share of malformed (id, value) pairs in metadata that is generated freely from `given`."""
 
-    serial: Serial
+    serial: Serialised
     given: tuple[str, ...] = ("pixels",)
     limit: int = 100
     split: str = "test"
