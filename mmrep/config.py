@@ -7,7 +7,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -176,6 +176,7 @@ class Experiment:
             raise ConfigError(
                 f"data.batch_size {self.data.batch_size} is not a multiple of train.accumulate {self.train.accumulate}"
             )
+        _check_tables(self)
         names = [m.name for m in self.data.modalities]
         if len(set(names)) < len(names):
             raise ConfigError(f"data.modalities names are not unique: {', '.join(names)}")
@@ -228,6 +229,39 @@ def _check_ranges(experiment: "Experiment") -> None:
         raise ConfigError(f"{where} is {value}: it must be {above}")
     if not (experiment.mesh.data == -1 or 1 <= experiment.mesh.data < math.inf):
         raise ConfigError(f"mesh.data is {experiment.mesh.data}: give a number of devices, or -1 for all that are left")
+
+
+_TABLES = ("vocab", "vocab_size", "classes", "num_classes")
+
+
+def _check_tables(experiment: "Experiment") -> None:
+    """Raises ConfigError where a part of a system that has a modality's name states fewer ids or classes than the modality.
+
+    An id beyond a table is no error in JAX: it is clamped to the last row, or NaN, or a row of zeros.
+    """
+    ids = {m.name: m.vocab for m in experiment.data.modalities if m.vocab}
+    places = [("system", experiment.system)]
+    places += [(f"phases.{i}.system", p.system) for i, p in enumerate(experiment.phases) if p.system is not None]
+    for place, system in places:
+        for where, name, part in _parts(system, place, ""):
+            for table in _TABLES:
+                size = getattr(part, table, 0)
+                if name in ids and isinstance(size, int) and 0 < size < ids[name]:
+                    raise ConfigError(
+                        f"{where}.{table} is {size}, but modality {name!r} has {ids[name]} ids: give the system as many"
+                    )
+
+
+def _parts(value: Any, where: str, name: str) -> Iterator[tuple[str, str, Any]]:
+    """(path, name, part) of every dataclass in a config; a part is named by its field `name`, its key, or the field that holds it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield where, str(getattr(value, "name", "") or name), value
+        for f in dataclasses.fields(value):
+            yield from _parts(getattr(value, f.name), f"{where}.{f.name}", f.name)
+    elif isinstance(value, (tuple, list)):
+        named = len(value) == 2 and isinstance(value[0], str)  # ("text", encoder), as a mapping is written
+        for i, inner in enumerate(value):
+            yield from _parts(inner, f"{where}.{i}", value[0] if named else name)
 
 
 @dataclass(frozen=True)
