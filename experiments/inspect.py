@@ -16,6 +16,7 @@ import numpy as np
 from experiments import _cli
 from mmrep import modality, paths
 from mmrep.config import Data, Experiment
+from mmrep.data import pipeline
 from mmrep.errors import ConfigError, DataError
 from mmrep.modality import PAD, UNK, Modality, Tokenize
 
@@ -38,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """`samples` are batch entries without batch axis; `texts[name]` each sample's decoded ids."""
+    """`samples` are batch entries without batch axis; `texts[name]` each sample's decoded ids; `notes` sentences about the whole split."""
 
     split: str
     size: int
@@ -47,7 +48,7 @@ class Report:
     rows: tuple[Row, ...]
     samples: tuple[Mapping[str, np.ndarray], ...]
     texts: Mapping[str, tuple[str, ...]]
-    unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,19 @@ def inspect(
         if m.kind == "text" and decode is not None
     }
     rows = tuple(_row(m, samples) for m in data.modalities)
-    unused = tuple(getattr(records, "unused", ()))
-    return Report(split, len(records), indices, tuple(files), rows, tuple(samples), texts, unused)
+    return Report(split, len(records), indices, tuple(files), rows, tuple(samples), texts, _notes(data, records, split))
+
+
+def _notes(data: Data, records: Any, split: str) -> tuple[str, ...]:
+    opened = pipeline.Split(data, data.source, records, None, split)
+    notes = []
+    for m in data.modalities:
+        if m.kind == "label" and (names := opened.class_names(m.source)):
+            shown = ", ".join(f"{i} {name}" for i, name in enumerate(names[:12])) + (", ..." if len(names) > 12 else "")
+            notes.append(f"{m.name}: {len(names)} classes: {shown}")
+    if split == "train" and data.batch_size > len(records):
+        notes.append(f"data.batch_size is {data.batch_size}: training needs {len(records)} or less")
+    return (*notes, *filter(None, [opened.leftovers()]))
 
 
 def scan(experiment: Experiment, tokenize: Tokenize | None, split: str = "train") -> tuple[int, list[str]]:
@@ -116,9 +128,7 @@ def table(report: Report) -> str:
     for k, (i, file) in enumerate(zip(report.indices, report.files)):
         out.append(f"record {i}" + (f"  {file}" if file else ""))
         out += [f"  {name}: {texts[k]}" for name, texts in report.texts.items()]
-    if report.unused:
-        out.append(f"{len(report.unused)} files belong to no record, e.g. {report.unused[0]}")
-    return "\n".join(out)
+    return "\n".join([*out, *report.notes])
 
 
 def write(report: Report, modalities: Sequence[Modality], out: Path) -> list[Path]:
@@ -238,8 +248,6 @@ def _pixels(m: Modality, array: np.ndarray) -> np.ndarray:
 
 
 def _tokenize(experiment: Experiment) -> Any:
-    from mmrep.data import pipeline
-
     data = experiment.data
     sources = list(dict.fromkeys([data.source, *(p.data for p in experiment.phases if p.data is not None)]))
     return pipeline.load_tokenizer(data, pipeline.fit_tokenizer(data, sources, paths.cache() / "tokenizers"))

@@ -57,7 +57,10 @@ def test_report_holds_the_numbers_of_the_samples(experiment, tokenize):
     seconds = [(800 + 100 * WORDS.index(order[i])) / 8000 for i in report.indices]
     assert f"{min(seconds):.2f}..{max(seconds):.2f} s" in sound.valid and sound.mean == pytest.approx(0.5, abs=1e-3)
     printed = inspect.table(report)
-    assert "8 records, 4 shown" in printed and "a black square" in printed and len(printed.splitlines()) == 5 + 2 * 4
+    assert (
+        "8 records, 4 shown" in printed and "a black square" in printed and len(printed.splitlines()) == 5 + 2 * 4 + 1
+    )
+    assert printed.endswith("data.batch_size is 64: training needs 8 or less")
 
 
 def test_seed_shows_a_training_view(experiment, tokenize):
@@ -168,3 +171,16 @@ def test_missing_fields_are_an_error_without_a_file_too(experiment, tokenize):
         DataError, match=r"^train record 0: the record has no field 'image' for modality 'image'; it has text"
     ):
         inspect.inspect(bare, tokenize)
+
+
+def test_classes_and_files_that_are_not_read_are_named(tmp_path):
+    """F2, F15: the order of the ids, and what is left out."""
+    for name in ("1", "10", "2"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "a.png")
+    (tmp_path / "2" / "b.jxl").write_bytes(b"x")
+    source = Folder(tmp_path, text="none", fractions=(1.0, 0.0, 0.0))
+    data = Data(source, (modality.image("image", 4), modality.label("label", 3)), batch_size=3)
+    printed = inspect.table(inspect.inspect(Experiment(source, data), None))
+    assert "label: 3 classes: 0 1, 1 10, 2 2" in printed
+    assert "1 files belong to no record (1 .jxl)" in printed and "save .jxl as .png" in printed
