@@ -12,13 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mmrep.nn.patches import patchify
-from mmrep.nn.positions import sincos_2d
-
-
-def grid_positions(rows: int, columns: int, width: int, base: float = 10_000.0) -> Float[Array, "N D"]:
-    """Fixed sines and cosines of a grid in reading order; the first half encodes the row."""
-    column_first = sincos_2d(rows, columns, width, base=base)
-    return jnp.concatenate([column_first[:, width // 2 :], column_first[:, : width // 2]], axis=1)
+from mmrep.nn.positions import grid_positions
 
 
 def take(rows: Array, at: Int[Array, "B K"]) -> Array:

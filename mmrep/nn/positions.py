@@ -41,6 +41,12 @@ def sincos_2d(
     return jnp.asarray(np.concatenate(halves, axis=1), jnp.float32)
 
 
+def grid_positions(rows: int, columns: int, width: int, base: float = 10_000.0) -> Float[Array, "N D"]:
+    """Fixed sines and cosines of a grid in reading order; the first half encodes the row."""
+    column_first = sincos_2d(rows, columns, width, base=base)
+    return jnp.concatenate([column_first[:, width // 2 :], column_first[:, : width // 2]], axis=1)
+
+
 def alibi_slopes(heads: int) -> Float[np.ndarray, " {heads}"]:
     """Each head's slope: 2^(-8k/heads), k = 1..heads, for a power of two; else those of the power below, then every second one of the
     power above (Press et al. 2022, ALiBi). Raises ConfigError for fewer than one head.

@@ -19,10 +19,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from mmrep.errors import ConfigError
 from mmrep.modality import FIRST_PIECE
 from mmrep.nn import transformer
-from mmrep.nn.adapters import grid_positions, take
 from mmrep.nn.attention import padding_mask
 from mmrep.nn.config import TransformerConfig
-from mmrep.nn.positions import sincos_1d
+from mmrep.nn.positions import grid_positions, sincos_1d
 from mmrep.nn.transformer import Cache, Transformer
 from mmrep.system import Params
 from mmrep.systems.masked.fourm.masking import expand_decoder_attention_mask
@@ -162,7 +161,7 @@ def fourm_model(
                 own = tokens.modality == modalities.index(m)
                 # Ids of embeddings count them; positions count the tokens that span masking leaves.
                 at = tokens.position if m.patch_size else jnp.minimum(tokens.ids - FIRST_PIECE, m.length - 1)
-                chosen = take(values[m.name].astype(kind), jnp.where(own, at, 0))
+                chosen = jnp.take_along_axis(values[m.name].astype(kind), jnp.where(own, at, 0)[..., None], axis=1)
                 if m.embedding_dim:
                     chosen = jnp.where((tokens.ids < m.sentinel)[..., None], chosen, 0)
                 flat = apply(params, f"proj_{m.name}", chosen.reshape(-1, chosen.shape[-1]))

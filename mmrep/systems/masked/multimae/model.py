@@ -17,11 +17,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from mmrep.errors import ConfigError
 from mmrep.masking import budgets
 from mmrep.masking.budgets import Visible
-from mmrep.nn.adapters import ClassAdapter, PatchAdapter, grid_positions, place, take
+from mmrep.nn.adapters import ClassAdapter, PatchAdapter, place, take
 from mmrep.nn.attention import Attention
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.maps import DenseModality
 from mmrep.nn.norms import norm_layer
+from mmrep.nn.positions import grid_positions
 from mmrep.nn.transformer import Block, Mlp, Transformer
 from mmrep.system import Batch, Params
 

@@ -14,11 +14,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Num
 
 from mmrep.errors import ConfigError
-from mmrep.nn.adapters import ClassAdapter, PatchAdapter, grid_positions
+from mmrep.nn.adapters import ClassAdapter, PatchAdapter
 from mmrep.nn.codec import Codec, codec_of
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.maps import DenseModality
 from mmrep.nn.norms import layer_norm
+from mmrep.nn.positions import grid_positions
 from mmrep.nn.transformer import Transformer
 from mmrep.systems.tokenizers.vqvae.diffusion import Denoiser
 
