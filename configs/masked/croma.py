@@ -14,11 +14,12 @@ from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rul
 from mmrep.data.scenes import landcover, optical, radar
 from mmrep.data.scenes.source import SceneData
 from mmrep.data.scenes.world import MATERIALS, SHAPES, WorldSpec
+from mmrep.evals.dense import Segmentation
 from mmrep.modality import Modality
 from mmrep.nn.config import TransformerConfig, variant
 from mmrep.nn.maps import dense
 from mmrep.systems.masked.croma import Config
-from mmrep.systems.masked.croma.evals import ClassFraction, LargerImages
+from mmrep.systems.masked.croma.evals import ClassFraction
 
 SIZES = ("tiny", "small", "paper", "large")
 SENSORS = ("optical", "radar", "landcover")
@@ -49,7 +50,9 @@ SMALL = Config(
     dense(PARTS[0]), dense(PARTS[1]), encoder=TransformerConfig(width=64, depth=2, heads=4),
     decoder=TransformerConfig(width=48, depth=1, heads=4),
 )  # fmt: skip
-EVALS = (ClassFraction(COVER), LargerImages(COVER, LARGER))
+PENALTIES = tuple(10.0**e * 200 * 36 for e in range(-5, 5))  # per token of 200 images
+LARGER_IMAGES = Segmentation(COVER, ("optical", "radar"), penalties=PENALTIES, name="larger", larger=LARGER)
+EVALS = (ClassFraction(COVER), LARGER_IMAGES)
 
 
 def half_shifted(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
@@ -73,7 +76,7 @@ def tiny() -> Experiment:
         encoder=TransformerConfig(width=32, depth=2, heads=2), decoder=TransformerConfig(width=16, depth=1, heads=2),
     )  # fmt: skip
     larger = (scenes(32, replace(WORLD, n_objects=(4, 8), grid=4), 1, 8),)
-    evals = ClassFraction(cover, labelled=24), LargerImages(cover, larger, labelled=16, batch=8)
+    evals = ClassFraction(cover, labelled=24), replace(LARGER_IMAGES, map=cover, larger=larger, labelled=16, batch=8)
     data = Data(scenes(16, WORLD, 64, 16), parts, batch_size=8, eval_batch_size=8)
     return Experiment(system, data, (Phase(steps=4),), Optim(lr=1e-3), evals, Train(log_every=2))
 
@@ -95,7 +98,7 @@ def get_config(size: str = "small") -> Experiment:
 
 def get_proof() -> Proof:
     sincos = replace(SMALL, positions="sincos2d")
-    extrapolated = LargerImages(COVER, LARGER, features="fused_tokens_extrapolated", name="extrapolated")
+    extrapolated = replace(LARGER_IMAGES, features="fused_tokens_extrapolated", name="extrapolated")
     fractions = EVALS[:1]
     return Proof(
         claim="Contrast and reconstruction of two sensors together give better features than either alone, and relative positions (ALiBi) extrapolate to larger images.",

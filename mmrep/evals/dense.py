@@ -61,11 +61,13 @@ def patch_classes(ids: Integer[np.ndarray, "B H W"], patch: int) -> Int[np.ndarr
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A linear head on frozen tokens, fitted in closed form on few labelled examples: every token's patch of class ids.
+    """A linear head on frozen tokens, fitted in closed form on few labelled examples: the class ids of every token's patch.
 
-    map:      the class map that is predicted.   given: the maps that go in; the head reads the tokens of the first.
-    labelled: examples of the training split that it learns from; its penalty is chosen on as many of val.
-    Reports mIoU and pixel accuracy.
+    map:       the predicted class map.   given: the inputs; the head takes the tokens of the first.
+    labelled:  examples of the training split for the head, and as many of val for its penalty.
+    larger:    data with the inputs and the class map in other sizes, scored with the same head, `batch` images at once.
+    Reports mIoU and pixel accuracy; for each of `larger` mIoU with its side relative to the map's ("x2 mIoU"), and its ratio to mIoU at
+    the map's own size ("kept x2"). Raises DataError for a size that the patch does not divide.
     """
 
     map: DenseModality
@@ -75,17 +77,23 @@ class Segmentation:
     features: str = "fused_tokens"
     penalties: tuple[float, ...] = (1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
     name: str = ""
+    larger: tuple[Any, ...] = ()
+    batch: int = 50
 
     def run(self, model: Model) -> dict[str, float]:
         sets = {s: self._read(model, s, self.labelled if s != self.split else 0) for s in ("train", "val", self.split)}
         penalties = [p / (sets["train"][0].shape[0] * sets["train"][0].shape[1]) for p in self.penalties]
         head = PixelHead.fit(sets["train"], sets["val"], self.map.classes, penalties)
         found, truth = head(sets[self.split][0]), sets[self.split][1]
+        scores = {"mIoU": mean_iou(found, truth), "pixel accuracy": float((found == truth).mean())}
+        for source in self.larger:
+            opened = source.open(self.split)
+            tokens, truth = self._read_larger(model, [opened[i] for i in range(len(opened))])
+            times = (truth.size / len(truth)) ** 0.5 / self.map.size[0]
+            scores[f"x{times:g} mIoU"] = mean_iou(head(tokens), truth)
+            scores[f"kept x{times:g}"] = scores[f"x{times:g} mIoU"] / max(scores["mIoU"], 1e-9)
         label = self.name or f"{self.map.name}|{'+'.join(self.given)}"
-        return {
-            f"{label} mIoU": mean_iou(found, truth),
-            f"{label} pixel accuracy": float((found == truth).mean()),
-        }
+        return {f"{label} {k}": v for k, v in scores.items()}
 
     def _read(self, model: Model, split: str, limit: int) -> Labelled:
         records = model.records(split, limit)
@@ -94,6 +102,17 @@ class Segmentation:
         tokens = np.asarray(model.call(self.features, **given)[0], np.float32)
         ids = np.stack([coarser(np.asarray(r[self.map.name]), self.map.size) for r in records])
         return tokens[:, : self.map.grid[0] * self.map.grid[1]], patch_classes(ids, self.map.patch)
+
+    def _read_larger(self, model: Model, rows: Sequence[Any]) -> Labelled:
+        """Images (uint8) and class maps of another size than the model's modalities have."""
+        tokens = []
+        for i in range(0, len(rows), self.batch):
+            part = rows[i : i + self.batch]
+            part = [*part, *[part[-1]] * (self.batch - len(part))]
+            images = {g: np.stack([np.asarray(r[g]) for r in part]).astype(np.float32) / 255 for g in self.given}
+            tokens.append(np.asarray(model.infer(self.features, images)[0], np.float32))
+        ids = np.stack([np.asarray(r[self.map.name]) for r in rows])
+        return np.concatenate(tokens)[: len(rows)], patch_classes(ids, self.map.patch)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from mmrep.config import flatten, unflatten
@@ -191,6 +192,17 @@ def within(theirs: str, ours: str, rows: Iterable[Row]) -> tuple[Row, ...]:
     )
 
 
+def renamed(rows: Iterable[Row], pairs: Iterable[tuple[str, str]]) -> tuple[Row, ...]:
+    """The rows with parts of the file's names replaced: (("encoder.", "vit."), ...)."""
+
+    def of(name: str) -> str:
+        for old, new in pairs:
+            name = name.replace(old, new)
+        return name
+
+    return tuple(row._replace(theirs=tuple(map(of, _names(row.theirs)))) for row in rows)
+
+
 def to_params(table: Iterable[Row], arrays: Arrays, shapes: Shapes | Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of `shapes` from a file's arrays, in float32.
 
@@ -269,6 +281,12 @@ def count(arrays: Iterable[str], template: str) -> int:
     """How many names fit the template: the depth of a stack for "encoder.{i}.norm1.weight"."""
     pattern = _pattern(template)
     return sum(pattern.fullmatch(name) is not None for name in arrays)
+
+
+def shapes_of_system(config: Any, maps: Iterable[Any]) -> Shapes:
+    """{path: shape} of the parameters of a system whose inputs are these dense modalities."""
+    batch = {m.name: jax.ShapeDtypeStruct(*m.spec(1)) for m in maps}
+    return shapes_of(jax.eval_shape(config.build().init, jax.random.key(0), batch)[0])
 
 
 def shapes_of(tree: Mapping[str, Any]) -> dict[str, Shape]:

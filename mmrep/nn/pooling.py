@@ -1,6 +1,6 @@
 """From the tokens of an example to one vector."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from mmrep.nn.attention import Attention
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.norms import norm_layer
 from mmrep.nn.transformer import Mlp
+from mmrep.system import Batch, Extras, Infer, Params
 
 
 def mean_pool(tokens: Float[Array, "B N D"], valid: Bool[Array, "B N"]) -> Float[Array, "B D"]:
@@ -49,6 +50,25 @@ def layer_features(out: Mapping[str, Any]) -> dict[str, Float[Array, "B D"]]:
             kept = valid[..., None]
             found[name] = jnp.where(kept, x, 0.0).sum(1) / jnp.maximum(kept.sum(1), 1)
     return found | ({"pooled": out["pooled"].astype(jnp.float32)} if "pooled" in out else {})
+
+
+def token_functions(
+    name: str, encode: Callable[[Params, Batch], tuple[Float[Array, "B N D"], Mapping[str, Any]]]
+) -> dict[str, Infer]:
+    """The infer functions of an encoder without padding: its mean token, its tokens and its layers, under the contract's names.
+
+    encode: (params, batch) -> (tokens, the encoder's `out`).
+    """
+
+    def tokens(params: Params, extras: Extras, batch: Batch) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"]]:
+        x = encode(params, batch)[0]
+        return x, jnp.ones(x.shape[:2], bool)
+
+    return {
+        name: lambda params, extras, batch: encode(params, batch)[0].mean(1),
+        f"{name}_tokens": tokens,
+        f"{name}_layers": lambda params, extras, batch: layer_features(encode(params, batch)[1]),
+    }
 
 
 class AttentionPool(nn.Module):

@@ -1,11 +1,13 @@
 """The dense evaluators, on a system whose answers are known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from mmrep import modality
 from mmrep.config import Data
-from mmrep.errors import ConfigError
+from mmrep.errors import ConfigError, DataError
 from mmrep.evals.dense import CrossPrediction, EverySubset, Predicted, Segmentation, depth_scores
 from mmrep.model import Model
 from mmrep.nn.maps import DenseModality
@@ -86,6 +88,37 @@ def test_every_subset_of_maps_is_asked_about_every_other():
         for k in EverySubset((RGB, DEPTH, SEMSEG), targets=("depth",), limit=4).run(FakeModel())
         if "depth from" not in k
     ]
+
+
+class Resizable(FakeModel):
+    """A token is the colour of its patch, or 0 with `fixed` for images of another size."""
+
+    def __init__(self, fixed=False):
+        super().__init__()
+        self.fixed = fixed
+
+    def infer(self, name, images):
+        x = images["rgb"][:, ::2, ::2].reshape(len(images["rgb"]), -1, 3)
+        return x * (0 if self.fixed else 1), np.ones(x.shape[:2], bool)
+
+
+def test_larger_images_are_scored_with_the_head_of_the_small_ones():
+    def source(times, cut=None):
+        rows = [
+            {k: np.tile(r[k], (times, times, 1)[: r[k].ndim])[:cut, :cut] for k in ("rgb", "semseg")}
+            for r in made(12, 9)
+        ]
+        coarse = [r | {"semseg": r["semseg"][::2, ::2]} for r in rows]
+        return SimpleNamespace(open=lambda split: coarse)
+
+    evaluator = Segmentation(SEMSEG, labelled=20, larger=(source(2), source(3)), batch=5, name="s")
+    found = evaluator.run(Resizable())
+    assert [*found] == ["s mIoU", "s pixel accuracy", "s x2 mIoU", "s kept x2", "s x3 mIoU", "s kept x3"]
+    assert all(v == 1.0 for v in found.values())
+    lost = evaluator.run(Resizable(fixed=True))
+    assert lost["s mIoU"] == 1.0 and lost["s kept x2"] < 0.3
+    with pytest.raises(DataError, match="patch"):
+        Segmentation(DenseModality("semseg", (4, 4), 2, classes=3), larger=(source(2, 14),), batch=5).run(Resizable())
 
 
 def test_heads_are_scored_in_the_units_of_the_batch():

@@ -4,7 +4,7 @@ Skill is 1 - squared error / squared error of the climatology, the training spli
 is an input. Only observed cells count (`<variable>_observed`). Records need `month` and `row`, the row of their first cell.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +43,7 @@ class MissingVariable:
         return self.name or f"{self.map.name}|{'+'.join(g.name for g in self.given)}"
 
     def run(self, model: Model) -> dict[str, float]:
-        records = {
-            s: evenly_spaced(model.records(s), self.limit if s == "train" else 0) for s in ("train", "val", self.split)
-        }
+        records = _records(model, self.split, self.limit)
         truth, observed = _truth(records[self.split], self.map.name)
         usual = Climatology(model.records("train"), self.map.name)(records[self.split], truth.shape[2])
         given = {g.name: [r[g.name] for r in records[self.split]] for g in self.given}
@@ -53,15 +51,14 @@ class MissingVariable:
         predicted = found * np.array(self.map.std) + np.array(self.map.mean)
         fit, patch = self._ridge(records["train"], records["val"])
         ridge = from_rows(fit(to_rows(_inputs(records[self.split], self.given), patch)), patch, truth.shape)
-        mean = np.broadcast_to(_mean(model.records("train"), self.map.name), truth.shape)
-        scores = {
-            "skill": skill(predicted, truth, usual, observed),
-            "skill of ridge": skill(ridge, truth, usual, observed),
-        }
-        scores["skill over ridge"] = scores["skill"] - scores["skill of ridge"]
+        values, seen = _truth(model.records("train"), self.map.name)
+        mean = np.broadcast_to(values[seen].mean(0), truth.shape)
+        own, other = (skill(x, truth, usual, observed) for x in (predicted, ridge))
+        scores = {"skill": own, "skill of ridge": other, "skill over ridge": own - other}
         scores["skill of the mean"] = skill(mean, truth, usual, observed)
-        scores |= {"RMSE": error(predicted, truth, observed) ** 0.5}
-        scores |= {"RMSE of climatology": error(usual, truth, observed) ** 0.5}
+        scores |= {
+            k: error(x, truth, observed) ** 0.5 for k, x in (("RMSE", predicted), ("RMSE of climatology", usual))
+        }
         return {f"{self.label} {k}": v for k, v in scores.items()}
 
     def _ridge(self, train: Sequence[Record], val: Sequence[Record]) -> tuple[Linear, int]:
@@ -73,11 +70,7 @@ class MissingVariable:
         x, x_val, shape = _inputs(train, self.given), _inputs(val, self.given), y_val.shape
 
         def fit(patch: int) -> Linear:
-            mask = to_rows(np.broadcast_to(observed[..., None], shape), patch)
-
-            def score(predicted: np.ndarray, truth: np.ndarray) -> float:
-                return -float(((predicted - truth) ** 2)[mask].mean())
-
+            score = _negative_error(to_rows(np.broadcast_to(observed[..., None], shape), patch))
             whole = to_rows(y_observed[..., None], patch).all(1) | (patch == shape[1])
             cut = [to_rows(v, patch) for v in (x, y, x_val, y_val)]
             return ridge_fit(cut[0][whole], cut[1][whole], cut[2], cut[3], LAMBDAS, score)
@@ -108,16 +101,10 @@ class ProbedVariable:
 
     def run(self, model: Model) -> dict[str, float]:
         first = self.given[0]
-        records = {
-            s: evenly_spaced(model.records(s), self.labelled if s == "train" else 0)
-            for s in ("train", "val", self.split)
-        }
+        records = _records(model, self.split, self.labelled)
         y = {s: _truth(r, self.variable) for s, r in records.items()}
         usual = Climatology(model.records("train"), self.variable)(records[self.split], first.size[1])
-        mask = to_rows(np.broadcast_to(y["val"][1][..., None], y["val"][0].shape), first.patch)
-
-        def score(predicted: np.ndarray, truth: np.ndarray) -> float:
-            return -float(((predicted - truth) ** 2)[mask].mean())
+        score = _negative_error(to_rows(np.broadcast_to(y["val"][1][..., None], y["val"][0].shape), first.patch))
 
         def held_out(x: Mapping[str, np.ndarray]) -> float:
             cut = {s: to_rows(y[s][0], first.patch) for s in ("train", "val")}
@@ -148,7 +135,6 @@ class Climatology:
         self.table = np.where(count[..., None] > 0, total / np.maximum(count, 1)[..., None], self.whole[:, None])
 
     def __call__(self, records: Sequence[Record], width: int) -> Values:
-        """For tiles of `width` cells, in months that the training split has."""
         months, rows = _positions(records, width)
         known = rows < self.table.shape[1]
         found = np.where(known[..., None], self.table[months, np.where(known, rows, 0)], self.whole[months])
@@ -165,6 +151,10 @@ def error(predicted: Values, truth: Values, observed: Observed) -> float:
     return float(((np.asarray(predicted, np.float64) - truth) ** 2)[observed].mean())
 
 
+def _negative_error(mask: np.ndarray) -> Callable[[np.ndarray, np.ndarray], float]:
+    return lambda predicted, truth: -float(((predicted - truth) ** 2)[mask].mean())
+
+
 def to_rows(x: Shaped[np.ndarray, "N H W C"], patch: int) -> Shaped[np.ndarray, "M P"]:
     """One row per patch, in the order of tokens: [N * (H / p) * (W / p), p * p * C]."""
     numbers = x.astype(np.uint8) if x.dtype == bool else x
@@ -178,6 +168,10 @@ def from_rows(rows: Float[np.ndarray, "M P"], patch: int, shape: Sequence[int]) 
     return np.asarray(unpatchify(patches, patch, grid))
 
 
+def _records(model: Model, split: str, limit: int) -> dict[str, list[Record]]:
+    return {s: evenly_spaced(model.records(s), limit if s == "train" else 0) for s in ("train", "val", split)}
+
+
 def evenly_spaced(records: Sequence[Record], limit: int) -> list[Record]:
     """`limit` of the records at equal steps (0: all), since tiles are ordered by month."""
     if not limit or limit >= len(records):
@@ -188,11 +182,6 @@ def evenly_spaced(records: Sequence[Record], limit: int) -> list[Record]:
 def _truth(records: Sequence[Record], name: str) -> tuple[Values, Observed]:
     values = np.stack([np.asarray(r[name], np.float32) for r in records])
     return values, np.stack([r.get(f"{name}_observed", np.ones(values.shape[1:3], bool)) for r in records])
-
-
-def _mean(records: Sequence[Record], name: str) -> np.ndarray:
-    values, observed = _truth(records, name)
-    return values[observed].mean(0)
 
 
 def _inputs(records: Sequence[Record], given: Sequence[DenseModality]) -> Values:

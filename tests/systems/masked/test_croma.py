@@ -92,7 +92,7 @@ def test_encoders_losses_and_gradients_are_the_authors():
     np.testing.assert_allclose(mae, GOLDEN["loss/mae"], rtol=1e-5)
     np.testing.assert_allclose(found["contrastive"], GOLDEN["loss/contrast"], rtol=1e-4)
     for k in ("optical", "radar"):
-        tokens, _ = jax.jit(lambda p, k=k: model.encode(p, k, x[k], seen[k].ids_keep))(params)
+        tokens, _ = jax.jit(lambda p, k=k: model.apply(p, k, x[k], seen[k].ids_keep))(params)
         np.testing.assert_allclose(tokens, GOLDEN[f"masked/{k}"], **CLOSE)
         np.testing.assert_allclose(g[k]["embed"]["bias"], GOLDEN[f"grad/{k}_encoder.linear_input.bias"], **CLOSE)
     theirs = {k.removeprefix("grad/"): GOLDEN[k] for k in GOLDEN.files if k.startswith("grad/")}
@@ -172,7 +172,7 @@ def test_import_and_export_are_inverse_and_released_names_are_known():
     released = as_released(theirs)
     assert "s1_encoder.transformer.layers.0.0.to_qkv.weight" in released and "s2_GAP_FFN.3.bias" in released
     part, whole = flatten(from_authors(released, replace(AUTHORS, released=True))), flatten(params)
-    assert all(np.array_equal(v, whole[k]) for k, v in part.items()) and "fusion/transformer/norm/scale" in part
+    assert all(np.array_equal(v, whole[k]) for k, v in part.items()) and "fusion/norm/scale" in part
     with pytest.raises(DataError, match="logit_scale"):
         from_authors({k: v for k, v in theirs.items() if "logit" not in k}, AUTHORS)
     with pytest.raises(DataError, match=r"has shape \[16, 70\]"):

@@ -81,7 +81,7 @@ def test_a_missing_input_changes_the_features_and_one_that_the_head_reads_is_req
     predict = jax.jit(system.infer["predict"])
     both, alone = (predict(params, extras, {k: v for k, v in BATCH.items() if k != out}) for out in ("", "depth"))
     assert both.shape == alone.shape == (3, 16, 16, 5) and not np.allclose(both, alone, atol=1e-4)
-    with pytest.raises(ConfigError, match="the head reads rgb"):
+    with pytest.raises(ConfigError, match="the head needs rgb"):
         system.infer["predict"](params, extras, {"depth": BATCH["depth"]})
     wide = replace(SEGMENTATION, read=("rgb", "depth")).build()
     kernel = jax.eval_shape(wide.init, jax.random.key(0), BATCH)[0]["head"]["spread"]["kernel"]

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from mmrep.errors import ConfigError
-from mmrep.systems.recipes.finetune.dpt import DPTHead, resize_aligned
-from mmrep.systems.recipes.finetune.heads import ConvNeXtHead, LinearHead, depthwise, pixel_shuffle, resize
+from mmrep.systems.recipes.finetune.dpt import Dpt, DPTHead, resize_aligned
+from mmrep.systems.recipes.finetune.heads import ConvNeXt, ConvNeXtHead, Linear, VectorHead, depthwise, resize
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "dense_heads.npz")
-CONVNEXT = ConvNeXtHead(3, (4, 4), (32, 32), width=64, depth=2)
-DPT = DPTHead(1, (4, 4), (64, 64), dims=(4, 6, 8, 10), features=8)
+CONVNEXT = ConvNeXtHead(ConvNeXt(64, 2), 3, (4, 4), (32, 32))
+DPT = DPTHead(Dpt((0, 1, 2, 3), (4, 6, 8, 10), 8), 1, (4, 4), (64, 64))
 
 
 def dense(name):
@@ -62,7 +62,7 @@ def test_dpt_head_is_the_authors():
 
 
 def test_dpt_takes_odd_grids_and_other_sizes():
-    head = DPTHead(2, (3, 5), (24, 40), dims=(4, 4, 4, 4), features=8)
+    head = DPTHead(Dpt((0, 1, 2, 3), (4,) * 4, 8), 2, (3, 5), (24, 40))
     layers = [jnp.ones((1, 15, 6))] * 4
     shape = jax.eval_shape(lambda: head.apply(head.init(jax.random.key(0), layers), layers)).shape
     assert shape == (1, 24, 40, 2)
@@ -75,17 +75,9 @@ def test_resizing_is_linear_between_centres_or_between_corners():
     np.testing.assert_allclose(resize(ramp, (1, 8))[0, 0, :, 0], centres, atol=1e-6)
 
 
-def test_a_token_becomes_its_own_block_of_pixels():
-    x = jnp.arange(2 * 8.0).reshape(1, 1, 2, 8)
-    found = np.asarray(pixel_shuffle(x, 2))
-    assert found.shape == (1, 2, 4, 2)
-    np.testing.assert_array_equal(found[0, :, :2], x[0, 0, 0].reshape(2, 2, 2))
-    np.testing.assert_array_equal(found[0, :, 2:], x[0, 0, 1].reshape(2, 2, 2))
-
-
 def test_a_linear_head_is_layer_norm_and_a_matrix():
     x = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
-    head = LinearHead(3, scale=1.0)
+    head = VectorHead(Linear(scale=1.0), 3)
     params = head.init(jax.random.key(0), jnp.asarray(x))["params"]
     normed = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(
@@ -94,12 +86,12 @@ def test_a_linear_head_is_layer_norm_and_a_matrix():
 
 
 def test_sizes_that_do_not_fit_are_refused():
-    with pytest.raises(ConfigError, match="17 tokens"):
+    with pytest.raises(ConfigError, match="17 patches"):
         CONVNEXT.init(jax.random.key(0), jnp.ones((1, 17, 6)))
     with pytest.raises(ConfigError, match="four"):
         DPT.init(jax.random.key(0), [jnp.ones((1, 16, 6))])
     with pytest.raises(ConfigError, match="multiple of 16"):
-        ConvNeXtHead(3, (4, 4), (8, 8), width=40).init(jax.random.key(0), jnp.ones((1, 16, 6)))
+        ConvNeXtHead(ConvNeXt(40), 3, (4, 4), (8, 8)).init(jax.random.key(0), jnp.ones((1, 16, 6)))
 
 
 def test_a_depthwise_convolution_and_its_twin():
@@ -115,7 +107,7 @@ def test_a_depthwise_convolution_and_its_twin():
 
 def test_dpt_computes_no_larger_map_than_its_output_needs():
     # The last doubling of 16 times a grid of patches of 4 would be thrown away.
-    small, whole = (DPTHead(1, (4, 4), (side, side), dims=(4,) * 4, features=8) for side in (16, 64))
+    small, whole = (DPTHead(Dpt((0, 1, 2, 3), (4,) * 4, 8), 1, (4, 4), (side, side)) for side in (16, 64))
     layers = [jnp.ones((1, 16, 6))] * 4
     params = small.init(jax.random.key(0), layers)
     flops = [jax.jit(h.apply).lower(params, layers).compile().cost_analysis()["flops"] for h in (small, whole)]

@@ -1,18 +1,16 @@
 """CROMA: contrastive radar-optical masked autoencoders (Fuller et al., NeurIPS 2023, arXiv 2311.00566).
 
-| paper                                                    | function                          |
-|----------------------------------------------------------|-----------------------------------|
-| f_O, f_R: encoders of the visible patches                | model.SensorEncoder               |
-| 2D-ALiBi, X-ALiBi                                        | nn.positions.alibi_2d             |
-| GAP and FFN_O, FFN_R                                     | model.GapFfn                      |
-| L_Con, between projected vectors of both sensors         | contrastive_loss                  |
-| f_RO: multimodal encoder                                 | model.FusionEncoder               |
-| MAE decoder and L_MAE over masked patches                | model.MaeDecoder, mae_targets, mae_loss |
-| L = lambda_Con L_Con + lambda_MAE L_MAE                  | croma_losses, Config.build        |
+f_O, f_R: encoders of the visible patches     model.SensorEncoder
+2D-ALiBi, X-ALiBi                             nn.positions.alibi_2d
+GAP and FFN_O, FFN_R                          model.GapFfn
+L_Con, between both sensors' projections      contrastive_loss
+f_RO: multimodal encoder                      model.CromaModel.fuse
+decoder, and L_MAE over masked patches        model.MaeDecoder, mae_targets, mae_loss
+L = lambda_Con L_Con + lambda_MAE L_MAE       croma_losses, Config.build
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +23,16 @@ from mmrep.losses.contrastive import symmetric_info_nce
 from mmrep.losses.large_batch import LargeBatch, in_micro_batches
 from mmrep.losses.reduce import masked_mean
 from mmrep.masking import budgets
-from mmrep.masking.budgets import Visible
 from mmrep.nn.config import TransformerConfig
+from mmrep.nn.heads import LogScale, Projection
 from mmrep.nn.maps import DenseModality, check_maps
 from mmrep.nn.patches import patchify
+from mmrep.nn.transformer import Transformer
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
 from mmrep.systems.masked.croma.features import infer_functions
-from mmrep.systems.masked.croma.model import SENSORS, CromaModel, croma_model
+from mmrep.systems.masked.croma.model import SENSORS, CromaModel, GapFfn, MaeDecoder, SensorEncoder
+
+Vectors, Patches = Float[Array, "B D"], Float[Array, "B N P"]
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Config:
     contrastive_weight, mae_weight: of the two losses; a loss of weight 0 is not computed and its parts are left out.
     positions:   "alibi", distances as attention biases, or "sincos2d", added to the tokens (then no attention has a bias).
     normalise:   targets are patches normalised over both sensors' values jointly, as in the authors' code, or over each "sensor" by itself.
-    share_cross_bias: the bias of the authors' pre-training code in the fusion's self-attention, see model.FusionEncoder.
-    max_scale:   ceiling of the contrastive logit scale; the authors have none.
-    large_batch: how much of the batch is compared and encoded at once.
+    share_cross_bias: self-attention of the fusion has the bias of its cross-attention, as in the authors' pre-training code, although its
+                 keys are radar tokens. It makes no difference where nothing is masked, and needs equally many visible tokens of both.
+    max_scale:   ceiling of the contrastive logit scale; the authors have none.   large_batch: pairs compared, and images encoded, at once.
     released:    encoders, GAP-FFNs and fusion alone, as in the authors' released weights: there is no loss, only features.
     """
 
@@ -67,41 +68,45 @@ class Config:
     @property
     def visible(self) -> tuple[int, int]:
         """Visible patches of the optical and of the radar map."""
-        n = self.optical.grid[0] * self.optical.grid[1]
-        # 1e-9: 10 * (1 - 0.9) is a little less than 1.
-        return int(n * (1 - self.mask_optical) + 1e-9), int(n * (1 - self.mask_radar) + 1e-9)
+        n = self.optical.grid[0] * self.optical.grid[1] + 1e-9  # since 10 * (1 - 0.9) is a little less than 1
+        return int(n * (1 - self.mask_optical)), int(n * (1 - self.mask_radar))
 
     def check(self) -> None:
         check_maps((self.optical, self.radar))
         self.large_batch.check()
-        if self.optical.classes or self.radar.classes:
-            raise ConfigError("system.optical and system.radar are maps of numbers: leave `classes` at 0")
-        for name, visible in zip(SENSORS, self.visible):
-            ratio = getattr(self, f"mask_{name}")
-            if not 0 <= ratio < 1 or visible < 1:
-                raise ConfigError(f"system.mask_{name} is {ratio}: it must be in [0, 1) and leave a patch visible")
-        if self.share_cross_bias and self.visible[0] != self.visible[1]:
-            raise ConfigError("system.share_cross_bias needs equal mask_optical and mask_radar")
-        if min(self.contrastive_weight, self.mae_weight) < 0 or not self.contrastive_weight + self.mae_weight:
-            raise ConfigError("system.contrastive_weight and mae_weight must be at least 0, and not both 0")
-        for field, known in (("positions", ("alibi", "sincos2d")), ("normalise", ("joint", "sensor"))):
-            if getattr(self, field) not in known:
-                raise ConfigError(f"system.{field} is {getattr(self, field)!r}: choose {' or '.join(known)}")
-        if self.encoder.depth % 2:
-            raise ConfigError(
-                f"system.encoder.depth is {self.encoder.depth}: radar and fusion have half of it, so it must be even"
-            )
-        for name, size in (("encoder", self.encoder), ("decoder", self.decoder)):
-            if size.width % 4:
-                raise ConfigError(f"system.{name}.width is {size.width}: positions need a multiple of 4")
+        masks, visible = (self.mask_optical, self.mask_radar), self.visible
+        weights, widths = (self.contrastive_weight, self.mae_weight), (self.encoder.width, self.decoder.width)
+        for wrong, sentence in (
+            (self.optical.classes or self.radar.classes, "system.optical and system.radar must be maps of numbers: leave classes at 0"),
+            (not 0 <= min(masks) <= max(masks) < 1 or min(visible) < 1, f"system.mask_optical and mask_radar are {masks}: in [0, 1), a patch visible"),
+            (self.share_cross_bias and visible[0] != visible[1], "system.share_cross_bias needs equal mask_optical and mask_radar"),
+            (min(weights) < 0 or not sum(weights), "system.contrastive_weight and mae_weight must be at least 0, and not both 0"),
+            (self.positions not in ("alibi", "sincos2d"), f"system.positions is {self.positions!r}: choose alibi or sincos2d"),
+            (self.normalise not in ("joint", "sensor"), f"system.normalise is {self.normalise!r}: choose joint or sensor"),
+            (self.encoder.depth % 2, f"system.encoder.depth is {self.encoder.depth}: radar and fusion have half of it, make it even"),
+            (any(w % 4 for w in widths), f"system.encoder.width and decoder.width are {widths}: positions need multiples of 4"),
+        ):  # fmt: skip
+            if wrong:
+                raise ConfigError(sentence)
 
     def model(self) -> CromaModel:
-        contrastive = () if not self.contrastive_weight else ("gap",) if self.released else ("gap", "project")
-        mae = () if not self.mae_weight else ("fusion",) if self.released else ("fusion", "decoder")
-        return croma_model(
-            self.optical, self.radar, self.encoder, self.decoder, parts=(*mae, *contrastive), positions=self.positions,
-            share_cross_bias=self.share_cross_bias, max_scale=self.max_scale, dtype=self.dtype,
-        )  # fmt: skip
+        kind, half = jnp.dtype(self.dtype), replace(self.encoder, depth=self.encoder.depth // 2)
+        modules: dict[str, Any] = {
+            "optical": SensorEncoder(self.encoder, self.optical.patch, self.positions, kind),
+            "radar": SensorEncoder(half, self.radar.patch, self.positions, kind),
+        }
+        if self.mae_weight:
+            modules["fusion"] = Transformer(half, cross=True, norm_context="shared", dtype=kind)
+        if self.mae_weight and not self.released:
+            modules["decoder"] = MaeDecoder(self.decoder, self.optical.values + self.radar.values, kind)
+        if self.contrastive_weight:
+            modules |= {f"gap_{k}": GapFfn(kind) for k in SENSORS}
+        if self.contrastive_weight and not self.released:
+            modules |= {f"project_{k}": Projection(half.width, use_bias=True, dtype=kind) for k in SENSORS}
+            modules["scale"] = LogScale(max=self.max_scale)
+        return CromaModel(
+            dict(zip(SENSORS, (self.optical, self.radar))), modules, self.positions, self.share_cross_bias
+        )
 
     def build(self) -> System:
         self.check()
@@ -115,10 +120,8 @@ class Config:
                 raise ConfigError("system.released has no projections and no decoder to train: set it to False")
             images = {k: model.standardised(batch, k) for k in SENSORS}
             n, every = self.radar.grid[0] * self.radar.grid[1], jnp.ones((len(images["radar"]), 1), jnp.float32)
-            visible = {
-                name: budgets.random_masking(key, every, (n,), count)
-                for key, name, count in zip(jax.random.split(rng), SENSORS, self.visible)
-            }
+            drawn = zip(SENSORS, jax.random.split(rng), self.visible)
+            visible = {k: budgets.random_masking(key, every, (n,), count) for k, key, count in drawn}
             losses = croma_losses(self, model, params, images, visible)
             weight = {"contrastive": self.contrastive_weight}
             return sum((weight.get(k, self.mae_weight) * v for k, v in losses.items()), jnp.float32(0.0)), losses
@@ -127,39 +130,33 @@ class Config:
 
 
 def croma_losses(
-    config: Config, model: CromaModel, params: Params, images: dict[str, Array], visible: dict[str, Visible]
+    config: Config, model: CromaModel, params: Params, images: dict[str, Array], visible: dict[str, budgets.Visible]
 ) -> dict[str, Float[Array, ""]]:
     """ "contrastive", and "optical" and "radar" of the masked autoencoder, for standardised images of which the `visible` patches are encoded."""
 
-    def rows(batch: tuple[dict[str, Array], dict[str, Visible]]) -> dict[str, Array]:
-        """Projected vectors and reconstruction errors, none depending on another row."""
-        images, visible = batch
-        found: dict[str, Array] = {}
-        tokens = {k: model.encode(params, k, images[k], visible[k].ids_keep)[0] for k in SENSORS}
+    def rows(batch: tuple[dict[str, Array], dict[str, budgets.Visible]]) -> dict[str, Array]:
+        images, visible, found = *batch, {}
+        tokens = {k: model.apply(params, k, images[k], visible[k].ids_keep)[0] for k in SENSORS}
         if config.contrastive_weight:
-            found |= {k: model.project(params, k, model.pool(params, k, tokens[k])) for k in SENSORS}
+            pooled = {k: model.apply(params, f"gap_{k}", tokens[k]) for k in SENSORS}
+            found |= {k: model.apply(params, f"project_{k}", pooled[k]).astype(jnp.float32) for k in SENSORS}
         if config.mae_weight:
-            places = visible["radar"].ids_keep, visible["optical"].ids_keep
-            fused, _ = model.fuse(params, tokens["radar"], tokens["optical"], *places, config.radar.grid[1])
-            predicted, targets = (
-                model.decode(params, fused, visible["radar"], config.radar.grid),
-                mae_targets(config, images),
-            )
+            places, grid = (visible["radar"].ids_keep, visible["optical"].ids_keep), config.radar.grid
+            fused, _ = model.fuse(params, tokens["radar"], tokens["optical"], *places, grid[1])
+            predicted, targets = model.decode(params, fused, visible["radar"], grid), mae_targets(config, images)
             found |= {f"{k}_error": mae_loss(predicted[k], targets[k], ~visible[k].mask) for k in SENSORS}
         return found
 
     found, losses = in_micro_batches(rows, (images, visible), config.large_batch.micro_batches), {}
     if config.contrastive_weight:
-        scale = model.scale(params)
-        losses["contrastive"] = contrastive_loss(found["optical"], found["radar"], scale, config.large_batch.blocks())
+        scale, blocks = model.apply(params, "scale"), config.large_batch.blocks()
+        losses["contrastive"] = contrastive_loss(found["optical"], found["radar"], scale, blocks)
     if config.mae_weight:
         losses |= {k: masked_mean(found[f"{k}_error"], ~visible[k].mask.all(1)) for k in SENSORS}
     return losses
 
 
-def contrastive_loss(
-    optical: Float[Array, "B D"], radar: Float[Array, "B D"], scale: Float[Array, ""], blocks: Blocks | None = None
-) -> Float[Array, ""]:
+def contrastive_loss(optical: Vectors, radar: Vectors, scale: Array, blocks: Blocks | None = None) -> Float[Array, ""]:
     """L_Con: InfoNCE in both directions between unit vectors. Both sides have gradients; in the authors' code gathered keys have none."""
     return symmetric_info_nce(optical, radar, scale, blocks=blocks).mean()
 
@@ -173,8 +170,6 @@ def mae_targets(config: Config, images: dict[str, Array]) -> dict[str, Float[Arr
     return {"optical": both[..., : optical.shape[-1]], "radar": both[..., optical.shape[-1] :]}
 
 
-def mae_loss(
-    predicted: Float[Array, "B N P"], targets: Float[Array, "B N P"], hidden: Bool[Array, "B N"]
-) -> Float[Array, " B"]:
+def mae_loss(predicted: Patches, targets: Patches, hidden: Bool[Array, "B N"]) -> Float[Array, " B"]:
     """L_MAE of each example: mean squared error over its masked patches; 0 where none is."""
     return masked_mean(masked.patch_mse(predicted, targets), hidden, axis=1)

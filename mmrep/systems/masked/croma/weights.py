@@ -2,123 +2,92 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 
 from mmrep import modality
 from mmrep.config import Data, Experiment
 from mmrep.interop import names as n
-from mmrep.nn import maps
+from mmrep.nn.maps import dense
 from mmrep.systems.masked.croma import Config
 
+QKV = ("query", "key", "value")
+SELF = (
+    *n.norm("0.input_norm", "norm_attn"), *n.dense("0.out", "attn/out"), n.zero("attn/query/bias", "attn/value/bias"),
+    n.Row("0.create_qkv.weight", tuple(f"attn/{k}/kernel" for k in QKV), n.chain(n.split(3), n.DENSE)),
+)  # fmt: skip
+CROSS = (
+    *n.norm("1.input_norm", "norm_cross"), *n.dense("1.to_out", "cross/out"), n.zero("cross/query/bias", "cross/value/bias"),
+    *(n.Row(f"1.create_{k[0]}.weight", f"cross/{k}/kernel", n.DENSE) for k in QKV),
+)  # fmt: skip
+RELEASED = (
+    ("radar_encoder.", "s1_encoder."), ("optical_encoder.", "s2_encoder."), ("cross_encoder.", "joint_encoder."),
+    ("GAP_FFN_radar.", "s1_GAP_FFN."), ("GAP_FFN_optical.", "s2_GAP_FFN."), (".create_", ".to_"), (".0.out.", ".0.to_out."),
+)  # fmt: skip
+"""Names of the pre-training code -> those of the released files, which have neither projections nor decoder."""
 
-class Names(NamedTuple):
-    """What the pre-training code and the released files name differently."""
 
-    optical: str = "optical_encoder"
-    radar: str = "radar_encoder"
-    fusion: str = "cross_encoder"
-    gap_optical: str = "GAP_FFN_optical"
-    gap_radar: str = "GAP_FFN_radar"
-    attention: str = "create_{}"
-    out: str = "out"
-
-
-PRETRAINING = Names()
-RELEASED = Names("s2_encoder", "s1_encoder", "joint_encoder", "s2_GAP_FFN", "s1_GAP_FFN", "to_{}", "to_out")
-
-
-def table(config: Config, names: Names = PRETRAINING) -> tuple[n.Row, ...]:
+def table(config: Config) -> tuple[n.Row, ...]:
     """Their names <-> our paths. Their attention has no biases of query and value; ours are zero."""
-    rows: list[n.Row] = []
-    for ours, m, theirs, gap in (
-        ("optical", config.optical, names.optical, names.gap_optical),
-        ("radar", config.radar, names.radar, names.gap_radar),
-    ):
-        order = n.channels_last((m.patch, m.channels))
-        rows += [
-            n.Row(f"{theirs}.linear_input.weight", f"{ours}/embed/kernel", n.chain(n.DENSE, order)),
-            n.Row(f"{theirs}.linear_input.bias", f"{ours}/embed/bias"),
-            *n.within(f"{theirs}.transformer", f"{ours}/transformer", transformer(names)),
-            *n.norm(f"{gap}.0", f"gap_{ours}/norm"),
-            *n.dense(f"{gap}.1", f"gap_{ours}/mlp/up"),
-            *n.dense(f"{gap}.3", f"gap_{ours}/mlp/down"),
-            *n.dense(f"global_contrast_loss.{ours}_proj", f"project_{ours}/out"),
-        ]
-    both = n.channels_last(*((m.patch, m.channels) for m in (config.optical, config.radar)))
-    return (
-        *rows,
-        *n.within(names.fusion, "fusion/transformer", transformer(names, cross=True)),
+    sizes = [(m.patch, m.channels) for m in (config.optical, config.radar)]
+    both = n.channels_last(*sizes)
+    rows = [
+        *_transformer("cross_encoder", "fusion", *SELF, *CROSS),
         n.Row("global_contrast_loss.logit_scale", "scale/log_scale"),
         *n.dense("decoder.encoder_to_decoder", "decoder/embed"),
-        *n.within("decoder.decoder", "decoder/transformer", transformer(names)),
+        *_transformer("decoder.decoder", "decoder/transformer", *SELF),
         n.Row("decoder.mask_token", "decoder/mask_token", n.leading(2)),
         n.Row("decoder.linear_output.weight", "decoder/out/kernel", n.chain(both, n.DENSE)),
         n.Row("decoder.linear_output.bias", "decoder/out/bias", both),
-    )
-
-
-def transformer(names: Names, cross: bool = False) -> tuple[n.Row, ...]:
-    """Self-attention, with `cross` attention to the other sensor, and an MLP a layer; a LayerNorm behind them."""
-    qkv, parts = names.attention.format("qkv"), ("query", "key", "value")
-    block = [
-        *n.norm("0.input_norm", "norm_attn"),
-        n.Row(f"0.{qkv}.weight", tuple(f"attn/{part}/kernel" for part in parts), n.chain(n.split(3), n.DENSE)),
-        *n.dense(f"0.{names.out}", "attn/out"),
-        n.zero("attn/query/bias", "attn/value/bias"),
     ]
-    if cross:
-        block += [*n.norm("1.input_norm", "norm_cross"), *n.dense("1.to_out", "cross/out")]
-        block += [n.Row(f"1.{names.attention.format(p[0])}.weight", f"cross/{p}/kernel", n.DENSE) for p in parts]
-        block.append(n.zero("cross/query/bias", "cross/value/bias"))
-    mlp = 2 if cross else 1
-    block += [*n.norm(f"{mlp}.input_norm", "norm_mlp"), *n.dense(f"{mlp}.net.0", "mlp/up"), *n.dense(f"{mlp}.net.2", "mlp/down")]  # fmt: skip
-    return (*n.within("layers.{i}", "block{i:02d}", block), *n.norm("norm_out", "norm"))
+    for k, order in zip(("optical", "radar"), map(n.channels_last, sizes)):
+        rows += [
+            n.Row(f"{k}_encoder.linear_input.weight", f"{k}/embed/kernel", n.chain(n.DENSE, order)),
+            n.Row(f"{k}_encoder.linear_input.bias", f"{k}/embed/bias"),
+            *_transformer(f"{k}_encoder.transformer", f"{k}/transformer", *SELF),
+            *n.norm(f"GAP_FFN_{k}.0", f"gap_{k}/norm"), *n.dense(f"global_contrast_loss.{k}_proj", f"project_{k}/out"),
+            *n.dense(f"GAP_FFN_{k}.1", f"gap_{k}/mlp/up"), *n.dense(f"GAP_FFN_{k}.3", f"gap_{k}/mlp/down"),
+        ]  # fmt: skip
+    return n.renamed(rows, RELEASED if config.released else ())
+
+
+def _transformer(theirs: str, ours: str, *attention: n.Row) -> tuple[n.Row, ...]:
+    i = 2 if len(attention) > len(SELF) else 1
+    mlp = *n.norm(f"{i}.input_norm", "norm_mlp"), *n.dense(f"{i}.net.0", "mlp/up"), *n.dense(f"{i}.net.2", "mlp/down")
+    block = n.within("layers.{i}", "block{i:02d}", (*attention, *mlp))
+    return n.within(theirs, ours, (*block, *n.norm("norm_out", "norm")))
 
 
 def from_authors(weights: n.Arrays, config: Config) -> dict[str, Any]:
-    """Parameters of `config` from a state dict: of their pre-training model, or where `config.released` from a released file, nested entries
-    joined by dots ("s1_encoder.linear_input.weight").
-
-    Raises DataError for an array that is missing, unknown or of another size.
-    """
-    batch = {m.name: jax.ShapeDtypeStruct(*m.spec(1)) for m in (config.optical, config.radar)}
-    shapes = jax.eval_shape(config.build().init, jax.random.key(0), batch)[0]
-    return n.to_params(table(config, RELEASED if config.released else PRETRAINING), weights, shapes)
+    """Parameters of `config` from a state dict, nested entries joined by dots. Raises DataError for an array that does not fit."""
+    return n.to_params(table(config), weights, n.shapes_of_system(config, (config.optical, config.radar)))
 
 
 def to_authors(params: Mapping[str, Any], config: Config) -> dict[str, np.ndarray]:
-    """The inverse of `from_authors`, under the names of the pre-training model.
-
-    Raises ConfigError where a bias of query or value is not zero: their model has no place for it.
-    """
+    """The inverse of `from_authors`. Raises ConfigError where a bias of query or value is not zero, since their model has none."""
     return n.to_arrays(table(config), params)
 
 
 def read(weights: n.Arrays, about: Mapping[str, Any]) -> tuple[Experiment, dict[str, Any]] | None:
     """A released or a pre-training file as an experiment with its parameters, sizes taken from the arrays; None for other files.
 
-    As in the authors' code, not in the arrays: 16 heads, images of 120 x 120 pixels scaled to [0, 1] per channel.
+    Not in the arrays, and as in the authors' code: 16 heads, patches of 8 x 8, images of 120 x 120 pixels scaled to [0, 1] per channel.
     """
-    released = f"{RELEASED.radar}.linear_input.weight" in weights
-    names = RELEASED if released else PRETRAINING
-    optical, radar = (f"{name}.linear_input.weight" for name in (names.optical, names.radar))
-    if optical not in weights or radar not in weights:
+    released = "s1_encoder.linear_input.weight" in weights
+    optical, radar = ("s2_encoder", "s1_encoder") if released else ("optical_encoder", "radar_encoder")
+    if not {f"{optical}.linear_input.weight", f"{radar}.linear_input.weight"} <= {*weights}:
         return None
-    patch, scale = 8, {"mean": (0.0,), "std": (1.0,)}
-    parts = tuple(
-        modality.image(name, 120, weights[at].shape[1] // patch**2, patch=patch, **scale)
-        for name, at in (("optical", optical), ("radar", radar))
-    )
-    depth = n.count(weights, f"{names.optical}.transformer.layers.{{i}}.0.input_norm.weight")
-    system = Config(maps.dense(parts[0]), maps.dense(parts[1]), released=released)
-    system = replace(system, encoder=replace(system.encoder, width=len(weights[optical]), depth=depth))
+    first, second = (weights[f"{k}.linear_input.weight"] for k in (optical, radar))
+    sizes = {"optical": first.shape[1] // 64, "radar": second.shape[1] // 64}
+    parts = tuple(modality.image(k, 120, c, patch=8, mean=(0.0,), std=(1.0,)) for k, c in sizes.items())
+    system = Config(*map(dense, parts), released=released)
+    depth = n.count(weights, f"{optical}.transformer.layers.{{i}}.0.input_norm.weight")
+    system = replace(system, encoder=replace(system.encoder, width=len(first), depth=depth))
     if not released:
-        size = {
-            "width": weights["decoder.mask_token"].shape[-1],
-            "depth": n.count(weights, "decoder.decoder.layers.{i}.0.out.bias"),
-        }
-        system = replace(system, decoder=replace(system.decoder, **size))
+        width, depth = (
+            weights["decoder.mask_token"].shape[-1],
+            n.count(weights, "decoder.decoder.layers.{i}.0.out.bias"),
+        )
+        system = replace(system, decoder=replace(system.decoder, width=width, depth=depth))
     return Experiment(system, Data(None, parts)), from_authors(weights, system)

@@ -1,19 +1,17 @@
 """MultiMAE: multi-modal multi-task masked autoencoding (Bachmann et al., ECCV 2022, arXiv 2204.01678).
 
-| paper                                             | function                                         |
-|---------------------------------------------------|--------------------------------------------------|
-| 3.1 linear projection of patches, class embedding | nn.adapters.PatchAdapter, ClassAdapter           |
-| 3.2 Dirichlet budgets, random masking             | masking.budgets.dirichlet_budgets, random_masking |
-| 3.1 encoder over visible and global tokens        | model.MultiMaeModel.encode                       |
-| 3.3 decoders: cross-attention, then self-attention | model.TaskDecoder                                |
-| losses over masked patches                        | task_losses                                      |
-| uncertainty weighting (Kendall et al. 2018)       | uncertainty_weighting                            |
-| their sum                                         | multimae_loss                                    |
+3.1 patch and class embeddings              nn.adapters.PatchAdapter, ClassAdapter
+3.1 encoder over visible and global tokens  model.MultiMaeModel.encode
+3.2 Dirichlet budgets, random masking       masking.budgets.dirichlet_budgets, random_masking
+3.3 decoders: cross- then self-attention    model.TaskDecoder
+losses over masked patches, and their sum   task_losses, multimae_loss
+weights by uncertainty (Kendall et al.)     uncertainty_weighting
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +20,14 @@ from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 from mmrep.errors import ConfigError
 from mmrep.losses import masked
 from mmrep.masking import budgets
-from mmrep.masking.budgets import Visible
+from mmrep.nn.adapters import ClassAdapter, PatchAdapter
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.maps import DenseModality, check_maps
 from mmrep.nn.patches import patchify
+from mmrep.nn.transformer import Transformer
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
 from mmrep.systems.masked.multimae.features import infer_functions
-from mmrep.systems.masked.multimae.model import MultiMaeModel, multimae_model
+from mmrep.systems.masked.multimae.model import GlobalTokens, MultiMaeModel, TaskDecoder
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,6 @@ class Config:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Patches of each map."""
         return tuple(m.grid[0] * m.grid[1] for m in self.maps)
 
     def of(self, name: str) -> DenseModality:
@@ -78,32 +76,34 @@ class Config:
 
     def check(self) -> None:
         check_maps(self.maps, self.targets)
-        names = [m.name for m in (*self.maps, *self.targets)]
+        names, widths = [m.name for m in (*self.maps, *self.targets)], (self.encoder.width, self.decoder.width)
         if not self.tasks or len({(t.output_domain, t.loss) for t in self.tasks}) < len(self.tasks):
-            raise ConfigError(
-                f"system.tasks is {labels(self.tasks)}: give at least one decoder, and a loss only once a map"
-            )
-        for t in self.tasks:
-            if t.output_domain not in names:
-                raise ConfigError(
-                    f"system.tasks predicts {t.output_domain!r}, which is no map: choose from {', '.join(names)}"
-                )
-            if (t.loss == "ce") != bool(self.of(t.output_domain).classes):
-                raise ConfigError(
-                    f"task {t.output_domain!r} has loss {t.loss!r}: class maps need 'ce', maps of numbers another loss"
-                )
-            if self.own_modality_only and t.output_domain not in names[: len(self.maps)]:
-                raise ConfigError(
-                    f"system.own_modality_only is on and {t.output_domain!r} is no input: its decoder would have no context"
-                )
+            raise ConfigError(f"system.tasks is {labels(self.tasks)}: give a decoder, and a loss only once a map")
+        for k, loss in ((t.output_domain, t.loss) for t in self.tasks):
+            if k not in names:
+                raise ConfigError(f"system.tasks predicts {k!r}, which is no map: choose from {', '.join(names)}")
+            if (loss == "ce") != bool(self.of(k).classes):
+                raise ConfigError(f"task {k!r} has loss {loss!r}: class maps, and no others, need 'ce'")
+            if self.own_modality_only and k not in names[: len(self.maps)]:
+                raise ConfigError(f"system.own_modality_only is on and {k!r} is no input: its decoder has no context")
+        if any(w % 4 for w in widths):
+            raise ConfigError(f"system.encoder.width and decoder.width are {widths}: positions need multiples of 4")
         budgets.check(self.sizes, self.num_encoded_tokens, (self.alpha,) * len(self.maps))
 
     def model(self) -> MultiMaeModel:
+        c, names, dtype, base = self.encoder, [m.name for m in self.maps], jnp.dtype(self.dtype), self.position_base
+        modules: dict[str, Any] = {}
+        for m in self.maps:
+            classes = ClassAdapter(c.width, m.patch, m.classes, m.class_dim, dtype=dtype, base=base)
+            modules[f"in_{m.name}"] = classes if m.classes else PatchAdapter(c.width, m.patch, dtype, base)
+        modules["global"] = GlobalTokens(self.global_tokens, dtype)
+        modules["encoder"] = Transformer(c, final_norm=False, dtype=dtype)
         outputs = {label: self.of(t.output_domain) for label, t in zip(labels(self.tasks), self.tasks)}
-        return multimae_model(
-            self.maps, outputs, self.encoder, self.decoder, global_tokens=self.global_tokens,
-            own_modality_only=self.own_modality_only, dtype=self.dtype, position_base=self.position_base,
-        )  # fmt: skip
+        for label, m in outputs.items():
+            own = names.index(m.name) if m.name in names else None
+            sizes = self.decoder, m.values, len(names), own, m.grid
+            modules[f"out_{label}"] = TaskDecoder(*sizes, dtype, base, self.own_modality_only)
+        return MultiMaeModel(self.maps, outputs, modules)
 
     def build(self) -> System:
         self.check()
@@ -113,10 +113,7 @@ class Config:
             learned = {"log_variance": jnp.zeros(len(self.tasks))} if self.uncertainty_weighting else {}
             return model.init(rng, batch) | learned, {}
 
-        def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
-            return multimae_loss(self, model, params, batch, rng)
-
-        return System(init, stateless(loss), infer_functions(model))
+        return System(init, stateless(partial(multimae_loss, self, model)), infer_functions(model))
 
 
 def multimae_loss(
@@ -158,7 +155,7 @@ def task_losses(
     config: Config,
     predicted: Mapping[str, Array],
     values: Mapping[str, Array],
-    visible: Visible,
+    visible: budgets.Visible,
     present: Bool[Array, "B T"] | None = None,
     observed: Mapping[str, Num[Array, "B H W"]] | None = None,
 ) -> dict[str, Float[Array, ""]]:

@@ -1,55 +1,42 @@
 """MultiMAE's features, of any of its maps, and its reconstructions."""
 
-from typing import Any
+from functools import partial
 
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from mmrep.errors import ConfigError
-from mmrep.masking.budgets import Visible
 from mmrep.nn.patches import unpatchify
-from mmrep.nn.pooling import layer_features, layer_tokens
+from mmrep.nn.pooling import layer_tokens, token_functions
 from mmrep.system import Batch, Extras, Infer, Params
 from mmrep.systems.masked.multimae.model import MultiMaeModel
 
 
 def infer_functions(model: MultiMaeModel) -> dict[str, Infer]:
-    """The encoder on all patches: of the maps that the batch has ("fused"), or of one of them (its name). Global tokens stand behind.
+    """The encoder on all patches: of the maps that the batch has ("fused"), or of one of them (its name), with the global tokens behind.
 
     A batch may have a key "rng" for stochastic depth.
     """
 
-    def encoded(
-        params: Params, batch: Batch, only: str = ""
-    ) -> tuple[Array, dict[str, Any], Visible, dict[str, Array]]:
-        here = [m for m in model.maps if m.name in batch and only in ("", m.name)]
-        if only and not here:
+    def standardised(batch: Batch, only: str = "") -> dict[str, Array]:
+        values = {m.name: m.standard(batch[m.name]) for m in model.maps if m.name in batch and only in ("", m.name)}
+        if only and not values:
             raise ConfigError(f"the batch has no {only!r}: give it, or ask for another map")
-        values = {m.name: m.standard(batch[m.name]) for m in here}
-        return *model.encode(params, values, None, batch.get("rng")), values
+        return values
+
+    def encode(params: Params, batch: Batch, only: str = "") -> tuple[Array, dict[str, Array]]:
+        return model.encode(params, standardised(batch, only), None, batch.get("rng"))[:2]
+
+    def token_layers(params: Params, extras: Extras, batch: Batch) -> dict[str, Float[Array, "B N D"]]:
+        return layer_tokens(encode(params, batch)[1])
 
     def reconstruct(params: Params, extras: Extras, batch: Batch) -> dict[str, Array]:
         """Every task's map from all patches of the maps in the batch: standardised numbers, or logits of classes."""
-        tokens, _, visible, values = encoded(params, batch)
+        values = standardised(batch)
+        tokens, _, visible = model.encode(params, values, None)
         patches = model.decode(params, tokens, visible, values)
         return {k: unpatchify(v, (m := model.outputs[k]).patch, m.grid) for k, v in patches.items()}
 
-    def of(only: str) -> dict[str, Infer]:
-        def embedding(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B D"]:
-            return encoded(params, batch, only)[0].mean(1)
-
-        def tokens(params: Params, extras: Extras, batch: Batch) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"]]:
-            x = encoded(params, batch, only)[0]
-            return x, jnp.ones(x.shape[:2], bool)
-
-        def layers(params: Params, extras: Extras, batch: Batch) -> dict[str, Float[Array, "B D"]]:
-            return layer_features(encoded(params, batch, only)[1])
-
-        name = only or "fused"
-        return {name: embedding, f"{name}_tokens": tokens, f"{name}_layers": layers}
-
-    def token_layers(params: Params, extras: Extras, batch: Batch) -> dict[str, Float[Array, "B N D"]]:
-        return layer_tokens(encoded(params, batch)[1])
-
-    one = {k: f for m in model.maps for k, f in of(m.name).items()}
-    return one | of("") | {"fused_token_layers": token_layers, "reconstruct": reconstruct}
+    found = token_functions("fused", encode) | {"fused_token_layers": token_layers, "reconstruct": reconstruct}
+    for m in model.maps:
+        found |= token_functions(m.name, partial(encode, only=m.name))
+    return found

@@ -1,12 +1,7 @@
-"""MultiMAE's modules, and the whole model as functions over nested dicts of parameters.
+"""MultiMAE's modules, and the whole model over nested dicts of parameters."""
 
-model = multimae_model(maps, outputs={"depth": depth}, encoder=TransformerConfig(...), decoder=TransformerConfig(...))
-params = model.init(rng, {"rgb": ..., "depth": ...})
-encoded, out, visible = model.encode(params, values, budgets.random_masking(...))     # only visible patches are embedded
-patches = model.decode(params, encoded, visible, values)                              # {output: [B, N, values of a patch]}
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,14 +11,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mmrep.errors import ConfigError
 from mmrep.masking import budgets
-from mmrep.masking.budgets import Visible
-from mmrep.nn.adapters import ClassAdapter, PatchAdapter, place, take
+from mmrep.nn.adapters import place, take
 from mmrep.nn.attention import Attention
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.maps import DenseModality
 from mmrep.nn.norms import norm_layer
 from mmrep.nn.positions import grid_positions
-from mmrep.nn.transformer import Block, Mlp, Transformer
+from mmrep.nn.transformer import Block, Mlp
 from mmrep.system import Batch, Params
 
 
@@ -47,6 +41,7 @@ class TaskDecoder(nn.Module):
     visible tokens, without a residual, so a masked query depends only on its context; `depth` blocks of self-attention follow.
 
     maps: number of input modalities.   own: index of this task's modality among them; None where it is no input.
+    own_modality_only: the queries attend to tokens of their own modality alone (an ablation).
     """
 
     config: TransformerConfig
@@ -56,25 +51,18 @@ class TaskDecoder(nn.Module):
     grid: tuple[int, int]
     dtype: Any = jnp.float32
     base: float = 10_000.0
+    own_modality_only: bool = False
 
     @nn.compact
     def __call__(
-        self,
-        encoded: Float[Array, "B W D"],
-        ids_keep: Int[Array, "B V"],
-        ids_restore: Int[Array, "B N"],
-        order: tuple[int, ...],
-        own_modality_only: bool = False,
+        self, encoded: Float[Array, "B W D"], ids_keep: Int[Array, "B V"], ids_restore: Int[Array, "B N"], order: tuple
     ) -> Float[Array, "B M P"]:
-        """encoded: the V visible tokens, then the global ones.   order: indices of the modalities in this batch's row of tokens.
-
-        own_modality_only: the queries attend to tokens of their own modality alone (an ablation).
-        """
+        """encoded: the V visible tokens, then the global ones.   order: indices of the modalities in this batch's row of tokens."""
         c, (b, v) = self.config, ids_keep.shape
         n = self.grid[0] * self.grid[1]
         if ids_restore.shape[1] != n * len(order):
             raise ConfigError(
-                f"decoder grid {self.grid} does not fit {ids_restore.shape[1]} tokens of {len(order)} maps: give all maps one grid"
+                f"{ids_restore.shape[1]} tokens of {len(order)} maps do not fit grid {self.grid}: give all one grid"
             )
         dense = nn.Dense(c.width, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="context")
         context = dense(encoded.reshape(-1, encoded.shape[-1])).reshape(b, -1, c.width)
@@ -94,13 +82,10 @@ class TaskDecoder(nn.Module):
         queries = queries + (positions if self.own is None else positions + kinds[self.own])
         context = jnp.concatenate([tokens + where, extra], axis=1)
         mask = None
-        if own_modality_only:
+        if self.own_modality_only:
             seen = jnp.concatenate([kind == self.own, jnp.ones((b, extra.shape[1]), bool)], axis=1)
             mask = seen[:, None, None, :]
-
-        def norm(name: str) -> nn.Module:
-            return norm_layer(c, self.dtype, name)
-
+        norm = partial(norm_layer, c, self.dtype)
         attend = Attention(c, self.dtype, name="cross")
         x, _ = attend(norm("norm_query")(queries), norm("norm_context")(context), mask=mask)
         x = x + Mlp(c.hidden, self.dtype, c.activation, c.bias, name="mlp")(norm("norm_out")(x))
@@ -116,24 +101,22 @@ class MultiMaeModel(NamedTuple):
     maps: tuple[DenseModality, ...]
     outputs: dict[str, DenseModality]
     modules: dict[str, Any]
-    width: int
-    own_modality_only: bool
 
     @property
     def places(self) -> int:
         """Patches of a map."""
         return self.maps[0].grid[0] * self.maps[0].grid[1]
 
-    def apply(self, params: Params, name: str, *inputs: Any, rngs: Any = None, **options: Any) -> Any:
-        return self.modules[name].apply({"params": params[name]}, *inputs, rngs=rngs, **options)
+    def apply(self, params: Params, name: str, *inputs: Any, rngs: Any = None) -> Any:
+        return self.modules[name].apply({"params": params[name]}, *inputs, rngs=rngs)
 
     def init(self, rng: PRNGKeyArray, batch: Batch) -> Params:
-        """`batch` must have all maps."""
         values = {m.name: m.standard(batch[m.name]) for m in self.maps}
         b, n = len(values[self.maps[0].name]), self.places * len(self.maps)
+        width = self.modules["encoder"].config.width
         visible = budgets.all_visible(b, [self.places] * len(self.maps))
-        tokens = jnp.zeros((b, n, self.width), jnp.float32)
-        encoded = jnp.zeros((b, n + self.modules["global"].count, self.width), jnp.float32)
+        tokens = jnp.zeros((b, n, width), jnp.float32)
+        encoded = jnp.zeros((b, n + self.modules["global"].count, width), jnp.float32)
         inputs: dict[str, tuple] = {"encoder": (encoded,), "global": (tokens,)}
         inputs |= {f"in_{k}": (x,) for k, x in values.items()}
         decoding = (encoded, *visible, tuple(range(len(self.maps))))
@@ -141,17 +124,19 @@ class MultiMaeModel(NamedTuple):
         return {k: m.init(key, *inputs.get(k, decoding))["params"] for key, (k, m) in zip(keys, self.modules.items())}
 
     def encode(
-        self, params: Params, values: Mapping[str, Array], visible: Visible | None, drop: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "B W D"], dict[str, Any], Visible]:
+        self,
+        params: Params,
+        values: Mapping[str, Array],
+        visible: budgets.Visible | None,
+        drop: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "B W D"], dict[str, Any], budgets.Visible]:
         """(visible tokens then global ones, the encoder's `out`, the visible tokens).
 
         values: standardised maps, of which some may be absent.   visible: None for all tokens.   drop: a key for stochastic depth.
         """
         names, n = [m.name for m in self.maps if m.name in values], self.places
         if not names:
-            raise ConfigError(
-                f"the batch has none of {', '.join(m.name for m in self.maps)}: give at least one of them"
-            )
+            raise ConfigError(f"the batch has no map: give at least one of {', '.join(m.name for m in self.maps)}")
         chosen = budgets.all_visible(len(values[names[0]]), [n] * len(names)) if visible is None else visible
         if chosen.ids_keep.shape[1] < n:
             # Few are visible: to embed them for every map and select is cheaper than to embed all that is hidden.
@@ -167,44 +152,8 @@ class MultiMaeModel(NamedTuple):
         return encoded, out, chosen
 
     def decode(
-        self, params: Params, encoded: Float[Array, "B W D"], visible: Visible, values: Mapping[str, Array]
+        self, params: Params, encoded: Float[Array, "B W D"], visible: budgets.Visible, values: Mapping[str, Array]
     ) -> dict[str, Float[Array, "B N _"]]:
         """Each output's patches; `values` are the maps that were encoded."""
         order = tuple(i for i, m in enumerate(self.maps) if m.name in values)
-        options = {"own_modality_only": self.own_modality_only}
-        return {k: self.apply(params, f"out_{k}", encoded, *visible, order, **options) for k in self.outputs}
-
-
-def multimae_model(
-    maps: Sequence[DenseModality],
-    outputs: Mapping[str, DenseModality],
-    encoder: TransformerConfig,
-    decoder: TransformerConfig,
-    *,
-    global_tokens: int = 1,
-    own_modality_only: bool = False,
-    dtype: str = "float32",
-    position_base: float = 10_000.0,
-) -> MultiMaeModel:
-    """A model of these inputs with one decoder per output.
-
-    own_modality_only: decoders attend to their own modality's tokens alone (an ablation).   position_base: see `sincos_2d`.
-    Raises ConfigError for a width that 4 does not divide.
-    """
-    for name, size in (("encoder", encoder), ("decoder", decoder)):
-        if size.width % 4:
-            raise ConfigError(f"system.{name}.width is {size.width}: two-dimensional positions need a multiple of 4")
-    names, kind = [m.name for m in maps], jnp.dtype(dtype)
-    modules: dict[str, Any] = {}
-    for m in maps:
-        numbers = PatchAdapter(encoder.width, m.patch, kind, position_base)
-        classes = ClassAdapter(encoder.width, m.patch, m.classes, m.class_dim, dtype=kind, base=position_base)
-        modules[f"in_{m.name}"] = classes if m.classes else numbers
-    modules |= {
-        "global": GlobalTokens(global_tokens, kind),
-        "encoder": Transformer(encoder, final_norm=False, dtype=kind),
-    }
-    for label, m in outputs.items():
-        own = names.index(m.name) if m.name in names else None
-        modules[f"out_{label}"] = TaskDecoder(decoder, m.values, len(names), own, maps[0].grid, kind, position_base)
-    return MultiMaeModel(tuple(maps), dict(outputs), modules, encoder.width, own_modality_only)
+        return {k: self.apply(params, f"out_{k}", encoded, *visible, order) for k in self.outputs}

@@ -5,14 +5,11 @@
     Phase(trainable=HEAD_ONLY, start=begin)                         # probing: the encoder is frozen
     Phase(start=begin), Optim(layer_decay=0.75)                     # fine-tuning
 
-| head                     | source                                                 | function              |
-|--------------------------|--------------------------------------------------------|-----------------------|
-| linear, mlp              | LayerNorm and a linear layer, or an MLP                | heads.LinearHead, heads.MlpHead |
-| dense for classes        | ConvNeXt, Bachmann et al. 2022 (MultiMAE), section 4.1 | heads.ConvNeXtHead    |
-| dense for numbers        | DPT, Ranftl et al. 2021 (arXiv 2103.13413)             | heads.DPTHead         |
-| loss of labels           | cross-entropy                                          | model.classification_loss |
-| loss of class maps       | cross-entropy of each pixel                            | model.segmentation_loss |
-| loss of numbers          | reversed Huber, Laina et al. 2016 (arXiv 1606.00373)   | model.berhu |
+linear, mlp         LayerNorm, then a linear layer or an MLP              heads.VectorHead
+dense, for classes  Bachmann et al. 2022 (MultiMAE), section 4.1          heads.ConvNeXtHead
+dense, for numbers  Ranftl et al. 2021 (DPT, arXiv 2103.13413)            dpt.DPTHead
+losses              cross-entropy, of labels or of pixels                 model.classification_loss, segmentation_loss
+                    reversed Huber, Laina et al. 2016 (arXiv 1606.00373)  model.berhu
 
 The encoder runs as at inference. With stochastic depth (`drop_path` in its TransformerConfig) its batch holds a key "rng" in training.
 """
@@ -32,8 +29,8 @@ from mmrep.losses.reduce import masked_mean
 from mmrep.modality import Modality
 from mmrep.nn.maps import DenseModality, dense
 from mmrep.system import Batch, Extras, Metrics, Params, System
-from mmrep.systems.recipes.finetune.dpt import Dpt
-from mmrep.systems.recipes.finetune.heads import ConvNeXt, Linear, Mlp
+from mmrep.systems.recipes.finetune.dpt import Dpt, DPTHead
+from mmrep.systems.recipes.finetune.heads import ConvNeXt, ConvNeXtHead, Linear, Mlp, VectorHead
 from mmrep.systems.recipes.finetune.model import berhu, classification_loss, segmentation_loss, used
 
 HEAD_ONLY = ("head/.*",)
@@ -67,7 +64,6 @@ class Config:
 
     @property
     def task(self) -> str:
-        """classification, segmentation or regression; "" for a target of another kind."""
         return {"label": "classification", "map": "segmentation", "image": "regression"}.get(self.target.kind, "")
 
     @property
@@ -76,7 +72,6 @@ class Config:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Of the patches of every input."""
         return next(m.grid for m in self.modalities if m.name == self.inputs[0])
 
     def check(self) -> None:
@@ -91,17 +86,13 @@ class Config:
         if heads is None:
             raise ConfigError(f"system.target has kind {self.target.kind!r}: give a label, a map or an image")
         if not isinstance(self.head, heads):
-            raise ConfigError(
-                f"system.head is {type(self.head).__name__}: {self.task} needs {' or '.join(h.__name__ for h in heads)}"
-            )
+            raise ConfigError(f"system.head is {self.head}: {self.task} needs {' or '.join(h.__name__ for h in heads)}")
 
     def build(self) -> System:
         self.check()
         encoder, head = self.encoder.build(), self._head()
         if self.features not in encoder.infer:
-            raise ConfigError(
-                f"system.features {self.features!r} is no infer function{near(self.features, encoder.infer)}"
-            )
+            raise ConfigError(f"system.features is {self.features!r}{near(self.features, encoder.infer)}")
         features = encoder.infer[self.features]
 
         def given(batch: Batch, rng: PRNGKeyArray | None = None) -> Batch:
@@ -113,29 +104,19 @@ class Config:
             for_encoder, for_head = jax.random.split(rng)
             whole = encoder.init(for_encoder, modality.example(self.modalities, 1) | given(batch))
             params, extras = used(features, *whole, given(batch))
-            x = jax.eval_shape(
-                lambda p, e: head_input(self, features(p, e, given(batch)), given(batch)), params, extras
-            )
+            x = jax.eval_shape(lambda p, e: head_input(self, features(p, e, given(batch)), batch), params, extras)
             zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), x)
             return {"encoder": params, "head": head.init(for_head, zeros)["params"]}, {"encoder": extras}
 
         def output(params: Params, extras: Extras, batch: Batch, rng: PRNGKeyArray | None = None) -> Array:
             found = features(params["encoder"], extras["encoder"], given(batch, rng))
-            return head.apply({"params": params["head"]}, head_input(self, found, given(batch)))  # type: ignore[return-value]
+            return head.apply({"params": params["head"]}, head_input(self, found, batch))  # type: ignore[return-value]
 
         def loss(
             params: Params, extras: Extras, batch: Batch, rng: PRNGKeyArray
-        ) -> tuple[Float[Array, ""], tuple[Extras, Metrics]]:
-            found, truth = output(params, extras, batch, rng), jnp.asarray(batch[self.target.name])
-            if self.task == "regression":
-                error = found - self.map.standard(truth)
-                l1 = jnp.abs(error).mean()
-                return (berhu(error) if self.loss == "berhu" else l1), (extras, {"l1": l1})
-            if self.task == "segmentation":
-                accuracy = masked_mean(found.argmax(-1) == truth, truth != masked.IGNORE)
-                return segmentation_loss(found, truth), (extras, {"pixel_accuracy": accuracy})
-            accuracy = (found.argmax(-1) == truth).mean(dtype=jnp.float32)
-            return classification_loss(found, truth), (extras, {"accuracy": accuracy})
+        ) -> tuple[Array, tuple[Extras, Metrics]]:
+            value, metrics = head_loss(self, output(params, extras, batch, rng), jnp.asarray(batch[self.target.name]))
+            return value, (extras, metrics)
 
         def predict(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B *n"]:
             """Logits of classes [B, C] or [B, H, W, C]; numbers [B, H, W, C] in the batch's units (standardised where `truncated`)."""
@@ -151,14 +132,27 @@ class Config:
 
     def _head(self) -> Any:
         dtype = jnp.dtype(self.dtype)
-        if isinstance(self.head, (Linear, Mlp)):
-            return self.head.module(self.target.classes, dtype)
-        return self.head.module(self.map.classes or self.map.channels, self.grid, self.map.size, dtype)
+        if isinstance(self.head, Linear | Mlp):
+            return VectorHead(self.head, self.target.classes, dtype)
+        kind: Any = ConvNeXtHead if isinstance(self.head, ConvNeXt) else DPTHead
+        return kind(self.head, self.map.classes or self.map.channels, self.grid, self.map.size, dtype)
+
+
+def head_loss(config: Config, found: Array, truth: Array) -> tuple[Float[Array, ""], Metrics]:
+    """The task's loss of the head's output, and one metric."""
+    if config.task == "regression":
+        error = found - config.map.standard(truth)
+        l1 = jnp.abs(error).mean()
+        return berhu(error) if config.loss == "berhu" else l1, {"l1": l1}
+    right = found.argmax(-1) == truth
+    if config.task == "segmentation":
+        return segmentation_loss(found, truth), {"pixel_accuracy": masked_mean(right, truth != masked.IGNORE)}
+    return classification_loss(found, truth), {"accuracy": masked_mean(right)}
 
 
 def head_input(config: Config, found: Any, batch: Mapping[str, Any]) -> Any:
     """What the head takes of the features: one vector [B, D], the tokens of the inputs that it reads, or four layers of them."""
-    if isinstance(config.head, (Linear, Mlp)):
+    if isinstance(config.head, Linear | Mlp):
         if isinstance(found, tuple):
             tokens, valid = found
             return masked_mean(tokens, valid[..., None], axis=1)
@@ -166,7 +160,7 @@ def head_input(config: Config, found: Any, batch: Mapping[str, Any]) -> Any:
     here = [k for k in config.inputs if k in batch]
     wanted = config.read or config.inputs[:1]
     if not {*wanted} <= {*here}:
-        raise ConfigError(f"the batch holds {', '.join(here)}: the head reads {', '.join(wanted)}")
+        raise ConfigError(f"the batch has {', '.join(here)}: the head needs {', '.join(wanted)}")
     n = config.grid[0] * config.grid[1]
 
     def cut(tokens: Float[Array, "B N D"]) -> Float[Array, "B M E"]:
@@ -176,7 +170,5 @@ def head_input(config: Config, found: Any, batch: Mapping[str, Any]) -> Any:
         return cut(found[0])
     layers = [found[name] for name in sorted(found)]
     if not all(0 <= i < len(layers) for i in config.head.hooks):
-        raise ConfigError(
-            f"system.head.hooks is {config.head.hooks}: choose from the {len(layers)} layers, counted from 0"
-        )
+        raise ConfigError(f"system.head.hooks is {config.head.hooks}: choose from {len(layers)} layers, counted from 0")
     return [cut(layers[i]) for i in config.head.hooks]

@@ -10,7 +10,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from mmrep.errors import ConfigError
-from mmrep.systems.recipes.finetune.heads import as_grid, resize
+from mmrep.nn.patches import unpatchify
+from mmrep.systems.recipes.finetune.heads import resize
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,6 @@ class Dpt:
     hooks: tuple[int, int, int, int] = (2, 5, 8, 11)
     dims: tuple[int, int, int, int] = (96, 192, 384, 768)
     features: int = 256
-
-    def module(self, channels: int, grid: tuple[int, int], size: tuple[int, int], dtype: Any) -> nn.Module:
-        return DPTHead(channels, grid, size, self.dims, self.features, dtype)
 
 
 def resize_aligned(x: Float[Array, "B H W C"], size: tuple[int, int]) -> Float[Array, "B _ _ C"]:
@@ -55,11 +53,10 @@ class DPTHead(nn.Module):
     finest, doubling each time; the result has 16 times the grid's sides (8 times where `size` is no more) and is resized to `size`.
     """
 
+    config: Dpt
     channels: int
     grid: tuple[int, int]
     size: tuple[int, int]
-    dims: tuple[int, int, int, int] = (96, 192, 384, 768)
-    features: int = 256
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -68,29 +65,25 @@ class DPTHead(nn.Module):
             raise ConfigError(f"hooks name {len(layers)} layers: a DPT head takes four, from early to late")
 
         def conv(width: int, kernel: int, name: str, **options: Any) -> nn.Conv:
-            return nn.Conv(
-                width, (kernel, kernel), padding=kernel // 2, dtype=self.dtype, name=name, **options
-            )  # fmt: skip
+            return nn.Conv(width, (kernel, kernel), padding=kernel // 2, dtype=self.dtype, name=name, **options)
 
         laid = []
-        for i, (tokens, width) in enumerate(zip(layers, self.dims)):
-            x = conv(width, 1, f"project{i}")(as_grid(tokens, self.grid).astype(self.dtype))
+        for i, (tokens, width) in enumerate(zip(layers, self.config.dims)):
+            x = conv(width, 1, f"project{i}")(unpatchify(tokens, 1, self.grid).astype(self.dtype))
             if i < 2:
-                times = 4 >> i
-                up = nn.ConvTranspose(width, (times, times), (times, times), "VALID", dtype=self.dtype, name=f"lay{i}")
-                x = up(x)
+                sides = 4 >> i, 4 >> i
+                x = nn.ConvTranspose(width, sides, sides, "VALID", dtype=self.dtype, name=f"lay{i}")(x)
             if i == 3:
                 x = conv(width, 3, f"lay{i}", strides=(2, 2))(x)
-            laid.append(conv(self.features, 3, f"bring{i}", use_bias=False)(x))
+            laid.append(conv(self.config.features, 3, f"bring{i}", use_bias=False)(x))
         fused: Array | None = None
         for i in (3, 2, 1, 0):
             x = laid[i] if fused is None else fused + Refine(self.dtype, name=f"take{i}")(laid[i])
             x = Refine(self.dtype, name=f"refine{i}")(x)
             # The next layer's sides: twice these, or one less where the grid is odd.
             sides = laid[i - 1].shape[1:3] if i else (2 * x.shape[1], 2 * x.shape[2])
-            fused = conv(self.features, 1, f"fuse{i}")(resize_aligned(x, (sides[0], sides[1])))
-        assert fused is not None
-        x = conv(self.features // 2, 3, "head1")(fused)
+            fused = conv(self.config.features, 1, f"fuse{i}")(resize_aligned(x, (sides[0], sides[1])))
+        x = conv(self.config.features // 2, 3, "head1")(jnp.asarray(fused))
         if x.shape[1] < self.size[0] or x.shape[2] < self.size[1]:
             x = resize_aligned(x, (2 * x.shape[1], 2 * x.shape[2]))
         x = nn.relu(conv(32, 3, "head2")(x))

@@ -15,8 +15,10 @@ from jaxtyping import Array, Float
 from mmrep.errors import ConfigError
 from mmrep.nn import transformer
 from mmrep.nn.norms import layer_norm
+from mmrep.nn.patches import unpatchify
 
 EPS = 1e-6
+SIDE = 4  # cells per side of a token's patch in ConvNeXtHead
 
 
 @dataclass(frozen=True)
@@ -26,18 +28,12 @@ class Linear:
     norm: bool = True
     scale: float = 1e-3
 
-    def module(self, classes: int, dtype: Any) -> nn.Module:
-        return LinearHead(classes, self.norm, self.scale, dtype)
-
 
 @dataclass(frozen=True)
 class Mlp:
     """LayerNorm, a hidden layer with GELU, a linear layer."""
 
     hidden: int = 256
-
-    def module(self, classes: int, dtype: Any) -> nn.Module:
-        return MlpHead(classes, self.hidden, dtype)
 
 
 @dataclass(frozen=True)
@@ -47,22 +43,24 @@ class ConvNeXt:
     width: int = 6144
     depth: int = 4
 
-    def module(self, channels: int, grid: tuple[int, int], size: tuple[int, int], dtype: Any) -> nn.Module:
-        return ConvNeXtHead(channels, grid, size, self.width, 4, self.depth, dtype)
 
+class VectorHead(nn.Module):
+    """Scores of `classes` from one vector."""
 
-def as_grid(tokens: Float[Array, "B N D"], grid: tuple[int, int]) -> Float[Array, "B h w D"]:
-    """Tokens laid out on their grid. Raises ConfigError where their number is not that of its places."""
-    if tokens.shape[1] != grid[0] * grid[1]:
-        raise ConfigError(f"a dense head got {tokens.shape[1]} tokens for a grid of {grid}: give the tokens of one map")
-    return tokens.reshape(tokens.shape[0], *grid, tokens.shape[-1])
+    config: Linear | Mlp
+    classes: int
+    dtype: Any = jnp.float32
 
-
-def pixel_shuffle(x: Float[Array, "B h w E"], side: int) -> Float[Array, "B _ _ _"]:
-    """Each place as side x side places with fewer channels; E is laid out as (row, column, channel)."""
-    b, h, w, e = x.shape
-    x = x.reshape(b, h, w, side, side, e // side**2).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, h * side, w * side, e // side**2)
+    @nn.compact
+    def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B C"]:
+        c, init = self.config, nn.initializers.lecun_normal()
+        if isinstance(c, Mlp) or c.norm:
+            x = layer_norm(self.dtype, "norm", EPS)(x.astype(jnp.float32))
+        if isinstance(c, Mlp):
+            x = nn.gelu(nn.Dense(c.hidden, dtype=self.dtype, name="hidden")(x), approximate=False)
+        else:
+            init = nn.initializers.truncated_normal(0.02 * c.scale)
+        return nn.Dense(self.classes, dtype=self.dtype, kernel_init=init, name="out")(x).astype(jnp.float32)
 
 
 def resize(x: Float[Array, "B H W C"], size: tuple[int, int]) -> Float[Array, "B _ _ C"]:
@@ -114,57 +112,24 @@ class ConvNeXtBlock(nn.Module):
 class ConvNeXtHead(nn.Module):
     """Scores of `classes` for every pixel (MultiMAE, section 4.1).
 
-    A linear layer makes of each token a block of `side` x `side` places with width / side^2 channels; `depth` ConvNeXt blocks, a 1x1
-    convolution and bilinear upsampling to `size` follow.
+    A linear layer makes of each token a block of 4 x 4 places with width / 16 channels; ConvNeXt blocks, a 1x1 convolution and bilinear
+    upsampling to `size` follow.
     """
 
+    config: ConvNeXt
     classes: int
     grid: tuple[int, int]
     size: tuple[int, int]
-    width: int = 6144
-    side: int = 4
-    depth: int = 4
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B H W C"]:
-        if self.width % self.side**2:
-            raise ConfigError(
-                f"head_width is {self.width}: it must be a multiple of {self.side**2}, the places a token"
-            )
-        init = nn.initializers.truncated_normal(0.02)
-        x = as_grid(tokens, self.grid).astype(self.dtype)
-        x = pixel_shuffle(nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name="spread")(x), self.side)
-        for i in range(self.depth):
+        width, init = self.config.width, nn.initializers.truncated_normal(0.02)
+        if width % SIDE**2:
+            raise ConfigError(f"system.head.width is {width}: it must be a multiple of {SIDE**2}, the places per token")
+        spread = nn.Dense(width, dtype=self.dtype, kernel_init=init, name="spread")
+        x = unpatchify(spread(tokens.astype(self.dtype)), SIDE, self.grid)
+        for i in range(self.config.depth):
             x = ConvNeXtBlock(self.dtype, name=f"block{i:02d}")(x)
         x = nn.Dense(self.classes, dtype=self.dtype, name="out")(x)
         return resize(x.astype(jnp.float32), self.size)
-
-
-class LinearHead(nn.Module):
-    """Scores of `classes` from one vector: LayerNorm, then a linear layer with small initial weights."""
-
-    classes: int
-    norm: bool = True
-    scale: float = 1e-3
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B C"]:
-        init = nn.initializers.truncated_normal(0.02 * self.scale)
-        x = layer_norm(self.dtype, "norm", EPS)(x.astype(jnp.float32)) if self.norm else x
-        return nn.Dense(self.classes, dtype=self.dtype, kernel_init=init, name="out")(x).astype(jnp.float32)
-
-
-class MlpHead(nn.Module):
-    """Scores of `classes` from one vector: LayerNorm, a hidden layer with GELU, a linear layer."""
-
-    classes: int
-    hidden: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B C"]:
-        x = layer_norm(self.dtype, "norm", EPS)(x.astype(jnp.float32))
-        x = nn.gelu(nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(x), approximate=False)
-        return nn.Dense(self.classes, dtype=self.dtype, name="out")(x).astype(jnp.float32)

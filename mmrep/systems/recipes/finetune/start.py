@@ -6,7 +6,7 @@ import jax
 
 from mmrep import modality
 from mmrep.config import Experiment
-from mmrep.errors import ConfigError
+from mmrep.errors import ConfigError, near
 from mmrep.modality import Modality
 from mmrep.systems.recipes.finetune import Config
 from mmrep.systems.recipes.finetune.dpt import Dpt
@@ -43,14 +43,12 @@ def over(
     if not inputs:
         images = [m.name for m in modalities if m.kind == "image" and m.name != target.name]
         inputs = tuple((images or [m.name for m in modalities])[:1])
-    dense_head = ConvNeXt() if target.kind == "map" else Dpt()
-    chosen: Any = (
-        {"linear": Linear(), "mlp": Mlp(), "dense": dense_head}.get(head, head) if isinstance(head, str) else head
-    )
+    heads: dict[Any, Any] = {"linear": Linear(), "mlp": Mlp(), "dense": ConvNeXt() if target.kind == "map" else Dpt()}
+    if isinstance(head, str) and head not in heads:
+        raise ConfigError(f"head is {head!r}{near(head, heads)}")
+    chosen = heads[head] if isinstance(head, str) else head
     suffix = {ConvNeXt: "_tokens", Dpt: "_token_layers"}.get(type(chosen), "")
     for name in [features] if features else [f"{inputs[0]}{suffix}", f"fused{suffix}"]:
         if name in known:
             return Config(system, modalities, name, inputs, target, chosen)
-    raise ConfigError(
-        f"the system has no infer function for a {head} head on {inputs[0]!r}; it has {', '.join(sorted(known))}"
-    )
+    raise ConfigError(f"no infer function for a {head} head on {inputs[0]!r}; there are {', '.join(sorted(known))}")
