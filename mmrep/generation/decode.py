@@ -14,10 +14,10 @@ Step = Callable[[Any, Int[Array, " B"], Int[Array, ""]], tuple[Float[Array, "B V
 
 
 class Decoded(NamedTuple):
-    """ids: generated tokens, `pad` after a row's end.   count: tokens of a row, its end included.   log_prob: the model's, summed over them."""
+    """ids: generated tokens, `pad` after a row's end.   lengths: tokens of a row, its end included.   log_prob: the model's, summed over them."""
 
     ids: Int[Array, "B L"]
-    count: Int[Array, " B"]
+    lengths: Int[Array, " B"]
     log_prob: Float[Array, " B"]
 
 
@@ -53,13 +53,13 @@ def decode(
         return jnp.where(done, pad, drawn).astype(jnp.int32), jnp.where(done, 0.0, chosen)
 
     def body(carry: tuple) -> tuple:
-        i, ids, count, score, done, cache = carry
+        i, ids, lengths, score, done, cache = carry
         logits, cache = step(cache, jax.lax.dynamic_index_in_dim(ids, i - 1, axis=1, keepdims=False), i - 1)
         drawn, chosen = draw(i, logits, done)
-        return i + 1, ids.at[:, i].set(drawn), count + ~done, score + chosen, done | ends(drawn), cache
+        return i + 1, ids.at[:, i].set(drawn), lengths + ~done, score + chosen, done | ends(drawn), cache
 
     first, score = draw(jnp.int32(0), logits, jnp.zeros(rows, bool))
     ids = jnp.full((rows, length), pad, jnp.int32).at[:, 0].set(first)
     start = jnp.int32(1), ids, jnp.ones(rows, jnp.int32), score, ends(first), cache
-    _, ids, count, score, _, _ = jax.lax.while_loop(lambda c: (c[0] < length) & ~c[4].all(), body, start)
-    return Decoded(ids, count, score)
+    _, ids, lengths, score, _, _ = jax.lax.while_loop(lambda c: (c[0] < length) & ~c[4].all(), body, start)
+    return Decoded(ids, lengths, score)

@@ -97,11 +97,11 @@ class Attention(nn.Module):
         c, width = self.config, x.shape[-1]
         if width != c.width:
             raise ConfigError(f"width is {c.width}, but tokens of width {width} came in; make them equal.")
-        rotated = positions is not None and c.rotary is not None
+        base = None if positions is None else c.rotary
 
         def project(name: str, inputs: Array, at: Array | None) -> Array:
             # A key bias adds the same to all logits of a query: softmax cancels it, unless keys are normed or rotated.
-            biased = bool(c.use_bias) and (name != "key" or c.qk_norm or rotated)
+            biased = bool(c.use_bias) and (name != "key" or c.qk_norm or base is not None)
             heads = c.heads if name == "query" else c.key_heads
             init = nn.initializers.xavier_uniform()
             dense = nn.Dense(heads * c.key_dim, use_bias=biased, dtype=self.dtype, kernel_init=init, name=name)
@@ -110,7 +110,7 @@ class Attention(nn.Module):
                 return found
             if c.qk_norm:
                 found = norm_layer(c, self.dtype, f"norm_{name}", use_bias=False)(found)
-            return rotary(found, at, c.rotary) if rotated else found
+            return found if base is None else rotary(found, at, base)
 
         q = project("query", x, positions)
         if cache is not None and start is None and context is None:

@@ -71,7 +71,7 @@ def test_greedy_equals_the_sequence_computed_anew(scan):
     for row, prompt in enumerate(PROMPTS):
         want, log_prob = naive(apply, table, prompt[prompt > 0].tolist(), LENGTH)
         assert found.ids[row].tolist() == want + [0] * (LENGTH - len(want))
-        assert found.count[row] == len(want)
+        assert found.lengths[row] == len(want)
         np.testing.assert_allclose(found.log_prob[row], log_prob, rtol=1e-4, atol=1e-4)
 
 
@@ -88,7 +88,7 @@ def counting(ends_at):
 def test_a_row_ends_by_itself_and_the_loop_with_the_last():
     found = counting(8)
     np.testing.assert_array_equal(found.ids, [[3, 4, 5, 6, 7, 8], [6, 7, 8, 0, 0, 0]])
-    np.testing.assert_array_equal(found.count, [6, 3])
+    np.testing.assert_array_equal(found.lengths, [6, 3])
     np.testing.assert_allclose(found.log_prob, 0, atol=1e-4)
     calls = []
 
@@ -101,7 +101,7 @@ def test_a_row_ends_by_itself_and_the_loop_with_the_last():
     assert calls == [0]
     one = decode(step, (), jnp.zeros((2, VOCAB)).at[:, EOS].set(9.0), 6, KEY, ends=lambda ids: ids == EOS)
     jax.effects_barrier()
-    assert calls == [0] and one.ids.tolist() == [[EOS, 0, 0, 0, 0, 0]] * 2 and one.count.tolist() == [1, 1]
+    assert calls == [0] and one.ids.tolist() == [[EOS, 0, 0, 0, 0, 0]] * 2 and one.lengths.tolist() == [1, 1]
 
 
 def test_sampling_follows_the_distribution_and_the_key():
