@@ -208,9 +208,9 @@ def unchecked(**fields):
 @pytest.mark.parametrize(
     "config, words",
     [
-        (Config(), "at least two modalities"),
+        (Config(), "give two or more"),
         (replace(ABC, encoders=ABC.encoders[:1] * 2), "each once"),
-        (replace(ABC, encoders=(("scale", VectorEncoder()), *ABC.encoders)), "none of them scale"),
+        (replace(ABC, encoders=(("scale", VectorEncoder()), *ABC.encoders)), "none scale"),
         (unchecked(objective="clip"), "system.objective is 'clip'"),
         (unchecked(negatives="all"), "system.negatives is 'all'"),
         (replace(ABC, objective="sum", negatives="n_squared"), 'only the "n" sampler'),

@@ -56,9 +56,7 @@ class Config:
     large_batch: LargeBatch = LargeBatch()
 
     def check(self) -> None:
-        names = [name for name, _ in self.encoders]
-        taken, sampled = {"scale", "missing", "present"} & {*names}, self.negatives == "n"
-        floor = self.min_temperature
+        names, floor, sampled = [name for name, _ in self.encoders], self.min_temperature, self.negatives == "n"
         check_fields(self, {
             "objective": (self.objective in ("symile", "pairwise", "sum"), "choose symile, pairwise or sum"),
             "negatives": (self.negatives in ("n", "n_squared"), "choose n or n_squared"),
@@ -67,18 +65,18 @@ class Config:
             "pairs": ({n for pair in self.pairs for n in pair} <= {*names}, "name encoders"),
             "smoothing": (0 <= self.smoothing < 1, "it must be in [0, 1)"),
         })  # fmt: skip
-        if len(names) < 2 or len(set(names)) < len(names) or taken:
+        self.large_batch.check()
+        if not 2 <= len(names) == len({*names} - {"scale", "missing", "present"}):
             raise ConfigError(
-                f"system.encoders names {names}: give at least two modalities, each once, none of them scale, missing or present"
+                f"system.encoders names {names}: give two or more, each once, none scale, missing or present"
             )
         if self.objective == "sum" and not sampled:
             raise ConfigError('system.negatives is "n_squared": objective "sum" has only the "n" sampler')
         if self.objective != "pairwise" and sampled and len(names) == 2:
             raise ConfigError('system.negatives is "n": a shuffle of one modality repeats true pairs, take "n_squared"')
-        self.large_batch.check()
         if self.large_batch.loss == "ring" and self.objective == "symile" and not sampled:
             raise ConfigError(
-                'system.large_batch.loss is "ring": "n_squared" negatives are built on one device, take "chunked"'
+                'system.large_batch.loss is "ring": one device builds "n_squared" negatives, take "chunked"'
             )
 
     def build(self) -> System:
@@ -106,11 +104,11 @@ class Config:
                 # Theorem 3.1: log(number of tuples in the softmax) - loss is a lower bound on the total correlation.
                 bound = math.log(tuples) - value
                 return value, {"scale": scale, "bound": bound, "product": multilinear_product(vectors).mean()}
-            if self.objective == "pairwise":
+            if self.objective == "sum":
+                value = sum_loss(rng, vectors, scale, blocks).mean()
+            else:
                 pairs = [(names.index(a), names.index(b)) for a, b in self.pairs] or None
                 value = pairwise_info_nce(vectors, scale, pairs, self.smoothing, blocks).mean()
-            else:
-                value = sum_loss(rng, vectors, scale, blocks).mean()
             return value, {"scale": scale, "cosine": agreement(vectors).mean() / math.comb(len(names), 2)}
 
         layers = {k: v for k, v in model.infer().items() if k not in names}

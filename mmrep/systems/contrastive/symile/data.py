@@ -126,16 +126,12 @@ class PolyglotData:
         present = uniform(scenes.key, "missing", 3) >= rate
         here = present.T
         speech = self._speech(scenes.key, language)
-        return Columns(
-            {
-                "image": rgb(scenes, self.size, self.seed, 0.02) * here[0][:, None, None, None].astype(np.uint8),
-                "text": [t if p else "?" for t, p in zip(self.texts(split), here[1])],
-                "speech": [w if p else np.zeros(1, np.float32) for w, p in zip(speech, here[2])],
-                "class": kind.astype(np.int32),
-                "language": language.astype(np.int32),
-                "present": present.astype(np.float32),
-            }
-        )
+        return Columns({
+            "image": rgb(scenes, self.size, self.seed, 0.02) * here[0][:, None, None, None].astype(np.uint8),
+            "text": [t if p else "?" for t, p in zip(self.texts(split), here[1])],
+            "speech": [w if p else np.zeros(1, np.float32) for w, p in zip(speech, here[2])],
+            "class": kind.astype(np.int32), "language": language.astype(np.int32), "present": present.astype(np.float32),
+        })  # fmt: skip
 
     def _speech(self, key: np.ndarray, language: np.ndarray) -> list[np.ndarray]:
         pitch, loud, long, phase = uniform(key, "voice", 4).T

@@ -71,8 +71,7 @@ class Predict:
         return {f"{label} {k}": v for k, v in measured.items()}
 
     def _drawn(self, same: Bool[np.ndarray, "N N"]) -> Bool[np.ndarray, "N N"]:
-        rng = np.random.default_rng(self.seed)
-        order = np.where(same, np.inf, rng.random(same.shape)).argsort(1)[:, : self.candidates - 1]
-        keep = np.eye(len(same), dtype=bool)
-        keep[np.arange(len(same))[:, None], order] = True
-        return keep & (np.eye(len(same), dtype=bool) | ~same)
+        drawn = np.where(same, np.inf, np.random.default_rng(self.seed).random(same.shape))
+        own, keep = np.eye(len(same), dtype=bool), np.zeros_like(same)
+        np.put_along_axis(keep, drawn.argsort(1)[:, : self.candidates - 1], True, 1)
+        return own | (keep & ~same)

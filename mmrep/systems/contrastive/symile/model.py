@@ -130,12 +130,10 @@ def permuted_logits(
 
 def rolled_logits(anchor: Float[Array, "B D"], others: Sequence[Float[Array, "B D"]]) -> Float[Array, "B N"]:
     """Symile's "n_squared" negatives: all B^(M-1) combinations of the others, by cyclic rolls; column i < B is row i's true tuple."""
-    columns = others[0].astype(jnp.float32)
+    columns, rows = others[0].astype(jnp.float32), jnp.arange(len(anchor))
     for x in others[1:]:
-        x = x.astype(jnp.float32)
-        rows = jnp.arange(len(x))
         # rolled[r, i] = x[i + r]; roll 0 comes first, so that the aligned products stay columns 0..B-1.
-        rolled = x[(rows[:, None] + rows[None, :]) % len(x)]
+        rolled = x.astype(jnp.float32)[(rows[:, None] + rows[None, :]) % len(x)]
         columns = (rolled[:, None] * columns.reshape(1, -1, *x.shape)).reshape(-1, x.shape[-1])
     return similarity(anchor.astype(jnp.float32), columns)
 

@@ -95,8 +95,7 @@ def init(config: Config, parts: Albef, rng: PRNGKeyArray, batch: Batch) -> tuple
     if "id" in batch:
         queue["id"] = jnp.full(config.queue, -1, jnp.int32)
     teacher = jax.tree.map(jnp.copy, {name: params[name] for name in MOMENTUM_PARTS})
-    zero = jnp.zeros((), jnp.int32)
-    return params, {"teacher": teacher, "queue": queue, "pointer": zero, "step": jnp.copy(zero)}
+    return params, {"teacher": teacher, "queue": queue, **{n: jnp.zeros((), jnp.int32) for n in ("pointer", "step")}}
 
 
 def albef_loss(

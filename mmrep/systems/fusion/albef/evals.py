@@ -30,7 +30,6 @@ class Foil:
         def by_dot(fields: Fields) -> Float[np.ndarray, " n"]:
             return (image * model.embed_split("text", self.split, fields)).sum(-1)[rows]
 
-        fields = (("text", self.foil),)
         scores = {"accuracy": by_score, "contrast accuracy": by_dot}
-        margins = {k: score(()) - score(fields) for k, score in scores.items()}
+        margins = {k: score(()) - score((("text", self.foil),)) for k, score in scores.items()}
         return {f"{self.name} {k}": float(np.mean((m > 0) + 0.5 * (m == 0))) for k, m in margins.items()}

@@ -89,9 +89,7 @@ def enqueue(queue: Any, pointer: Int[Array, ""], new: Any) -> Array:
     return queue.at[(pointer + jnp.arange(rows)) % size].set(new) if size else queue
 
 
-def itm_loss(
-    match_logits: Float[Array, "N 2"], is_match: Int[Array, " N"] | Bool[Array, " N"]
-) -> Float[Array, " N"]:  # fmt: skip
+def itm_loss(match_logits: Float[Array, "N 2"], is_match: Bool[Array, " N"]) -> Float[Array, " N"]:
     """L_itm of each pair (equation 4): cross-entropy of (no match, match) logits."""
     return cross_entropy(match_logits, jax.nn.one_hot(is_match.astype(jnp.int32), 2))
 
@@ -117,8 +115,7 @@ def hard_negatives(
     Sampled from masked logits: a softmax whose diagonal is zeroed afterwards underflows at small temperatures.
     A row without such a column gets a random other row and has_negative False: leave it out of the loss.
     """
-    rows = logits.shape[0]
-    other = ~jnp.eye(rows, dtype=bool)
+    other = ~jnp.eye(logits.shape[0], dtype=bool)
     allowed = other if ids is None else other & ~same_id(ids, ids)
     valid = allowed.any(-1)
     logits = jnp.where(allowed, jax.lax.stop_gradient(logits).astype(jnp.float32), -jnp.inf)
