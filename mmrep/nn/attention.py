@@ -73,9 +73,9 @@ class Attention(nn.Module):
 
     mask: True where a query attends to a key.   bias: added to the logits.
     positions, context_positions: indices by which queries and keys are rotated where `config.rotary` is set; without `positions` none is.
-    cache: keys and values of earlier tokens, among which those of x are written from index `start` on; queries attend to what is
-    written, as far as `mask` [.., N, M] over all M places keeps it. Without `start`, of cross-attention: the context's keys and values,
-    used as they are where `context` is None, and otherwise computed. With a cache, the new one is returned.
+    cache: keys and values of earlier tokens, in M places; those of x are written from index `start` on, and queries attend to all written
+    places that `mask` [.., N, M] keeps. In cross-attention `start` is None, and the cache has the context's keys and values, which are
+    computed where `context` is given. With a cache, the new one is returned.
     Raises ConfigError where the tokens do not have the width of `config`.
     """
 
@@ -126,7 +126,7 @@ class Attention(nn.Module):
                 )
                 written = (jnp.arange(k.shape[1]) < start + x.shape[1])[None, None, None]
                 mask = written if mask is None else mask & written
-        y = attend(q, k, v, mask, bias, c.implementation).reshape(*x.shape[:2], -1)
+        y = attend(q, k.astype(q.dtype), v.astype(q.dtype), mask, bias, c.implementation).reshape(*x.shape[:2], -1)
         init = nn.initializers.xavier_uniform()
         dense = nn.Dense(width, use_bias=c.bias, dtype=self.dtype, kernel_init=init, name="out")
         return flat_dense(dense, y), None if cache is None else {"key": k, "value": v}

@@ -203,6 +203,16 @@ def test_cached_equals_uncached(options, scan):
     assert int(cache["length"]) == 6
 
 
+def test_a_cache_of_another_dtype_than_the_model():
+    config, x = shape(16), jax.random.normal(KEY, (1, 3, 16))
+    model = Transformer(config, dtype=jnp.bfloat16)
+    params = model.init(KEY, x)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        y, out = model.apply(params, x, causal_mask(3), cache=init_cache(config, 1, 3, dtype))
+        assert y.dtype == jnp.bfloat16 and out["cache"]["block00"]["key"].dtype == dtype
+        close(y.astype(jnp.float32), model.apply(params, x, causal_mask(3))[0].astype(jnp.float32), atol=0.02)
+
+
 @pytest.mark.parametrize("scan", [False, True], ids=["looped", "scanned"])
 def test_cached_cross_attention_keeps_the_context(scan):
     """Rows of different lengths, the shorter one padded in front; its positions are given. The context is passed once."""
