@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: train test venv lint types
+.PHONY: train test test-all test-part venv lint types
 
 venv: .venv/.ready
 
@@ -14,9 +14,16 @@ venv: .venv/.ready
 train: venv
 	$(PY) -m experiments.train emoji
 
-# On a busy machine simulated devices now and then wait for each other for ever, and XLA aborts: such a test, and none that failed, is tried again.
+# What a change calls for, at most six minutes on two cores (tests/selection.py); test-all: everything.
 test: venv
-	$(PY) -m pytest -q -n auto --maxprocesses 4 --dist worksteal --reruns 2 --only-rerun "worker .* crashed"
+	$(PY) tests/run.py
+
+test-all: venv
+	$(PY) tests/run.py --all
+
+# The part of all tests that continuous integration takes at this commit.
+test-part: venv
+	$(PY) tests/run.py --part commit/8
 
 lint: venv
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .

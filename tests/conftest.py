@@ -1,44 +1,61 @@
-"""Four simulated devices, shape checks on, and one small trained state a system for all generic tests."""
+"""Simulated devices, shape checks, which tests a run takes (selection.py), and what they cost."""
 
+import gc
 import os
+from importlib.metadata import version
 
-# Before JAX starts: the simulated devices of the sharding tests.
+# Before JAX starts: the simulated devices of the mesh tests.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 # Tiny models: compiling them well takes longer than running them badly.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# Simulated devices wait for each other on threads of one pool: more of them than cores makes it rarer that they wait for ever, and does
-# not end it. XLA then aborts the process after this time, and `make test` tries the test again.
+# Simulated devices wait for each other on threads of one pool, which must not be smaller than their number.
 os.environ.setdefault("NPROC", "32")
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_collective_call_terminate_timeout_seconds=60".strip()
-)
+FLAGS = ["--xla_cpu_collective_call_terminate_timeout_seconds=300"]
+if version("jaxlib").startswith("0.10."):  # XLA aborts at a flag that it does not have
+    # One LLVM module a program, and plain loops: half the time to compile.
+    FLAGS += ["--xla_cpu_parallel_codegen_split_count=1", "--xla_cpu_use_fusion_emitters=false"]
+os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402
 
-# Not mmrep.config: what a wrong field is told there is tested, and the hook would speak first.
+# Not mmrep.config: tests compare its own message for a wrong field, and the hook would raise first.
 PARTS = ("data", "evals", "interop", "losses", "masking", "modality", "nn", "model", "report", "systems", "training")
 install_import_hook([f"mmrep.{part}" for part in PARTS], "beartype.beartype")
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
-# A first call may import or compile; the clock of a shared machine proves nothing.
+pytest_plugins = ["selection", "cost"]
+# No deadline: the first example may import or compile.
 hypothesis.settings.register_profile("mmrep", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("mmrep")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A system's generic tests side by side: workers take runs of neighbours, and what the tests share is then made once."""
-    slug = lambda item: getattr(item, "callspec", None) and item.callspec.params.get("slug", "")  # noqa: E731
-    place = {path: i for i, path in enumerate(dict.fromkeys(item.path for item in items))}
-    items.sort(key=lambda item: (place[item.path], slug(item) or ""))
+    """A system's generic tests stand side by side, whatever their file, so that what they share is made once."""
+
+    def place(item: pytest.Item) -> tuple[int, str]:
+        slug = getattr(item, "callspec", None) and item.callspec.params.get("slug", "")
+        shared = item.path.parent.name == "generic" and item.path.stem != "test_spec" and slug
+        return (first["generic"] if shared else first[item.path], slug or "")
+
+    first: dict[object, int] = {}
+    for i, item in enumerate(items):
+        first.setdefault(item.path, i)
+        if item.path.parent.name == "generic" and item.path.stem != "test_spec":
+            first.setdefault("generic", i)
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _compile_cache() -> None:
+def _session() -> None:
     from experiments import _cli
 
     _cli.enable_compile_cache()
+    # Millions of objects of the imported libraries live as long as the process: the collector need not walk them.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="module", autouse=True)

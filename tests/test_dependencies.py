@@ -47,7 +47,8 @@ def imported(*folders: str) -> dict[str, str]:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             for name in {n.split(".")[0] for n in names} - set(sys.stdlib_module_names) - OPTIONAL:
                 found[normal(NAMES.get(name) or known.get(name, [name])[0])] = str(path)
-    own = {"mmrep", "configs", "experiments", "tests"} | {p.stem for p in (catalogue.ROOT / "tests").rglob("*.py")}
+    tests = list((catalogue.ROOT / "tests").rglob("*.py"))
+    own = {"mmrep", "configs", "experiments", "tests"} | {p.stem for p in tests} | {p.parent.name for p in tests}
     return {k: v for k, v in found.items() if k.replace("-", "_") not in own}
 
 

@@ -1,7 +1,7 @@
 """Every contrastive loss in blocks and on a ring equals the plain one, in memory linear in the batch."""
 
 import re
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 
 import jax
@@ -24,7 +24,11 @@ from mmrep.systems.fusion.albef.losses import itc_loss
 
 B = 12
 CHUNKED, RING = Blocks(5), Blocks(2, "data")  # 5 does not divide 12, and 2 does not divide the 3 rows of a device
-MESH = jax.make_mesh((4, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4])
+
+
+@cache
+def four() -> jax.sharding.Mesh:
+    return jax.make_mesh((4, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4])
 
 
 def unit(seed, *shape):
@@ -125,6 +129,7 @@ def agree(found, expected, tolerance=1e-6):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * float(jnp.abs(b).max()))
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients_equal_the_plain_loss(name):
     f, args = CASES[name]
@@ -132,8 +137,8 @@ def test_values_and_gradients_equal_the_plain_loss(name):
     assert float(jnp.abs(plain[1][-1]).max()) > 1e-3, "the temperature or bias has a gradient to compare"
     agree(chunked, plain)
     if f is not squared:
-        at = jax.tree.map(lambda x: NamedSharding(MESH, P("data") if x.ndim else P()), args)
-        with jax.set_mesh(MESH):
+        at = jax.tree.map(lambda x: NamedSharding(four(), P("data") if x.ndim else P()), args)
+        with jax.set_mesh(four()):
             ring = jax.jit(lambda *args: outcome(f, args, RING))(*jax.device_put(args, at))
         agree(ring, plain)
 
@@ -174,15 +179,16 @@ def test_low_precision_embeddings():
     assert grads.dtype == jnp.bfloat16 and np.isfinite(np.asarray(grads, np.float32)).all()
 
 
+@pytest.mark.mesh
 def test_a_ring_permutes_columns_and_gathers_nothing():
     rows, width = 64, 16
-    at = NamedSharding(MESH, P("data"))
+    at = NamedSharding(four(), P("data"))
     args = [jax.device_put(unit(i, rows, width), at) for i in range(2)]
 
     def loss(x, y, scale):
         return symmetric_info_nce(x, y, scale, blocks=Blocks(8, "data")).mean()
 
-    with jax.set_mesh(MESH):
+    with jax.set_mesh(four()):
         compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*args, SCALE).compile()
         grads = compiled(*args, SCALE)
     text = compiled.as_text()
@@ -265,12 +271,14 @@ def test_a_lost_block_of_columns_is_noticed(monkeypatch):
         agree(softmax(CHUNKED), softmax(None))
 
 
+@pytest.mark.mesh
 def test_a_ring_without_permutation_is_noticed(monkeypatch):
     monkeypatch.setattr(jax.lax, "ppermute", lambda moved, axis, ring: moved)
-    with jax.set_mesh(MESH), pytest.raises(AssertionError):
+    with jax.set_mesh(four()), pytest.raises(AssertionError):
         agree(softmax(RING), softmax(None))
 
 
+@pytest.mark.mesh
 def test_sentences():
     with pytest.raises(ConfigError, match="at least one row"):
         symmetric_info_nce(X, Y, 1.0, blocks=Blocks(0))
@@ -278,7 +286,7 @@ def test_sentences():
         symmetric_info_nce(X, Y, 1.0, blocks=RING)
     with pytest.raises(ConfigError, match="needs ids"):
         symmetric_info_nce(X, Y, 1.0, multi_positive=True, blocks=CHUNKED)
-    with jax.set_mesh(MESH):
+    with jax.set_mesh(four()):
         with pytest.raises(ConfigError, match="does not divide over the 4 devices"):
             symmetric_info_nce(X[:6], Y[:6], 1.0, blocks=RING)
         with pytest.raises(ConfigError, match="plain or chunked"):

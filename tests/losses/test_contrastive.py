@@ -196,6 +196,7 @@ def test_sigmoid_loss_equals_naive():
     check_grads(sigmoid_loss, (logits,))
 
 
+@pytest.mark.mesh
 def test_sharded_batch_equals_one_device():
     assert jax.device_count() >= 4
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])

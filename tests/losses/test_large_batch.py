@@ -1,6 +1,7 @@
 """Every system with a contrast: loss and gradient of the plain batch in micro-batches, in blocks and on a ring."""
 
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,11 @@ ALBEF = albef.Config(
     queue=12,
 )
 PAIR = (modality.image("image", 16), modality.text("text", 12, 64))
-MESH = jax.make_mesh((4, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4])
+
+
+@cache
+def four() -> jax.sharding.Mesh:
+    return jax.make_mesh((4, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4])
 
 
 def pairs(n):
@@ -97,16 +102,18 @@ def whole():
 
 
 def on_a_ring(config, batch, start):
-    placed = jax.device_put(batch, NamedSharding(MESH, P("data")))
-    with jax.set_mesh(MESH):
-        return step(config, placed, jax.device_put(start, NamedSharding(MESH, P())))
+    placed = jax.device_put(batch, NamedSharding(four(), P("data")))
+    with jax.set_mesh(four()):
+        return step(config, placed, jax.device_put(start, NamedSharding(four(), P())))
 
 
+@pytest.mark.mesh
 def test_micro_batches_and_the_ring_have_the_gradient_of_the_whole_batch(whole):
     same(step(replace(CLIP, large_batch=LargeBatch(micro_batches=3)), pairs(12), whole[3]), whole)
     same(on_a_ring(replace(CLIP, large_batch=LargeBatch("ring", 2, 3)), pairs(12), whole[3]), whole)
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize("config", [FILIP, ALBEF], ids=["filip", "albef"])
 def test_selected_tokens_and_queues_on_a_ring(config):
     whole = step(config, pairs(12))

@@ -216,6 +216,7 @@ def test_a_reader_leaves_a_running_save_alone(tmp_path, trained):
     assert not torn.exists()
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize("first", [Mesh(4, 1), Mesh(1, 1)])
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path, first):
     rules = (Rule("a/.*", "fsdp", min_size=1), Rule("b/.*", "shard_dim", "model", 0))

@@ -31,6 +31,7 @@ def clip(mesh, *rules, batch=256):
     )
 
 
+@pytest.mark.mesh
 def test_a_data_parallel_step_sums_its_gradients():
     state, jaxpr, program = compiled(clip((4, 1), Rule(".*", "replicate")))
     sent = collectives.traffic(collectives.collectives(program.as_text()))
@@ -46,6 +47,7 @@ def test_a_data_parallel_step_sums_its_gradients():
     assert cost.bytes_per_device(state["params"]) == 4 * cost.parameters(state)
 
 
+@pytest.mark.mesh
 def test_an_fsdp_step_gathers_its_parameters_and_scatters_their_gradients():
     state, _, program = compiled(clip((4, 1), Rule(".*", "fsdp", min_size=64)))
     sent = collectives.traffic(collectives.collectives(program.as_text()))
@@ -59,6 +61,7 @@ def test_an_fsdp_step_gathers_its_parameters_and_scatters_their_gradients():
     assert cost.bytes_per_device(state["params"]) == 4 * cost.parameters(state) - 3 * shared // 4
 
 
+@pytest.mark.mesh
 def test_accumulation_leaves_the_rows_of_a_batch_on_their_devices():
     """Micro-batches are strided, so the only traffic is the sum of the gradients, once a micro-batch."""
     config = toy.experiment(1, system=toy.Line(width=64), mesh=Mesh(4, 1))
@@ -71,6 +74,7 @@ def test_accumulation_leaves_the_rows_of_a_batch_on_their_devices():
     assert sent[4]["all-reduce"] == pytest.approx(4 * sent[1]["all-reduce"], rel=0.05)
 
 
+@pytest.mark.mesh
 def test_loops_count_by_their_length():
     mesh = sharding.make_mesh(Mesh(4, 1))
     rows, x, w = jax.NamedSharding(mesh, P("data")), jnp.ones((8, 16)), jnp.ones((5, 16, 16))
@@ -90,6 +94,7 @@ def test_loops_count_by_their_length():
     assert {c.times for c in found} == {5}
 
 
+@pytest.mark.mesh
 def test_flops_of_the_primitives():
     def flops(f, *args):
         return cost.flops(jax.make_jaxpr(f)(*args).jaxpr)
@@ -144,6 +149,7 @@ def test_collectives_of_a_program_in_every_notation():
     }  # fmt: skip
 
 
+@pytest.mark.mesh
 def test_a_batch_that_does_not_divide_is_an_error():
     with pytest.raises(ConfigError, match="data.batch_size 6 does not divide over mesh.data x train.accumulate = 4"):
         cost.abstract_step(clip((4, 1), batch=6), sharding.make_mesh(Mesh(4, 1)))

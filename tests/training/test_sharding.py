@@ -19,6 +19,7 @@ from mmrep.errors import ConfigError
 from mmrep.nn.placement import by_rows
 from mmrep.training import loop, sharding
 
+pytestmark = pytest.mark.mesh
 TREE = {
     "params": {
         "text": {"kernel": jax.ShapeDtypeStruct((8, 6), jnp.float32), "bias": jax.ShapeDtypeStruct((6,), jnp.float32)}
@@ -107,7 +108,7 @@ def twenty_steps(data: int, model: int, fsdp: int, rules: tuple) -> SimpleNamesp
     return SimpleNamespace(state=state, abstract=stage.abstract, losses=losses)
 
 
-@pytest.mark.parametrize(("shape", "rules"), zip(MESHES[DEVICES], (FSDP, TENSOR, TENSOR)))
+@pytest.mark.parametrize(("shape", "rules"), zip(MESHES.get(DEVICES, ()), (FSDP, TENSOR, TENSOR)))
 def test_twenty_steps_on_a_mesh_are_those_of_one_device_and_stay_sharded(shape, rules):
     one, many = twenty_steps(1, 1, 1, FSDP), twenty_steps(*shape, rules)
     assert one.losses[-1] != pytest.approx(one.losses[0], abs=1e-2)  # something was learnt
@@ -143,6 +144,7 @@ def test_twenty_steps_on_a_mesh_are_those_of_one_device_and_stay_sharded(shape, 
     assert held < 0.75 * sum(x.size for x in flat.values())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(DEVICES == 8, reason="this is the process that it starts")
 def test_the_same_on_eight_devices():
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "8"}

@@ -46,6 +46,7 @@ def test_directions_are_added_and_each_is_its_own():
     np.testing.assert_allclose([forward, backward], [0.2994614, 0.2795955], rtol=1e-5)
 
 
+@pytest.mark.mesh
 def test_smoothing_counts_the_global_batch():
     """eps / N with N of the whole batch: two half batches do not add up to the whole one's loss."""
     rows = jax.random.normal(jax.random.key(0), (2, 8, 5))
