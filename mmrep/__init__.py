@@ -5,7 +5,17 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "mmrep.api": ("create", "evaluate", "get_config", "list_systems", "load", "pretrained", "train", "zero_shot"),
+    "mmrep.api": (
+        "create",
+        "evaluate",
+        "finetune",
+        "get_config",
+        "list_systems",
+        "load",
+        "pretrained",
+        "train",
+        "zero_shot",
+    ),
     "mmrep.config": ("Data", "Experiment", "Optim", "Phase", "Pretrained", "Tokenizer", "Train"),
     "mmrep.data.sources": ("TFDS", "Folder", "Shards", "Table"),
     "mmrep.errors": ("ConfigError", "DataError"),

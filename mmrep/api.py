@@ -1,5 +1,6 @@
 """The functions of `import mmrep`: find, create, load, train and evaluate systems, and put trained ones to use."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,13 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from mmrep import catalogue
-from mmrep.config import Experiment, replace
+from mmrep import catalogue, paths
+from mmrep.config import Data, Experiment, Optim, Phase, Pretrained, flatten, replace
 from mmrep.errors import ConfigError, DataError
 from mmrep.evals import suite
 from mmrep.evals import zero_shot as prompts
+from mmrep.evals.dense import Predicted
 from mmrep.interop import foreign, safetensors
 from mmrep.model import Model
+from mmrep.systems.recipes.finetune import HEAD_ONLY, start
 from mmrep.training import loop
 from mmrep.training.restore import restore
 
@@ -195,3 +198,68 @@ def zero_shot(
         vectors = model.embed(**{text: texts})
         embedded = prompts.class_embeddings(vectors.reshape(len(classes), len(templates), -1))
     return Classifier(model, tuple(classes), tuple(templates), embedded, query, temperature)
+
+
+def finetune(
+    model: Model,
+    data: Data,
+    head: Any = "linear",
+    *,
+    target: str = "",
+    freeze: bool = True,
+    steps: int = 500,
+    lr: float = 1e-3,
+    layer_decay: float = 1.0,
+    workdir: str | Path | None = None,
+    progress: bool = True,
+) -> Model:
+    """A new head on a model's encoder, trained on labelled data: its `call("predict", ...)` gives logits, its metrics the test split's.
+
+    data:   has the encoder's modalities and one more, which the head predicts (`target` names it where there are several).
+    head:   "linear" or "mlp" for a label, "dense" for a class map or numbers of every pixel; or a head of
+            `mmrep.systems.recipes.finetune`.
+    freeze: train the head alone (a probe); False trains the encoder as well, with `layer_decay` as each layer's rate over that of
+            the layer above.
+    Raises ConfigError where the data has no such target, or the system no features for such a head.
+
+        classes = mmrep.modality.label("label", 10)
+        data = replace(model.data, source=mmrep.Folder("photos"), modalities=(*model.data.modalities, classes))
+        classifier = mmrep.finetune(model, data)
+        classifier.call("predict", image=pictures).argmax(-1)
+    """
+    known = {m.name for m in model.data.modalities}
+    new = {m.name: m for m in data.modalities if m.name not in known and m.kind in ("label", "map", "image")}
+    found = {m.name: m for m in data.modalities if m.name == target} if target else new
+    if len(found) != 1:
+        names = ", ".join(found) or "none"
+        raise ConfigError(
+            f"finetune needs one target that the model's data lacks, found {names}: add a label or map to data.modalities, or name it with target="
+        )
+    (goal,) = found.values()
+    config = start.over(model.experiment, goal, head)
+    if missing := {*config.inputs} - {m.name for m in data.modalities}:
+        raise ConfigError(f"finetune: data.modalities lacks {', '.join(sorted(missing))}, which the encoder takes")
+    folder = paths.make_cache("donors")
+    donor = model.save(folder / f"{_digest(model)}.safetensors")
+    parts = tuple(m for m in data.modalities if m.name in (*config.inputs, goal.name))
+    tokenizer = model.data.tokenizer if any(m.kind == "text" for m in parts) else None
+    phase = Phase(
+        "probe" if freeze else "finetune", steps, trainable=HEAD_ONLY if freeze else (".*",),
+        start=(Pretrained(file=str(donor), parts=start.pretrained_parts(config)),),
+    )  # fmt: skip
+    truth = goal.name if goal.kind == "label" else config.map
+    experiment = Experiment(
+        config, replace(data, modalities=parts, tokenizer=tokenizer), (phase,),
+        Optim(lr=lr, warmup=steps // 10, layer_decay=layer_decay), (Predicted(truth, config.inputs, name=goal.name),),
+    )  # fmt: skip
+    place = None if workdir is None else Path(workdir)
+    sentencepiece = model.sentencepiece if tokenizer else None
+    return loop.train(experiment, place, evaluate=suite.evaluate, sentencepiece=sentencepiece, progress=progress)
+
+
+def _digest(model: Model) -> str:
+    """16 hex digits of a model's parameters."""
+    found = hashlib.sha256()
+    for path, value in sorted(flatten({"params": model.params, "extras": model.extras}).items()):
+        found.update(f"{path} {value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+    return found.hexdigest()[:16]

@@ -66,16 +66,23 @@ class Optim:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Parameters of another experiment: trained on demand, cached by the fingerprint of its config, never trained twice.
+    """Parameters of another experiment, or of a file.
 
+    experiment: trained on demand, cached by the fingerprint of its config, never trained twice.
+    file:  what `Model.save` wrote, or published weights that `mmrep.interop` recognises; in place of the experiment.
     parts: (path prefix there, path prefix here), e.g. (("text/", "teacher/"),); ("", "") takes the whole tree.
            A prefix that begins with "extras/" means the extras, there or here: (("extras/codebook/", "extras/codebook/"),).
     follow_seed: in a proof it is trained anew for each seed, with it; otherwise every seed starts from the same one.
     """
 
-    experiment: Any
+    experiment: Any = None
     parts: tuple[tuple[str, str], ...] = (("", ""),)
     follow_seed: bool = False
+    file: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.experiment is None) == (not self.file):
+            raise ConfigError("Pretrained takes an experiment or a file, one of them")
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,48 @@ def test_evaluate_on_other_data(model):
     assert model.data.source != other  # the model itself keeps its data
 
 
+def labelled(model, *targets):
+    source = replace(model.data.source, n_train=64, n_val=16, n_test=32, sensors=("rgb", "caption", "semseg"))
+    return replace(model.data, source=source, modalities=(*model.data.modalities, *targets), batch_size=16)
+
+
+def test_finetuning_puts_a_head_on_the_very_parameters_of_the_model(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMREP_CACHE", str(tmp_path))
+    model = mmrep.create("clip", "tiny", seed=3)
+    data = labelled(model, mmrep.modality.label("shape", 8))
+    probe = mmrep.finetune(model, data, steps=30, lr=1e-2, progress=False)
+    kernel = lambda m: m.params["encoder"]["image"]["projection"]["out"]["kernel"]  # noqa: E731
+    np.testing.assert_array_equal(kernel(probe), model.params["image"]["projection"]["out"]["kernel"])
+    assert {*probe.metrics} == {"shape accuracy"} and [m.name for m in probe.data.modalities] == ["image", "shape"]
+    assert probe.rows[-2]["train/loss"] < probe.rows[0]["train/loss"]
+    assert probe.call("predict", image=PIXELS).shape == (3, 8)
+    back = mmrep.load(probe.save(tmp_path / "probe.safetensors"))
+    np.testing.assert_allclose(back.call("predict", image=PIXELS), probe.call("predict", image=PIXELS), atol=1e-5)
+    whole = mmrep.finetune(model, data, head="mlp", freeze=False, steps=3, progress=False)
+    assert not np.array_equal(kernel(whole), kernel(probe))
+
+
+def test_a_head_on_texts_keeps_the_tokenizer_of_the_model(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMREP_CACHE", str(tmp_path))
+    data = labelled(model, mmrep.modality.label("shape", 8))
+    texts = replace(data, modalities=data.modalities[1:])
+    of_texts = replace(model.experiment, data=replace(model.data, modalities=model.data.modalities[1:]))
+    plain = model_module.Model(of_texts, model.params, sentencepiece=model.sentencepiece)
+    found = mmrep.finetune(plain, texts, steps=2, workdir=tmp_path / "run", progress=False)
+    assert found.sentencepiece == model.sentencepiece == mmrep.load(tmp_path / "run").sentencepiece
+
+
+def test_finetuning_without_a_target_or_without_features_is_one_sentence(model):
+    with pytest.raises(ConfigError, match="needs one target that the model's data lacks, found none"):
+        mmrep.finetune(model, model.data)
+    two = labelled(model, mmrep.modality.label("shape", 8), mmrep.modality.label("colour", 8))
+    with pytest.raises(ConfigError, match="found shape, colour"):
+        mmrep.finetune(model, two)
+    dense = labelled(model, mmrep.modality.label_map("semseg", 32, 9))
+    with pytest.raises(ConfigError, match="no infer function for a dense head on 'image'"):
+        mmrep.finetune(model, dense, head="dense")
+
+
 # A plain System: functions of a notebook in an Experiment.
 
 

@@ -203,8 +203,9 @@ class Predicted:
     name: str = ""
 
     def run(self, model: Model) -> dict[str, float]:
-        records = model.records(self.split)
-        found = np.asarray(model.call(self.features, **{g: [r[g] for r in records] for g in self.given}))
+        records, fields = model.records(self.split), {m.name: m.source for m in model.data.modalities}
+        given = {g: [r[fields.get(g, g)] for r in records] for g in self.given}
+        found = np.asarray(model.call(self.features, **given))
         target = self.truth if isinstance(self.truth, str) else self.truth.name
         truth = encoded(model, target, records)
         label = self.name or f"{target}|{'+'.join(self.given)}"

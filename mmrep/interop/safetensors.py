@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ def write(path: Path, experiment: Experiment, params: Params, extras: Extras, to
     tree = {"params": params, "extras": extras}
     arrays = {k: np.ascontiguousarray(jax.device_get(v)) for k, v in flatten(tree).items()}
     about = {"format": FORMAT, "experiment": json.dumps(to_json(experiment), ensure_ascii=False)}
+    if empty := list(_empty(tree)):
+        about["empty"] = json.dumps(empty)
     if tokenizer is not None:
         about["tokenizer"] = base64.b64encode(tokenizer).decode()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,21 +45,47 @@ def is_ours(path: Path) -> bool:
         return False
 
 
+def read_parameters(path: Path) -> tuple[Params, Extras]:
+    """(params, extras) of a file that `write` wrote; its config is not interpreted. Raises DataError as `read` does."""
+    about, flat = _read(path)
+    tree = unflatten(flat)
+    for empty in json.loads(about.get("empty", "[]")):
+        node = tree
+        for part in empty.split("/"):
+            node = node.setdefault(part, {})
+    return tree.get("params", {}), tree.get("extras", {})
+
+
 def read(path: Path, system: Any = None) -> tuple[Experiment, Params, Extras, bytes | None]:
-    """(experiment, params, extras, tokenizer) as `write` wrote them. Raises DataError for a missing, foreign or damaged file. Nothing in it is ever unpickled."""
+    """(experiment, params, extras, tokenizer) as `write` wrote them. Nothing in the file is ever unpickled.
+
+    system: in place of the stored one.   Raises DataError for a missing, foreign or damaged file.
+    """
+    params, extras = read_parameters(path)
+    about, _ = _read(path, arrays=False)
+    tokenizer = about.get("tokenizer")
+    experiment = experiment_from_json(json.loads(about["experiment"]), system)
+    return experiment, params, extras, base64.b64decode(tokenizer) if tokenizer else None
+
+
+def _read(path: Path, arrays: bool = True) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """(header, {path: array})."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise DataError(f"no file {path}")
     try:
         with safe_open(path, "np") as file:
-            about: dict[str, Any] = file.metadata() or {}
+            about = file.metadata() or {}
             if about.get("format") != FORMAT:
                 raise DataError(f"{path} was not written by Model.save: its header has no format {FORMAT!r}")
-            flat = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (a handle, not a dict)
+            return about, {k: file.get_tensor(k) for k in file.keys()} if arrays else {}  # noqa: SIM118 (a handle, not a dict)
     except SafetensorError as error:
         raise DataError(f"{path} is not a whole safetensors file: {error}") from None
-    tree = unflatten(flat)
-    model = about.get("tokenizer")
-    experiment = experiment_from_json(json.loads(about["experiment"]), system)
-    return experiment, tree.get("params", {}), tree.get("extras", {}), base64.b64decode(model) if model else None
+
+
+def _empty(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The paths of dicts without entries, which no array stands for."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _empty(value, f"{prefix}{key}/") if value else [f"{prefix}{key}"]

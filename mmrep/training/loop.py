@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from mmrep import modality, paths
-from mmrep.config import Experiment, Phase, fingerprint, flatten, to_json, unflatten
+from mmrep.config import Experiment, Phase, Pretrained, fingerprint, flatten, to_json, unflatten
 from mmrep.data import pipeline
-from mmrep.errors import ConfigError
+from mmrep.errors import ConfigError, DataError
+from mmrep.interop import foreign, safetensors
 from mmrep.model import Model
 from mmrep.system import Extras, Params, System
 from mmrep.training import distributed, faults, sharding, state
@@ -58,6 +59,7 @@ def train(
     workdir: Path | None = None,
     *,
     evaluate: Callable[[Model], Mapping[str, float]] | None = None,
+    sentencepiece: bytes | None = None,
     meta: Mapping[str, Any] | None = None,
     progress: bool = True,
     stop: int | None = None,
@@ -70,6 +72,7 @@ def train(
 
     evaluate: called with the model after the last step, and every `train.eval_every` steps; its metrics are logged and returned
     (`mmrep.evals.suite.evaluate` runs the experiment's own evaluators).
+    sentencepiece: the serialised tokenizer of a new run, in place of one fitted to its texts.
     stop: leave after this many steps in all (as if killed there, but saved). meta: put beside the config (slug, size).
     wandb: log to Weights & Biases as well.   wait: for another process that trains in `workdir`, instead of refusing.
     guard: asked after each step whether to save and leave; told of each step, so that a hung one is noticed.
@@ -89,7 +92,7 @@ def train(
         if workdir and jax.process_index() == 0:
             stack.enter_context(paths.locked(paths.make(workdir, "give another --workdir"), wait))
         with distributed.leader_first():
-            tokenizer = open_workdir(experiment, workdir, meta)
+            tokenizer = open_workdir(experiment, workdir, meta, sentencepiece)
             tokenize = pipeline.load_tokenizer(experiment.data, tokenizer)
             if evaluate is not None:  # an absent split is an error before training, not after it
                 for name in dict.fromkeys(e.split for e in experiment.evals if hasattr(e, "split")):
@@ -289,8 +292,7 @@ def _enter(stage: Stage, experiment: Experiment, current: state.State | None, pr
     else:
         params, extras = current["params"], current["extras"]
     for part in stage.phase.start:
-        donor = pretrained(part.experiment, progress)
-        whole = transplant(params | {"extras": extras}, donor.params | {"extras": donor.extras}, part.parts)
+        whole = transplant(params | {"extras": extras}, donated(part, progress), part.parts)
         params, extras = {k: v for k, v in whole.items() if k != "extras"}, whole.get("extras", {})
     if stage.phase.begin is not None:
         params, extras = jax.jit(stage.phase.begin)(params, extras)
@@ -311,7 +313,7 @@ def transplant(params: Params, donor: Params, parts: tuple[tuple[str, str], ...]
         known = {p: v for p, v in given.items() if p.startswith("extras/") == there.startswith("extras/")}
         moved = {here + p[len(there) :]: v for p, v in known.items() if p.startswith(there)}
         if not moved:
-            raise ConfigError(f"pretrained part {there!r} matches no parameter of its experiment")
+            raise ConfigError(f"pretrained part {there!r} matches no parameter there")
         for path, value in moved.items():
             if path not in flat or flat[path].shape != value.shape:
                 found = list(flat[path].shape) if path in flat else "absent"
@@ -320,6 +322,22 @@ def transplant(params: Params, donor: Params, parts: tuple[tuple[str, str], ...]
                 )
             flat[path] = jnp.asarray(value)
     return unflatten(flat)
+
+
+def donated(part: Pretrained, progress: bool = True) -> Params:
+    """Params of a pretrained part, its extras under "extras". Raises DataError for a file that cannot be used."""
+    if not part.file:
+        donor = pretrained(part.experiment, progress)
+        return donor.params | {"extras": donor.extras}
+    path = Path(part.file)
+    if path.suffix == ".safetensors" and (safetensors.is_ours(path) or not path.exists()):
+        params, extras = safetensors.read_parameters(path)
+    else:
+        found = foreign.read_foreign(path) if path.exists() else None
+        if found is None:
+            raise DataError(f"{path} holds no weights that a system here recognises")
+        _, params, extras = found
+    return params | {"extras": extras}
 
 
 def pretrained(experiment: Experiment, progress: bool = True) -> Model:

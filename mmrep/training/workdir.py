@@ -58,8 +58,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     return stored
 
 
-def open_workdir(experiment: Experiment, workdir: Path | None, meta: Mapping[str, Any] | None) -> bytes | None:
-    """Checks that `workdir` is new or holds this experiment, and returns its tokenizer (fitting it on the first run).
+def open_workdir(
+    experiment: Experiment, workdir: Path | None, meta: Mapping[str, Any] | None, sentencepiece: bytes | None = None
+) -> bytes | None:
+    """Checks that `workdir` is new or holds this experiment, and returns its tokenizer: `sentencepiece`, or one fitted on the first run.
 
     A kill at any moment leaves a folder that the next run takes up: config.json comes first, and every file whole. The config's places of
     data may change where the data has the same digest.
@@ -69,8 +71,9 @@ def open_workdir(experiment: Experiment, workdir: Path | None, meta: Mapping[str
     sources = list(
         {fingerprint(s): s for s in [experiment.data.source, *[p.data for p in experiment.phases if p.data]]}.values()
     )
+    fitted = lambda: sentencepiece or pipeline.fit_tokenizer(experiment.data, sources, paths.cache() / "tokenizers")  # noqa: E731
     if workdir is None:
-        return pipeline.fit_tokenizer(experiment.data, sources, paths.cache() / "tokenizers")
+        return fitted()
     stored, now = to_json(experiment), contents.of_run(experiment)
     path, model_path = workdir / "config.json", workdir / "tokenizer.model"
     if path.exists():
@@ -78,11 +81,7 @@ def open_workdir(experiment: Experiment, workdir: Path | None, meta: Mapping[str
     elif workdir.exists() and any(not paths.is_part(f) and f.name != paths.LOCK for f in workdir.iterdir()):
         raise ConfigError(f"{workdir} is not empty and holds no run (no config.json): give another --workdir")
     kept = model_path.exists()
-    model = (
-        model_path.read_bytes()
-        if kept
-        else pipeline.fit_tokenizer(experiment.data, sources, paths.cache() / "tokenizers")
-    )
+    model = model_path.read_bytes() if kept else fitted()
     if jax.process_index() == 0:
         paths.make(workdir, "give another --workdir")
         about = {**(meta or {}), "experiment": stored, "fingerprint": fingerprint(experiment), "versions": versions()}

@@ -72,6 +72,21 @@ def mark(params, extras):
     return params, {"seen": extras["seen"] + 100.0}
 
 
+def test_pretrained_parts_come_from_a_file(tmp_path):
+    donor = quiet(toy.experiment(2))
+    path = donor.save(tmp_path / "donor.safetensors")
+    start = (Pretrained(file=str(path), parts=(("a/", "a/"),)),)
+    config = toy.experiment(phases=(Phase(steps=1, trainable=("b/.*",), start=start),))
+    assert equal(quiet(config).params["a"], donor.params["a"])
+    for file, sentence in ((tmp_path / "none.safetensors", "no file"), (tmp_path / "none.npz", "holds no weights")):
+        wrong = toy.experiment(phases=(Phase(steps=1, start=(Pretrained(file=str(file)),)),))
+        with pytest.raises(DataError, match=sentence):
+            quiet(wrong)
+    for fields in ({}, {"experiment": toy.experiment(), "file": str(path)}):
+        with pytest.raises(ConfigError, match="an experiment or a file, one of them"):
+            Pretrained(**fields)
+
+
 def test_pretrained_parts_are_trained_once_and_put_in_place(tmp_path, monkeypatch):
     monkeypatch.setenv("MMREP_CACHE", str(tmp_path))
     donor = toy.experiment(10)
