@@ -206,6 +206,7 @@ def finetune(
     head: Any = "linear",
     *,
     target: str = "",
+    inputs: Sequence[str] = (),
     freeze: bool = True,
     steps: int = 500,
     lr: float = 1e-3,
@@ -216,6 +217,7 @@ def finetune(
     """A new head on a model's encoder, trained on labelled data: its `call("predict", ...)` gives logits, its metrics the test split's.
 
     data:   has the encoder's modalities and one more, which the head predicts (`target` names it where there are several).
+    inputs: modalities that the encoder takes; its first image (or first modality) unless given.
     head:   "linear" or "mlp" for a label, "dense" for a class map or numbers of every pixel; or a head of
             `mmrep.systems.recipes.finetune`.
     freeze: train the head alone (a probe); False trains the encoder as well, with `layer_decay` as each layer's rate over that of
@@ -236,7 +238,7 @@ def finetune(
             f"finetune needs one target that the model's data lacks, found {names}: add a label or map to data.modalities, or name it with target="
         )
     (goal,) = found.values()
-    config = start.over(model.experiment, goal, head)
+    config = start.over(model.experiment, goal, head, inputs=tuple(inputs))
     if missing := {*config.inputs} - {m.name for m in data.modalities}:
         raise ConfigError(f"finetune: data.modalities lacks {', '.join(sorted(missing))}, which the encoder takes")
     folder = paths.make_cache("donors")

@@ -383,11 +383,20 @@ class Model:
             self._splits[name] = pipeline.open_split(self.data, self.tokenize, name)
         return self._splits[name]
 
+    def record(self, i: int, split: str = "test") -> Any:
+        """The raw record of row i of `embed_split`: the i-th usable one, without training augmentation."""
+        opened = self.split(split)
+        return opened.record(int(opened.usable()[i]))
+
     def records(self, split: str = "test", limit: int = 0) -> list[Any]:
         """The raw usable records of a split (the first `limit`; 0: all), without training augmentation."""
         opened = self.split(split)
         rows = opened.usable()
         return [opened.record(int(i)) for i in (rows[:limit] if limit else rows)]
+
+    def values(self, records: Sequence[Any], names: Sequence[str]) -> dict[str, list[Any]]:
+        """{modality: its raw values in these records}, for `call`."""
+        return {name: [record[self.modality(name).source] for record in records] for name in names}
 
     def column(self, field: str, split: str = "test") -> list[Any]:
         """The raw values of a record field over the split."""

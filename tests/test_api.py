@@ -236,10 +236,8 @@ def test_finetuning_puts_a_head_on_the_very_parameters_of_the_model(model, tmp_p
 def test_a_head_on_texts_keeps_the_tokenizer_of_the_model(model, tmp_path, monkeypatch):
     monkeypatch.setenv("MMREP_CACHE", str(tmp_path))
     data = labelled(model, mmrep.modality.label("shape", 8))
-    texts = replace(data, modalities=data.modalities[1:])
-    of_texts = replace(model.experiment, data=replace(model.data, modalities=model.data.modalities[1:]))
-    plain = model_module.Model(of_texts, model.params, sentencepiece=model.sentencepiece)
-    found = mmrep.finetune(plain, texts, steps=2, workdir=tmp_path / "run", progress=False)
+    found = mmrep.finetune(model, data, inputs=["text"], steps=2, workdir=tmp_path / "run", progress=False)
+    assert [m.name for m in found.data.modalities] == ["text", "shape"]
     assert found.sentencepiece == model.sentencepiece == mmrep.load(tmp_path / "run").sentencepiece
 
 

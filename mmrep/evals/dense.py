@@ -1,4 +1,4 @@
-"""Dense prediction: what the tokens of an encoder say about every pixel, and what one modality says about another."""
+"""Dense prediction: class maps from frozen tokens, and modalities from one another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from mmrep.nn.maps import DenseModality
 
 
 def mean_iou(predicted: Int[np.ndarray, "..."], truth: Int[np.ndarray, "..."]) -> float:
-    """Intersection over union, pixels of all examples together, averaged over the classes that `truth` or `predicted` has."""
+    """Intersection over union, pixels of all examples together, averaged over the classes in `truth` or `predicted`."""
     from sklearn.metrics import jaccard_score
 
     return float(jaccard_score(truth.reshape(-1), predicted.reshape(-1), average="macro"))
@@ -51,7 +51,7 @@ class PixelHead(NamedTuple):
 
 
 def patch_classes(ids: Integer[np.ndarray, "B H W"], patch: int) -> Int[np.ndarray, "B N P"]:
-    """The class ids of each patch in reading order. Raises DataError where the patch does not divide the map."""
+    """The class ids of each patch, patches row by row. Raises DataError where the patch does not divide the map."""
     n, height, width = ids.shape
     if height % patch or width % patch:
         raise DataError(f"the class map is {height}x{width}: give a size that the patch {patch} divides")
@@ -97,9 +97,7 @@ class Segmentation:
 
     def _read(self, model: Model, split: str, limit: int) -> Labelled:
         records = model.records(split, limit)
-        field = {m.name: m.source for m in model.data.modalities}
-        given = {g: [r[field.get(g, g)] for r in records] for g in self.given}
-        tokens = np.asarray(model.call(self.features, **given)[0], np.float32)
+        tokens = np.asarray(model.call(self.features, **model.values(records, self.given))[0], np.float32)
         ids = np.stack([coarser(np.asarray(r[self.map.name]), self.map.size) for r in records])
         return tokens[:, : self.map.grid[0] * self.map.grid[1]], patch_classes(ids, self.map.patch)
 
@@ -117,9 +115,9 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class CrossPrediction:
-    """One map predicted from others alone, none of its own patches given: from the example's own, and from those of another example.
+    """One map predicted from other modalities, without its own patches: those of the same example, and those of another example.
 
-    Reports the mean absolute error of both, their ratio (1: the other modality told nothing), and that of the training mean.
+    Reports the mean absolute error of both, their ratio (1: the input had no information), and that of the training mean.
     """
 
     map: DenseModality
@@ -144,16 +142,15 @@ class CrossPrediction:
         return np.asarray(self.map.standard(np.stack([np.asarray(r[self.map.name], np.float32) for r in records])))
 
     def _predict(self, model: Model, records: Sequence[Any]) -> np.ndarray:
-        return np.asarray(model.call(self.features, **{g: [r[g] for r in records] for g in self.given})[self.map.name])
+        return np.asarray(model.call(self.features, **model.values(records, self.given))[self.map.name])
 
 
 @dataclass(frozen=True)
 class EverySubset:
-    """Each target map predicted from every non-empty subset of the other maps, as `reconstruct` gives it: what is left when maps are
-    missing at test time, without any new training.
+    """Each target map predicted (infer "reconstruct") from every non-empty subset of the other maps: robustness to missing modalities.
 
-    Reports "depth from rgb+semseg L1" for maps of numbers (as standardised), "semseg from rgb mIoU" for class maps, and for each target
-    the error without any map: the training mean's, or the commonest class's mIoU ("from nothing").
+    Reports "depth from rgb+semseg L1" for maps of numbers (standardised), "semseg from rgb mIoU" for class maps, and for each target the
+    error without any input: of the training mean, or the mIoU of the most frequent class ("from nothing").
     """
 
     maps: tuple[DenseModality, ...]
@@ -167,7 +164,7 @@ class EverySubset:
         names, found = [m.name for m in self.maps], {}
         subsets = list(chain.from_iterable(combinations(names, n) for n in range(1, len(names) + 1)))
         truth = {m.name: np.asarray(m.standard(encoded(model, m.name, records))) for m in self.maps}
-        predicted = {s: model.call(self.features, **{k: [r[k] for r in records] for k in s}) for s in subsets}
+        predicted = {s: model.call(self.features, **model.values(records, s)) for s in subsets}
         for m in self.maps:
             if self.targets and m.name not in self.targets:
                 continue
@@ -190,10 +187,10 @@ class EverySubset:
 
 @dataclass(frozen=True)
 class Predicted:
-    """A head's answers on the split, from the given maps alone: `truth` is a class map, a map of numbers, or the name of a label.
+    """The predictions of a head from the given inputs alone; `truth` is a class map, a map of numbers, or the name of a label.
 
-    Reports accuracy (a label); mIoU and pixel accuracy (class ids; 255 counts for nothing); or, of numbers, L1, RMSE and delta1, the share
-    of values within a factor 1.25 of the truth (in the units of the batch, values above 0 only).
+    Reports accuracy (labels); mIoU and pixel accuracy (class maps; id 255 is ignored); or (numbers) L1, RMSE and delta1, the share of
+    values within a factor 1.25 of the truth, in the units of the batch, values above 0 only.
     """
 
     truth: DenseModality | str
@@ -203,9 +200,8 @@ class Predicted:
     name: str = ""
 
     def run(self, model: Model) -> dict[str, float]:
-        records, fields = model.records(self.split), {m.name: m.source for m in model.data.modalities}
-        given = {g: [r[fields.get(g, g)] for r in records] for g in self.given}
-        found = np.asarray(model.call(self.features, **given))
+        records = model.records(self.split)
+        found = np.asarray(model.call(self.features, **model.values(records, self.given)))
         target = self.truth if isinstance(self.truth, str) else self.truth.name
         truth = encoded(model, target, records)
         label = self.name or f"{target}|{'+'.join(self.given)}"
@@ -233,7 +229,7 @@ def _pixel_scores(predicted: np.ndarray, truth: np.ndarray, ignore: int = 255) -
 
 
 def encoded(model: Model, name: str, records: Sequence[Any]) -> np.ndarray:
-    """A modality of these records as the batch holds it. Raises ConfigError for a name that the data has not."""
+    """A modality of these records as the batch holds it. Raises ConfigError for a name that the data lacks."""
     known = {m.name: m for m in model.data.modalities}
     if name not in known:
         raise ConfigError(f"the data has no modality {name!r}; it has {', '.join(sorted(known))}")

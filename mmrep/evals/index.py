@@ -1,7 +1,7 @@
 """A corpus as shards of embeddings on disk, and nearest neighbours in it: exact, or approximate through faiss.
 
-A corpus folder holds corpus.json (what was embedded by what) and for every shard k embeddings-KKKKK.npy [n,D] float32 and
-ids-KKKKK.npy [n] int64, the record numbers. A shard counts from the moment its embeddings are there; files appear whole.
+A corpus folder holds corpus.json (which data, which model) and for every shard k embeddings-KKKKK.npy [n,D] float32 and
+ids-KKKKK.npy [n] int64, the record numbers. A shard is complete once its embeddings exist; every file is written whole.
 """
 
 import io
@@ -22,7 +22,7 @@ Embed = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
 
 class Hits(NamedTuple):
-    """ids: record numbers, best first.   scores: dot products with the query (of ivfpq: with the decompressed vectors)."""
+    """ids: record numbers, best first.   scores: dot products with the query (ivfpq: with the decompressed vectors)."""
 
     ids: Int[np.ndarray, "Q K"]
     scores: Float[np.ndarray, "Q K"]

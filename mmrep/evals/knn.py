@@ -14,9 +14,9 @@ def knn_predict(
     weighted: bool = True,
     temperature: float = 0.07,
 ) -> Shaped[np.ndarray, " M"]:
-    """The label with most votes among the k nearest training rows, each worth exp(cosine / temperature), or 1 if not `weighted`.
+    """The label with most votes among the k nearest training rows, whose votes weigh exp(cosine / temperature), or 1 if not `weighted`.
 
-    Of equal votes the smallest label wins. k beyond the training rows takes them all. Raises ConfigError for k < 1.
+    Among equal votes the smallest label wins. A k above the number of training rows takes all of them. Raises ConfigError for k < 1.
     """
     from sklearn.neighbors import KNeighborsClassifier
 

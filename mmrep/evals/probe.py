@@ -1,4 +1,4 @@
-"""Linear probes of frozen features: closed-form ridge and minibatch SGD; the setting is chosen on validation, the score is test's."""
+"""Linear probes of frozen features: closed-form ridge and minibatch SGD. Settings are chosen on validation, scores are those of test."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -60,7 +60,7 @@ def _flat(x: Any) -> np.ndarray:
 
 def _scaler(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean, std = x.mean(0), x.std(0)
-    # A constant feature gets no weight: divided by its rounding error it would be amplified noise.
+    # A constant feature gets no weight: division by its rounding error would amplify noise.
     return mean, np.where(std > 1e-7 * np.maximum(1.0, np.abs(mean)), std, np.inf)
 
 
@@ -87,8 +87,8 @@ def ridge_fit(
 ) -> Linear:
     """Ridge regression: min |y - x w - b|^2 / N + lambda |w|^2 on features standardised by the training rows, b without penalty.
 
-    Of the lambdas the one with the best score(predicted, truth) on validation is taken, the largest on ties.
-    Raises DataError for fewer than 2 rows, for targets of another number, and for features that are not finite.
+    Takes the lambda with the best score(predicted, truth) on validation, the largest among equals.
+    Raises DataError for fewer than 2 rows, another number of targets, and features that are not finite.
     """
     from sklearn.linear_model import Ridge
 
@@ -111,7 +111,7 @@ def ridge_fit(
 def _encode(train_y: Any, *others: Any) -> tuple[np.ndarray, list[np.ndarray]]:
     classes, index = np.unique(np.asarray(train_y), return_inverse=True)
     known = {c: i for i, c in enumerate(classes.tolist())}
-    # A class never seen in training can only be wrong: -1 equals no prediction.
+    # A class absent from training counts as wrong: -1 equals no prediction.
     return classes, [index, *(np.array([known.get(c, -1) for c in np.asarray(y).tolist()]) for y in others)]
 
 
@@ -149,7 +149,7 @@ def sgd_probe(
     weight_decay: float = 0.0,
     seed: int = 0,
 ) -> Probed:
-    """Softmax regression by SGD with momentum and a cosine schedule; all learning rates train side by side, validation picks one."""
+    """Softmax regression by SGD with momentum and a cosine schedule; all learning rates train together, the best on validation is taken."""
     classes, (train, val, test) = _encode(train_y, val_y, test_y)
     x = _flat(train_x)
     mean, std = _scaler(x)

@@ -1,4 +1,4 @@
-"""Exact retrieval ranks, block by block, with ties and several right answers defined."""
+"""Exact retrieval ranks in blocks of queries, for ties and several correct answers as well."""
 
 from collections.abc import Callable, Sequence
 from math import comb
@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, Float, Int
 from mmrep.errors import ConfigError, DataError
 
 Positives: TypeAlias = Int[Array | np.ndarray, " P"] | Bool[Array | np.ndarray, "P U"] | Sequence[Any]
-Score: TypeAlias = Callable[[Any, Any], Any]
 
 
 def unit(x: Float[Array | np.ndarray, "... D"]) -> Float[np.ndarray, "... D"]:
@@ -23,16 +22,8 @@ def unit(x: Float[Array | np.ndarray, "... D"]) -> Float[np.ndarray, "... D"]:
 def dot(
     queries: Float[Array | np.ndarray, "Q D"], targets: Float[Array | np.ndarray, "T D"]
 ) -> Float[np.ndarray, "Q T"]:
-    """Dot products in float64, rounded to float32: equal rows then score equal, whatever the block, and ties are seen as ties."""
+    """Dot products in float64, rounded to float32: equal rows have equal scores in every block, so that ties stay ties."""
     return (np.asarray(queries, np.float64) @ np.asarray(targets, np.float64).T).astype(np.float32)
-
-
-def positives_by_key(query_keys: Sequence[Any], target_keys: Sequence[Any]) -> list[np.ndarray]:
-    """For each query the indices of the targets that carry the same key: all of them are right."""
-    found: dict[Any, list[int]] = {}
-    for j, key in enumerate(target_keys):
-        found.setdefault(key, []).append(j)
-    return [np.array(found.get(key, []), np.int64) for key in query_keys]
 
 
 def _positive_rows(positives: Positives, start: int, rows: int, targets: int) -> np.ndarray:
@@ -50,17 +41,17 @@ def _positive_rows(positives: Positives, start: int, rows: int, targets: int) ->
         hits[np.repeat(np.arange(rows), [len(p) for p in lists]), index] = True
     empty = np.flatnonzero(~hits.any(1))
     if len(empty):
-        raise DataError(f"query {start + empty[0]} has no right answer among the targets; leave it out")
+        raise DataError(f"query {start + empty[0]} has no correct answer among the targets: remove it")
     return hits
 
 
 def ranks_of_scores(
     scores: Float[Array | np.ndarray, "Q T"], positives: Positives, start: int = 0
 ) -> Float[np.ndarray, " Q"]:
-    """Rank (from 1) of each row's best-scoring positive; `start` is the place of row 0 within `positives`.
+    """Rank (from 1) of each row's best-scoring positive; `start` is the index of row 0 within `positives`.
 
-    Other positives never count against it. Among equal scores the rank is the mean of the best and the worst place: a model that
-    gives all T candidates one score gets (T + 1) / 2, no luck. A NaN score ranks below everything, level with -inf.
+    Other positives never count against it. Among equal scores the rank is the mean of the best and the worst one: a model that
+    gives all T candidates one score gets (T + 1) / 2. A NaN score counts as -inf.
     Raises DataError for a row without positive or an index out of range.
     """
     scores = np.asarray(scores)
@@ -73,24 +64,21 @@ def ranks_of_scores(
 
 
 def ranks(
-    queries: Any, targets: Any, positives: Positives, block: int = 1024, score: Score = dot
-) -> Float[np.ndarray, " Q"]:  # fmt: skip
-    """`ranks_of_scores` of score(queries, targets), `block` queries at a time.
+    queries: Float[Array | np.ndarray, "Q D"],
+    targets: Float[Array | np.ndarray, "T D"],
+    positives: Positives,
+    block: int = 1024,
+) -> Float[np.ndarray, " Q"]:
+    """`ranks_of_scores` of the dot products, `block` queries at a time.
 
-    queries, targets: [Q, D] and [T, D], or any tree of arrays (tokens and their mask) that `score` understands.
-    positives: the index of the right target per query, several indices per query, or bool [Q, T].
-    score:     (a block of queries, all targets) -> [b, T].
+    positives: the index of the correct target per query, several indices per query, or bool [Q, T].
     """
-    count = len(jax.tree.leaves(queries)[0])
-    if len(positives) != count:
-        raise ConfigError(f"there are {count} queries but {len(positives)} entries of positives")
-    if count == 0:
+    if len(positives) != len(queries):
+        raise ConfigError(f"there are {len(queries)} queries but {len(positives)} entries of positives")
+    if not len(queries):
         raise DataError("retrieval needs at least one query")
-    parts = []
-    for start in range(0, count, block):
-        part = jax.tree.map(lambda x, s=start: x[s : s + block], queries)
-        parts.append(ranks_of_scores(np.asarray(score(part, targets)), positives, start))
-    return np.concatenate(parts)
+    starts = range(0, len(queries), block)
+    return np.concatenate([ranks_of_scores(dot(queries[i : i + block], targets), positives, i) for i in starts])
 
 
 def recall_at(found: Float[np.ndarray, " Q"], ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
@@ -110,7 +98,7 @@ def retrieval_metrics(
     ks: Sequence[int] = (1, 5, 10),
     n_positives: int | Int[np.ndarray, " Q"] = 1,
 ) -> dict[str, float]:
-    """{"R@k", "median_rank", "candidates", "chance_R@k"} of ranks; `n_positives` right answers a query make the chance larger."""
+    """{"R@k", "median_rank", "candidates", "chance_R@k"} of ranks; `n_positives`: correct answers per query, which raise the chance level."""
     counts, times = np.unique(np.asarray(n_positives), return_counts=True)
     chance = {
         f"chance_R@{k}": float(np.average([chance_recall(n_candidates, k, int(p)) for p in counts], weights=times))
@@ -120,24 +108,16 @@ def retrieval_metrics(
 
 
 def rerank(
-    scores: Float[Array | np.ndarray, "Q T"],
-    rescore: Callable[[np.ndarray, np.ndarray], Any],
-    k: int,
-    block: int = 256,
+    scores: Float[Array | np.ndarray, "Q T"], rescore: Callable[[np.ndarray, np.ndarray], Any], k: int
 ) -> Float[np.ndarray, "Q T"]:
-    """Scores in which the k best candidates of each query carry a second opinion, and the others -inf (ALBEF, section 4).
+    """Scores whose k highest of each query are replaced by `rescore`, and the others by -inf (ALBEF, section 4).
 
-    rescore: (query indices [n], target indices [n]) -> [n], called with `block` pairs at a time; the last block is filled up by repetition.
+    rescore: (query indices [n], target indices [n]) -> scores [n].
     """
     scores = np.asarray(scores)
     k = min(k, scores.shape[1])
-    top = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    rows, columns = np.repeat(np.arange(len(scores)), k), top.reshape(-1)
-    values = np.empty(len(rows), np.float32)
-    for start in range(0, len(rows), block):
-        at = np.minimum(np.arange(start, start + block), len(rows) - 1)
-        real = min(block, len(rows) - start)
-        values[start : start + real] = np.asarray(rescore(rows[at], columns[at]))[:real]
+    columns = np.argsort(-scores, axis=1, kind="stable")[:, :k].reshape(-1)
+    rows = np.repeat(np.arange(len(scores)), k)
     result = np.full(scores.shape, -np.inf, np.float32)
-    result[rows, columns] = values
+    result[rows, columns] = np.asarray(rescore(rows, columns))
     return result

@@ -1,4 +1,4 @@
-"""Evaluators as config: each is a frozen dataclass whose run(model) -> {metric: value} composes the functions of this package."""
+"""Evaluators as config: frozen dataclasses whose run(model) -> {metric: value} composes the functions of this package."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -70,10 +70,10 @@ class Retrieval:
             keys = np.asarray([str(v) for v in model.column(self.group, self.split)])
             positives = keys[:, None] == keys[None, :]
         if self.score:
-            scores = self._scores(model)
+            scores = self.scores(model)
             positives = np.arange(len(scores)) if positives is None else positives
             ranks, count = retrieval.ranks_of_scores(scores, positives), scores.shape[1]
-        else:
+        else:  # block by block: the whole matrix need not fit into memory
             queries, targets = self.embeddings(model)
             positives = np.arange(len(queries)) if positives is None else positives
             ranks, count = retrieval.ranks(queries, targets, positives), len(targets)
@@ -81,8 +81,10 @@ class Retrieval:
         found = retrieval.retrieval_metrics(ranks, count, self.ks, correct)
         return {k: float(v) for k, v in found.items()}
 
-    def _scores(self, model: Model) -> Float[np.ndarray, "Q T"]:
-        """The pair scores of queries and targets, -inf where a candidate is not among the `rerank` best."""
+    def scores(self, model: Model) -> Float[np.ndarray, "Q T"]:
+        """Dot products, or the pair scores of queries and targets: -inf where a candidate is not among the `rerank` best."""
+        if not self.score:
+            return retrieval.dot(*self.embeddings(model))
         forward = self.query == "image"
         image, text = (self.query_fields, self.target_fields) if forward else (self.target_fields, self.query_fields)
         by_dot = retrieval.dot(*self.embeddings(model)) if self.rerank else None
@@ -142,7 +144,7 @@ class ZeroShot:
 
 @dataclass(frozen=True)
 class Probe:
-    """Ridge probe of an infer output that returns {layer: [N, D]} or one [N, D] array; lambda is chosen on the val split."""
+    """Ridge probe of the infer function `features`, {layer: [N, D]} or [N, D], for the record field `label`; lambda is chosen on val."""
 
     features: str
     label: str
@@ -151,18 +153,15 @@ class Probe:
     def run(self, model: Model) -> dict[str, float]:
         sets = {s: model.embed_split(self.features, s) for s in ("train", "val", "test")}
         labels = {s: np.asarray(model.column(self.label, s)) for s in sets}
-        layers = sets["train"] if isinstance(sets["train"], Mapping) else {"": sets["train"]}
-        scores = {}
-        for layer in layers:
-            x = {s: np.asarray(v[layer] if layer else v) for s, v in sets.items()}
-            fit = probe.ridge_probe(x["train"], labels["train"], x["val"], labels["val"], x["test"], labels["test"])
-            scores[f"{self.name} {layer} accuracy".replace("  ", " ")] = float(fit.accuracy)
-        return scores
+        several = isinstance(sets["train"], Mapping)
+        layers = {s: x if several else {"": x} for s, x in sets.items()}
+        fits = probe.probe_layers(layers, labels)
+        return {f"{self.name} {layer} accuracy".replace("  ", " "): float(fit.accuracy) for layer, fit in fits.items()}
 
 
 @dataclass(frozen=True)
 class Knn:
-    """Weighted k-nearest-neighbour accuracy on test, with the training split as memory."""
+    """Weighted k-nearest-neighbour accuracy on test; the neighbours are those of the training split."""
 
     features: str
     label: str

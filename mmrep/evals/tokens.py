@@ -1,4 +1,4 @@
-"""What a tokeniser keeps, and how it uses its vocabulary."""
+"""Tokenizers: reconstruction quality and use of the vocabulary."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +11,9 @@ from mmrep.model import Model
 
 
 def code_use(ids: Int[np.ndarray, "N *place"], codes: int, heads: int = 1) -> dict[str, float]:
-    """ "codes used", the share of the vocabulary that occurs, and "perplexity", exp(entropy) of how often, as a share of the vocabulary too.
+    """ "codes used": the share of the vocabulary that occurs; "perplexity": exp(entropy) of the ids; "perplexity share": over the vocabulary.
 
-    heads: above 1 the last axis of `ids` has one vocabulary each; their means are given.
+    heads: above 1 each entry of the last axis of `ids` has its own vocabulary, and the means over them are returned.
     """
     columns = ids.reshape(-1, heads).T
     counts = np.stack([np.bincount(column, minlength=codes) for column in columns])
@@ -28,7 +28,7 @@ def code_use(ids: Int[np.ndarray, "N *place"], codes: int, heads: int = 1) -> di
 
 
 def errors(found: Float[np.ndarray, "N *value"], truth: Float[np.ndarray, "N *value"]) -> dict[str, float]:
-    """ "MSE"; "PSNR" in dB of numbers in [0, 1]; "unexplained", MSE over that of the mean example; "cosine error", the mean 1 - cosine."""
+    """ "MSE"; "PSNR" in dB for numbers in [0, 1]; "unexplained": MSE over the MSE of the mean example; "cosine error": the mean of 1 - cosine."""
     y, x = (a.reshape(len(a), -1).astype(np.float64) for a in (found, truth))
     mse = ((y - x) ** 2).mean()
     lengths = np.linalg.norm(y, axis=1) * np.linalg.norm(x, axis=1)
@@ -41,7 +41,7 @@ def errors(found: Float[np.ndarray, "N *value"], truth: Float[np.ndarray, "N *va
 
 
 def detail(found: Float[np.ndarray, "N H W C"], truth: Float[np.ndarray, "N H W C"]) -> float:
-    """The energy of differences between neighbouring pixels, of what was found over that of the truth: below 1 it is blurred."""
+    """The energy of differences between neighbouring pixels, over that of the truth: below 1 for blurred pictures."""
 
     def energy(x: np.ndarray) -> float:
         return sum(float((np.diff(x.astype(np.float64), axis=a) ** 2).mean()) for a in (1, 2))
@@ -51,10 +51,10 @@ def detail(found: Float[np.ndarray, "N H W C"], truth: Float[np.ndarray, "N H W 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A tokeniser on held-out examples: what comes back through its ids, and which ids there are; of maps also how much `detail`.
+    """A tokenizer on held-out examples: `code_use` of its ids, and `errors` of the reconstruction; of images also `detail`.
 
-    modality: a batch entry of numbers or class ids.   codes: its vocabulary; with heads above 1, that of each of the last axis's ids.
-    classes:  above 0 for a class map: mIoU and pixel accuracy then stand in place of the errors.
+    modality: a batch entry of numbers or class ids.   codes, heads: see `code_use`.
+    classes:  above 0 for a class map, which has mIoU and pixel accuracy in place of the errors.
     """
 
     modality: str
@@ -83,6 +83,6 @@ class Reconstruction:
 
 
 def held_out(model: Model, modality: str, split: str) -> Any:
-    """A modality of every example of the split, as batches have it."""
+    """A modality of every usable record of the split, as batches hold it."""
     opened = model.split(split)
-    return np.stack([opened.entry(i)[modality] for i in range(len(opened))])
+    return np.stack([opened.entry(int(i))[modality] for i in opened.usable()])

@@ -15,9 +15,9 @@ def class_embeddings(prompts: Float[Array | np.ndarray, "C T D"]) -> Float[np.nd
 
 
 def average_over_templates(scores: Float[Array | np.ndarray, "Q N"], templates: int) -> Float[np.ndarray, "Q C"]:
-    """Class scores as the mean over templates of the prompts' scores, where embeddings cannot be averaged (Yao et al. 2022, FILIP).
+    """Class scores as the mean over templates of the prompts' scores, for pair scores, which have no mean embedding (Yao et al. 2022, FILIP).
 
-    The N = C * templates prompts come class by class, as `class_embeddings` has them flattened.
+    The N = C * templates prompts are ordered by class, as in `class_embeddings`.
     """
     scores = np.asarray(scores)
     if templates < 1 or scores.shape[1] % templates:
@@ -28,9 +28,9 @@ def average_over_templates(scores: Float[Array | np.ndarray, "Q N"], templates: 
 def classification_metrics(
     scores: Float[Array | np.ndarray, "Q C"], labels: Int[Array | np.ndarray, " Q"], ks: Sequence[int] = (5,)
 ) -> dict[str, float]:
-    """{"accuracy", "class_mean_accuracy", "top-k" for k < C} of class scores; ties are worth their mean place, as in retrieval.
+    """{"accuracy", "class_mean_accuracy", "top-k" for k < C} of class scores; ties count by their mean rank, as in retrieval.
 
-    class_mean_accuracy: the mean over the classes that occur. Raises DataError for a label outside 0..C-1.
+    class_mean_accuracy: the mean over the classes that `labels` has. Raises DataError for a label outside 0..C-1.
     """
     scores, labels = np.asarray(scores), np.asarray(labels)
     classes = scores.shape[1]

@@ -56,7 +56,7 @@ def _headline(e: Retrieval, metrics: Mapping[str, float]) -> str:
 def media(model: Model, name: str, fields: Fields, split: str, i: int, caption: str = "") -> Any:
     """Record i's modality `name` as a Picture, Words or Sound; `caption` is printed below pictures and sounds."""
     m = next(m for m in model.data.modalities if m.name == name)
-    value = model.split(split).record(i)[dict(fields).get(name, m.source)]
+    value = model.record(i, split)[dict(fields).get(name, m.source)]
     if m.kind == "image":
         pixels = np.asarray(value)
         return Picture(pixels if pixels.dtype == np.uint8 else (np.clip(pixels, 0, 1) * 255).astype(np.uint8), caption)
@@ -68,13 +68,12 @@ def media(model: Model, name: str, fields: Fields, split: str, i: int, caption: 
 
 def gallery(model: Model, e: Retrieval) -> Panel:
     """Evenly spaced queries of the split, and what each retrieves."""
-    queries, targets = e.embeddings(model)
-    scores = retrieval.dot(queries, targets)
-    keys = [str(v) for v in model.column(e.group, e.split)] if e.group else list(range(len(queries)))
+    scores = e.scores(model)
+    keys = [str(v) for v in model.column(e.group, e.split)] if e.group else list(range(len(scores)))
     items = []
-    for i in _spaced(len(queries), SHOWN):
+    for i in _spaced(len(scores), SHOWN):
         right = [j for j, k in enumerate(keys) if k == keys[i]]
-        pool: list[Any] = [""] * len(targets)
+        pool: list[Any] = [""] * scores.shape[1]
         for j in {*np.argsort(-scores[i], kind="stable")[:5], *right}:  # only these are shown, and have to be decoded
             pool[j] = media(model, e.target, e.target_fields, e.split, int(j), _text(model, e.split, int(j)))
         query = media(model, e.query, e.query_fields, e.split, int(i), _text(model, e.split, int(i)))
@@ -132,14 +131,14 @@ def _label(model: Model, e: Retrieval, i: int) -> str:
     modalities = {m.name: m for m in model.data.modalities}
     for name, fields in ((e.query, e.query_fields), (e.target, e.target_fields)):
         if name in modalities and modalities[name].kind == "text":
-            return str(model.split(e.split).record(i)[dict(fields).get(name, modalities[name].source)])[:40]
+            return str(model.record(i, e.split)[dict(fields).get(name, modalities[name].source)])[:40]
     return _text(model, e.split, i)[:40] or f"{e.split} {i}"
 
 
 def _text(model: Model, split: str, i: int) -> str:
     """The first text of record i; empty where the data has none."""
     source = next((m.source for m in model.data.modalities if m.kind == "text"), None)
-    return "" if source is None else str(model.split(split).record(i)[source])[:60]
+    return "" if source is None else str(model.record(i, split)[source])[:60]
 
 
 def _is_matrix(model: Model, e: Retrieval) -> bool:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from mmrep import modality, paths
-from mmrep.config import Experiment, Phase, Pretrained, fingerprint, flatten, to_json, unflatten
+from mmrep.config import Experiment, Phase, Pretrained, fingerprint, flatten, to_json
 from mmrep.data import pipeline
 from mmrep.errors import ConfigError, DataError
 from mmrep.interop import foreign, safetensors
@@ -321,7 +321,12 @@ def transplant(params: Params, donor: Params, parts: tuple[tuple[str, str], ...]
                     f"pretrained {path} has shape {list(value.shape)}, here it is {found}: give both experiments the same sizes"
                 )
             flat[path] = jnp.asarray(value)
-    return unflatten(flat)
+    return _like(params, flat)
+
+
+def _like(tree: Params, flat: Mapping[str, Any], prefix: str = "") -> Params:
+    """The leaves of `flat` in the structure of `tree`, which may have dicts without leaves."""
+    return {k: _like(v, flat, f"{prefix}{k}/") if isinstance(v, Mapping) else flat[prefix + k] for k, v in tree.items()}
 
 
 def donated(part: Pretrained, progress: bool = True) -> Params:
