@@ -388,6 +388,10 @@ class Model:
         opened = self.split(split)
         return opened.record(int(opened.usable()[i]))
 
+    def bad_records(self, split: str = "test") -> int:
+        """Bad records of a split that was used, which are left out of its embeddings, labels and candidates."""
+        return len(self._splits[split].bad) if split in self._splits else 0
+
     def records(self, split: str = "test", limit: int = 0) -> list[Any]:
         """The raw usable records of a split (the first `limit`; 0: all), without training augmentation."""
         opened = self.split(split)

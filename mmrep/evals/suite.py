@@ -1,6 +1,6 @@
 """Evaluators as config: frozen dataclasses whose run(model) -> {metric: value} composes the functions of this package."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mmrep.errors import ConfigError
-from mmrep.evals import knn, probe, retrieval, zero_shot
+from mmrep.evals import checks, knn, probe, retrieval, zero_shot
 from mmrep.model import Fields, Model
 
 
@@ -22,6 +22,8 @@ class Retrieval:
     score:   an infer function of pairs that ranks instead ("score"); query and target are then "image" and "text".
     rerank:  with `score`, only the k best of each query by dot product are scored, the others stay behind them (ALBEF, section 4); 0: all.
     two_way: the other direction, too, and the mean over both of each metric.
+    captions: a record field with several texts, which all count (the protocol of Flickr30k and COCO): an image is found by any of its
+             captions, each caption has its image as target. Empty: the first caption of each record.
     """
 
     query: str
@@ -35,10 +37,13 @@ class Retrieval:
     score: str = ""
     rerank: int = 0
     two_way: bool = False
+    captions: str = ""
 
     def __post_init__(self) -> None:
         if self.score and {self.query, self.target} != {"image", "text"}:
             raise ConfigError(f"Retrieval.score ranks image and text, not {self.query!r} and {self.target!r}")
+        if self.captions and (self.group or self.rerank):
+            raise ConfigError("Retrieval.captions names the correct pairs itself: leave out group and rerank")
         if self.rerank and not self.score:
             raise ConfigError(f"Retrieval.rerank is {self.rerank}: name the pair score in Retrieval.score")
 
@@ -60,11 +65,23 @@ class Retrieval:
         found = {f"{self.name} {way} {k}".strip(): v for way, values in both.items() for k, v in values.items()}
         return found | {f"{self.name} {k}".strip(): (v + back[k]) / 2 for k, v in forth.items()}
 
+    def check(self, names: Sequence[str], split: checks.Open) -> None:
+        """Raises ConfigError for settings that do not fit the system's infer functions or the split's records."""
+        checks.ks(self.ks)
+        if self.score:
+            checks.functions(names, **{"Retrieval.score": self.score})
+        else:
+            checks.functions(names, **{"Retrieval.query": self.query, "Retrieval.target": self.target})
+        fields = [f for _, f in (*self.query_fields, *self.target_fields)]
+        checks.fields(split(self.split), [self.group, self.captions, *fields])
+
     def _other_way(self) -> "Retrieval":
         swapped = {"query_fields": self.target_fields, "target_fields": self.query_fields}
         return replace(self, query=self.target, target=self.query, **swapped)
 
     def _metrics(self, model: Model) -> dict[str, float]:
+        if self.captions:
+            return self._of_all_captions(model)
         positives: Any = None
         if self.group:
             keys = np.asarray([str(v) for v in model.column(self.group, self.split)])
@@ -79,6 +96,29 @@ class Retrieval:
             ranks, count = retrieval.ranks(queries, targets, positives), len(targets)
         correct = positives.sum(1) if self.group else 1
         found = retrieval.retrieval_metrics(ranks, count, self.ks, correct)
+        return {k: float(v) for k, v in found.items()}
+
+    def _of_all_captions(self, model: Model) -> dict[str, float]:
+        """The metrics where each record has several captions: any of its own is correct for it, it alone for each of them."""
+        texts, owner = model.split(self.split).captions(self.captions)
+        kinds = [model.modality(name).kind for name in (self.query, self.target)]
+        if kinds.count("text") != 1:
+            raise ConfigError(
+                f"Retrieval.captions needs a text and another modality, not {self.query!r} and {self.target!r}"
+            )
+        forward = kinds[1] == "text"
+        text, other = (self.target, self.query) if forward else (self.query, self.target)
+        if self.score:
+            images = model.embed_split("image_tokens", self.split, self.query_fields if forward else self.target_fields)
+            scores = model.score_matrix(images, model.call("text_tokens", text=texts), name=self.score)
+        else:
+            rows = model.embed_split(other, self.split, self.query_fields if forward else self.target_fields)
+            scores = retrieval.dot(rows, model.call(text, **{text: texts}))
+        counts = np.bincount(owner, minlength=len(scores))
+        own: Any = np.split(np.arange(len(owner)), np.cumsum(counts)[:-1]) if forward else owner
+        scores = scores if forward else scores.T
+        ranks = retrieval.ranks_of_scores(scores, own)
+        found = retrieval.retrieval_metrics(ranks, scores.shape[1], self.ks, counts if forward else 1)
         return {k: float(v) for k, v in found.items()}
 
     def scores(self, model: Model) -> Float[np.ndarray, "Q T"]:
@@ -128,6 +168,15 @@ class ZeroShot:
             chance = 1 / len(self.classes)
         return {f"{self.name} {k}": float(v) for k, v in (found | {"chance": chance}).items()}
 
+    def check(self, names: Sequence[str], split: checks.Open) -> None:
+        """Raises ConfigError for settings that do not fit the system's infer functions, the split's records or its class names."""
+        checks.templates(self.templates)
+        opened = split(self.split)
+        checks.fields(opened, [self.label, *[f for _, f in self.query_fields]])
+        checks.class_order(self.classes, opened.class_names(self.label), self.label)
+        if not self.score:
+            checks.functions(names, **{"ZeroShot.query": self.query, "ZeroShot.text": self.text})
+
     def _scores(self, model: Model) -> Float[np.ndarray, "N C"]:
         prompts = [t.format(c) for c in self.classes for t in self.templates]
         if self.score:
@@ -158,6 +207,10 @@ class Probe:
         fits = probe.probe_layers(layers, labels)
         return {f"{self.name} {layer} accuracy".replace("  ", " "): float(fit.accuracy) for layer, fit in fits.items()}
 
+    def check(self, names: Sequence[str], split: checks.Open) -> None:
+        """Raises ConfigError for a feature that the system lacks or a label that the records lack."""
+        _check_labelled("Probe", self.features, self.label, names, map(split, ("train", "val", "test")))
+
 
 @dataclass(frozen=True)
 class Knn:
@@ -174,6 +227,18 @@ class Knn:
         found = knn.knn_predict(train, known, test, k=self.k)
         return {f"{self.name} accuracy": float(np.mean(found == truth))}
 
+    def check(self, names: Sequence[str], split: checks.Open) -> None:
+        """Raises ConfigError for a feature that the system lacks, a label that the records lack, or k below 1."""
+        if self.k < 1:
+            raise ConfigError(f"Knn.k is {self.k}: it must be at least 1")
+        _check_labelled("Knn", self.features, self.label, names, map(split, ("train", "test")))
+
+
+def _check_labelled(kind: str, features: str, label: str, names: Sequence[str], opened: Iterable[Any]) -> None:
+    checks.functions(names, **{f"{kind}.features": features})
+    for split in opened:
+        checks.fields(split, [label])
+
 
 def evaluate(model: Model) -> dict[str, float]:
     """All evaluators of the model's experiment: {metric: value}."""
@@ -181,8 +246,10 @@ def evaluate(model: Model) -> dict[str, float]:
 
 
 def run_all(evals: tuple[Any, ...], model: Model) -> dict[str, float]:
-    """Each evaluator's metrics, in order."""
-    return {name: value for e in evals for name, value in e.run(model).items()}
+    """Each evaluator's metrics, in order; and where bad records were left out of a split, how many."""
+    found = {name: value for e in evals for name, value in e.run(model).items()}
+    left_out = {s: model.bad_records(s) for s in dict.fromkeys(e.split for e in evals if hasattr(e, "split"))}
+    return found | {f"bad records in {s}": float(n) for s, n in left_out.items() if n}
 
 
 def on_split(evals: tuple[Any, ...], split: str) -> tuple[Any, ...]:

@@ -94,9 +94,8 @@ def train(
         with distributed.leader_first():
             tokenizer = open_workdir(experiment, workdir, meta, sentencepiece)
             tokenize = pipeline.load_tokenizer(experiment.data, tokenizer)
-            if evaluate is not None:  # an absent split is an error before training, not after it
-                for name in dict.fromkeys(e.split for e in experiment.evals if hasattr(e, "split")):
-                    pipeline.open_split(experiment.data, tokenize, name)
+            if evaluate is not None:
+                _check_evaluators(experiment, tokenize)
         key = sharding.key(config.seed, mesh)
         place = partial(sharding.put_batch, sharding=sharding.batch_sharding(mesh))
         whole = {"results": sharding.replicated(mesh)} if jax.process_count() > 1 else {}
@@ -180,6 +179,17 @@ def train(
                 paths.replace(workdir / "evaluation.json", json.dumps(final, indent=1, ensure_ascii=False))
         params, extras = distributed.to_host((params, extras))
         return model(params=params, extras=extras, metrics=final, rows=log.rows, compilations=compiled)
+
+
+def _check_evaluators(experiment: Experiment, tokenize: Any) -> None:
+    """Before training, not after it: evaluators whose split is absent, or whose own `check` refuses their settings."""
+    names = tuple((experiment.phases[-1].system or experiment.system).build().infer)
+    opened = lru_cache(None)(partial(pipeline.open_split, experiment.data, tokenize))
+    for evaluator in experiment.evals:
+        if hasattr(evaluator, "split"):
+            opened(evaluator.split)
+        if hasattr(evaluator, "check"):
+            evaluator.check(names, opened)
 
 
 def _steps(

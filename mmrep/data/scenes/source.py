@@ -160,6 +160,11 @@ class SceneRecords(Sequence[Record]):
         block = self._block(i // BLOCK)
         return {name: column[i % BLOCK] for name, column in block.items()}
 
+    def class_names(self, field: str) -> tuple[str, ...]:
+        """The vocabulary of an attribute of the first object, in the order of its ids."""
+        world = self.data.world
+        return {"shape": world.shapes, "colour": world.colours, "size": world.sizes}.get(field, ())
+
     def _block(self, b: int) -> Columns:
         if b not in self._blocks:
             with self._lock:
