@@ -64,7 +64,7 @@ def lines(value: Any, broken: Mapping[str, Any], indent: str = " ") -> str:
 
 
 def summary(expectations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The expectations of `mmrep.evals.verdict.judge` with mean, standard deviation and number of seeds in place of the differences."""
+    """The expectations of `experiments._verdict.judge` with mean, standard deviation and number of seeds in place of the differences."""
     kept = ("statement", "better", "worse", "headline", "margin", "slack")
     found = []
     for row in expectations:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments import _cli, _results
+from experiments import _cli, _results, _verdict
 from mmrep import catalogue
 from mmrep.errors import ConfigError, near
 
@@ -128,15 +128,13 @@ def seeded(experiment: Any, seed: int) -> Any:
 
 def table(proof: Any, results: Numbers) -> None:
     """Prints the proof's metric for each arm (mean and seeds), then each expectation with its verdict."""
-    from mmrep.evals import verdict
-
     print(f"\n{proof.claim}\n\n{proof.metric}")
     for name, by_seed in results.items():
         values = [m[proof.metric] for m in by_seed.values() if proof.metric in m]
         if values:
             print(f"  {name:24} {sum(values) / len(values):.4f}   [{', '.join(f'{v:.4f}' for v in values)}]")
     try:
-        overall, rows = verdict.judge(proof, results)
+        overall, rows = _verdict.judge(proof, results)
     except ConfigError as error:
         print(f"  no verdict: {error}")
         return
@@ -147,15 +145,13 @@ def table(proof: Any, results: Numbers) -> None:
 
 def write(slug: str, proof: Any, results: Numbers, made: Mapping[str, Any], out: Path) -> Path:
     """results/SLUG.json and results/full/SLUG.json. `made`: fingerprints of the arms, seconds, versions, commit."""
-    from mmrep.evals import verdict
-
-    overall, rows = verdict.judge(proof, results)
+    overall, rows = _verdict.judge(proof, results)
     short = {
         "slug": slug, "claim": proof.claim, "reproduced": overall, "data": proof.data, "metric": proof.metric,
         "expectations": _results.summary(rows), **made,
     }  # fmt: skip
     metrics = {a: {str(s): {k: round(v, 6) for k, v in m.items()} for s, m in by.items()} for a, by in results.items()}
-    full = {"slug": slug, "rule": verdict.RULE, "notes": proof.notes, "metrics": metrics}
+    full = {"slug": slug, "rule": _verdict.RULE, "notes": proof.notes, "metrics": metrics}
     return _results.write_proof(short, full, out)
 
 

@@ -20,14 +20,18 @@ def _keep(params: Params, extras: Extras) -> Extras:
 
 
 class System(NamedTuple):
-    """What the loop, the checkpoints, the evaluators and the generic tests know of a system.
+    """The interface of every system: training, checkpoints, evaluators and the generic tests use nothing else.
 
     init:   (rng, batch) -> (params, extras). `batch` gives shapes only; every leaf returned is strongly typed.
     loss:   (params, extras, batch, rng) -> (loss, (extras, metrics)). Keeps structure, shapes and dtypes of `extras`.
-    infer:  {name: (params, extras, batch) -> arrays}: what evaluators, notebooks and users call ("image", "text", ...).
-            Each reads only the batch entries it needs, and no output row depends on another row.
+    infer:  {name: (params, extras, batch) -> arrays}. Each function uses only the batch entries it needs, and no output row depends on
+            another row. Names with a fixed meaning, by which `Model` and the evaluators work for every system:
+            "<modality>" [B, D], one embedding a row; "fused" [B, D], one of several modalities together;
+            "<modality>_tokens" (tokens [B, N, D], valid [B, N] bool); "<modality>_layers" {layer: [B, D]};
+            "score" [B], of systems whose pair score is no dot product, of the batch {"image_tokens", "image_valid", "text_tokens",
+            "text_valid"} as the "_tokens" functions return them, row by row.
     update: (params, extras) -> extras, after the optimiser step: EMA teacher, centres, codebooks.
-    tokens: (params, extras) -> mmrep.generation.TokenInfer, of a system that generates; None of others.
+    tokens: (params, extras) -> the decoder of a system that generates, with `generate(batch, targets, ...) -> {target: array}`.
     """
 
     init: Callable[[PRNGKeyArray, Batch], tuple[Params, Extras]]

@@ -47,7 +47,6 @@ TODO: dict[str, set[str]] = {
         "tokenizers/vqvae has more than 500 lines",
     },
     "users": {
-        "mmrep.evals.verdict has 1 user(s): move it, and its test, to experiments.prove",
         "mmrep.generation.decode has 1 user(s): move it, and its test, to fourm",
         "mmrep.generation.sampling has 1 user(s): move it, and its test, to fourm",
     },

@@ -1,9 +1,8 @@
 """From the numbers of a proof to its verdict, by one stated rule."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmrep.config import Expect, Proof
 from mmrep.errors import ConfigError, near
 
 RULE = (
@@ -12,11 +11,14 @@ RULE = (
     "mean difference is not above 0. Otherwise it is unclear. The proof's verdict is the worst of its headline expectations."
 )
 
+if TYPE_CHECKING:
+    from mmrep.config import Expect, Proof
+
 Results = Mapping[str, Mapping[int, Mapping[str, float]]]
 _ORDER = ("yes", "unclear", "no")
 
 
-def judge(proof: Proof, results: Results) -> tuple[str, list[dict[str, Any]]]:
+def judge(proof: "Proof", results: Results) -> tuple[str, list[dict[str, Any]]]:
     """(verdict, one row an expectation: statement, better, worse, margin, difference by seed, mean, verdict).
 
     results: {arm: {seed: {metric: value}}}. Raises ConfigError for an expectation that names an absent arm or metric.
@@ -28,7 +30,7 @@ def judge(proof: Proof, results: Results) -> tuple[str, list[dict[str, Any]]]:
     return max(headline, key=_ORDER.index), rows
 
 
-def _row(expect: Expect, proof: Proof, results: Results) -> dict[str, Any]:
+def _row(expect: "Expect", proof: "Proof", results: Results) -> dict[str, Any]:
     better, worse = (_side(s, proof.metric, results) for s in (expect.better, expect.worse))
     seeds = [s for s in (better or worse or {}) if (not better or s in better) and (not worse or s in worse)]
     sides = [

@@ -1,8 +1,8 @@
 import pytest
 
+from experiments._verdict import judge, verdict
 from mmrep.config import Arm, Expect, Proof
 from mmrep.errors import ConfigError
-from mmrep.evals.verdict import judge, verdict
 
 RESULTS = {
     "method": {0: {"R@1": 0.5, "loss": 1.0}, 1: {"R@1": 0.6, "loss": 1.0}},
