@@ -130,35 +130,21 @@ class Model:
 
         Values are a list, or one value: pictures (PIL, uint8 [H, W, C], floats in [0, 1], or a file's path), texts, waveforms (or a path).
 
-        >>> import mmrep
         >>> model.embed(text="a red circle").shape
         (1, 32)
         """
-        if not values:
-            raise ConfigError("embed needs values, e.g. model.embed(image=[...])")
-        for given in values:
-            self.modality(given)
-        name = next(iter(values)) if len(values) == 1 else "fused"
-        name = "fused" if name not in self.names and "fused" in self.names else name
-        if name not in self.names:
-            raise ConfigError(
-                f"{self.name} has no embedding of {' and '.join(values)} (infer[{name!r}]); it has {', '.join(self.names)}"
-            )
+        name = self._of("embed", "", values)
         found = self.call(name, **values)
         if not isinstance(found, np.ndarray) or found.ndim != 2:
             raise ConfigError(f"infer {name!r} of {self.name} is not one vector a row: use model.call({name!r}, ...)")
         return found
 
     def encode_tokens(self, **values: Any) -> TokenSet:
-        """(tokens [N, T, D], valid [N, T]) of one modality: `infer["<modality>_tokens"]`.
+        """(tokens [N, T, D], valid [N, T]): `infer["<modality>_tokens"]`, or `infer["fused_tokens"]` of several modalities together.
 
         Raises ConfigError for a system without it.
         """
-        if len(values) != 1:
-            raise ConfigError("encode_tokens takes one modality, e.g. model.encode_tokens(image=[...])")
-        (given,) = values
-        self.modality(given)
-        tokens, valid = self.call(self._function(f"{given}_tokens", "tokens"), **values)
+        tokens, valid = self.call(self._of("encode_tokens", "_tokens", values), **values)
         return tokens, valid
 
     def features(self, layers: str | Sequence[str] = "all", **values: Any) -> dict[str, Float[np.ndarray, "N D"]]:
@@ -166,16 +152,10 @@ class Model:
 
         layers: "all", one name, or several.   Raises ConfigError for a system without layers, or an unknown one.
 
-        >>> import mmrep
         >>> sorted(model.features(text=["a star"]))
         ['block00', 'block01', 'pooled', 'tokens']
         """
-        if not values:
-            raise ConfigError("features needs values, e.g. model.features(image=[...])")
-        for given in values:
-            self.modality(given)
-        name = f"{next(iter(values))}_layers" if len(values) == 1 else "fused_layers"
-        found = self.call(self._function(name, "layers", "fused_layers"), **values)
+        found = self.call(self._of("features", "_layers", values), **values)
         if layers == "all":
             return found
         wanted = (layers,) if isinstance(layers, str) else tuple(layers)
@@ -189,7 +169,6 @@ class Model:
 
         Two positional lists are pictures and texts; other modalities are named: `similarity(text=[...], speech=[...])`.
 
-        >>> import mmrep
         >>> import numpy as np
         >>> pictures = np.zeros((3, 32, 32, 3), np.uint8)
         >>> model.similarity(pictures, ["a star"]).shape
@@ -211,7 +190,6 @@ class Model:
     def preprocess(self, name: str, value: Any) -> np.ndarray:
         """Raw values as a batch of this model holds them: one array for one value, stacked for a list.
 
-        >>> import mmrep
         >>> from PIL import Image
         >>> model.preprocess("image", Image.new("RGB", (50, 40))).shape
         (32, 32, 3)
@@ -225,7 +203,6 @@ class Model:
     def tokenizer(self, texts: str | Sequence[str], name: str = "") -> Int[np.ndarray, "N L"]:
         """Token ids of texts, as the text modality `name` (default: the first) has them; `model.tokenize.decode(ids)` is the way back.
 
-        >>> import mmrep
         >>> model.tokenizer(["a red circle"])[0, 0]  # BOS
         np.int32(1)
         """
@@ -314,6 +291,15 @@ class Model:
             if name in self.names:
                 return name
         raise ConfigError(f"{self.name} has no infer function {names[0]!r}; it has {', '.join(self.names)}")
+
+    def _of(self, method: str, suffix: str, values: Mapping[str, Any]) -> str:
+        """The infer function of these modalities: their own where there is one and the system has it, else that of "fused"."""
+        if not values:
+            raise ConfigError(f"{method} needs values, e.g. model.{method}(image=[...])")
+        for given in values:
+            self.modality(given)
+        own = f"{next(iter(values))}{suffix}"
+        return self._function(own if len(values) == 1 else f"fused{suffix}", f"fused{suffix}")
 
     def _first(self, kind: str) -> str:
         """The name of the first modality of a kind, preferring one that is called so."""
@@ -432,7 +418,6 @@ class Model:
     def on(self, data: Any) -> "Model":
         """The same model over other data: a `Data`, or a source whose records have the fields of this model's modalities.
 
-        >>> import mmrep
         >>> from mmrep.data.scenes import SceneData
         >>> len(model.on(SceneData(n_test=7)).split("test"))
         7
@@ -464,7 +449,6 @@ class Model:
     def card(self) -> str:
         """A model card in Markdown: what the model is, its parameters, data, training, results and licence.
 
-        >>> import mmrep
         >>> print(model.card().splitlines()[0])
         # clip
         """
