@@ -226,7 +226,7 @@ class Model:
         if samples < 1:
             raise ConfigError(f"samples is {samples}: ask for at least 1")
         settings = {k: v for k, v in given.items() if k not in known}
-        rows = [{}]
+        rows: list[dict[str, np.ndarray]] = []
         if values := {k: v for k, v in given.items() if k in known}:
             rows = self._rows("generate", values)
             if not rows:

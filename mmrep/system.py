@@ -46,7 +46,7 @@ class System(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Names and a hash of the functions' source text, by which a run recognises them; a file does not hold code."""
-        parts = {"init": self.init, "loss": self.loss, "update": self.update, "tokens": self.tokens}
+        parts: dict[str, Any] = {"init": self.init, "loss": self.loss, "update": self.update, "tokens": self.tokens}
         parts |= {f"infer[{name!r}]": function for name, function in self.infer.items()}
         functions = {k: f for k, f in parts.items() if f is not None}
         digest = hashlib.sha256("\n".join(map(_source, functions.values())).encode()).hexdigest()[:16]

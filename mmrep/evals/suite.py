@@ -76,8 +76,13 @@ class Retrieval:
         checks.fields(split(self.split), [self.group, self.captions, *fields])
 
     def _other_way(self) -> "Retrieval":
-        swapped = {"query_fields": self.target_fields, "target_fields": self.query_fields}
-        return replace(self, query=self.target, target=self.query, **swapped)
+        return replace(
+            self,
+            query=self.target,
+            target=self.query,
+            query_fields=self.target_fields,
+            target_fields=self.query_fields,
+        )
 
     def _metrics(self, model: Model) -> dict[str, float]:
         if self.captions:

@@ -98,7 +98,8 @@ def train(
                 _check_evaluators(experiment, tokenize)
         key = sharding.key(config.seed, mesh)
         place = partial(sharding.put_batch, sharding=sharding.batch_sharding(mesh))
-        whole = {"results": sharding.replicated(mesh)} if jax.process_count() > 1 else {}
+        # On a mesh that spans processes, each gets the whole of a result.
+        results = sharding.replicated(mesh) if jax.process_count() > 1 else None
         model = partial(Model, experiment, sentencepiece=tokenizer, tokenize=tokenize)
         stages = lru_cache(1)(lambda index: make_stage(experiment, index, mesh))
         stack.enter_context(jax.set_mesh(mesh))
@@ -116,7 +117,7 @@ def train(
             if due and evaluate is not None:
                 guard.beat(faults.PATIENCE)
                 params, extras = state.evaluated(current), current["extras"]
-                found = evaluate(model(params=params, extras=extras, system=system, place=place, **whole))
+                found = evaluate(model(params=params, extras=extras, system=system, place=place, results=results))
                 log.write(step, {f"eval/{k}": v for k, v in found.items()})
             return due
 
@@ -172,7 +173,7 @@ def train(
         params, extras = state.evaluated(current), current["extras"]
         final: Mapping[str, float] = {}
         if evaluate is not None and done >= experiment.steps and not guard.signal:
-            final = evaluate(model(params=params, extras=extras, system=stage.system, place=place, **whole))
+            final = evaluate(model(params=params, extras=extras, system=stage.system, place=place, results=results))
             if final:
                 log.write(done, {f"eval/{k}": v for k, v in final.items()})
             if workdir and jax.process_index() == 0:
@@ -334,7 +335,7 @@ def transplant(params: Params, donor: Params, parts: tuple[tuple[str, str], ...]
     return _like(params, flat)
 
 
-def _like(tree: Params, flat: Mapping[str, Any], prefix: str = "") -> Params:
+def _like(tree: Mapping[str, Any], flat: Mapping[str, Any], prefix: str = "") -> Params:
     """The leaves of `flat` in the structure of `tree`, which may have dicts without leaves."""
     return {k: _like(v, flat, f"{prefix}{k}/") if isinstance(v, Mapping) else flat[prefix + k] for k, v in tree.items()}
 
