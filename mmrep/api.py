@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -72,7 +73,7 @@ def load(what: str | Path, size: str = "small", variant: str = "", *, system: An
         return restore(path, system)
     if path.suffix in foreign.SUFFIXES or path.is_dir():
         if path.suffix == ".safetensors" and (safetensors.is_ours(path) or not path.exists()):
-            return Model(*safetensors.read(path, system))
+            return _fitting(path, Model(*safetensors.read(path, system)))
         if not path.exists():
             raise DataError(f"no file {path}")
         found = foreign.read_foreign(path)
@@ -88,6 +89,19 @@ def load(what: str | Path, size: str = "small", variant: str = "", *, system: An
         f"no run in {run}: mmrep.load({str(what)!r}) takes the run of that name in ./runs of this directory; train it there "
         f"({command}), or give a run's folder or a file of weights"
     )
+
+
+def _fitting(path: Path, model: Model) -> Model:
+    """`model`. Raises DataError for the first parameter that its config has and the file lacks or holds in another shape."""
+    spec, _ = jax.eval_shape(lambda: loop.initial(model.experiment))
+    held = flatten(model.params)
+    for name, wanted in flatten(spec).items():
+        if name not in held or np.shape(held[name]) != wanted.shape:
+            found = f"has shape {list(np.shape(held[name]))}" if name in held else "is missing"
+            raise DataError(
+                f"{path}: parameter {name} {found}, its config needs {list(wanted.shape)}: write the file again"
+            )
+    return model
 
 
 def _is_run(folder: Path) -> bool:

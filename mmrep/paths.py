@@ -61,11 +61,6 @@ def replace(path: Path, data: bytes | str) -> None:
         raise
 
 
-def is_part(path: Path) -> bool:
-    """Whether a file is what a killed `replace` leaves."""
-    return path.name.startswith(".") and path.name.endswith(".part")
-
-
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     """Keeps other processes that lock `folder` out, until it is left or this process ends, even by kill -9.

@@ -22,7 +22,7 @@ def write(path: Path, experiment: Experiment, params: Params, extras: Extras, to
     from safetensors.numpy import save_file
 
     tree = {"params": params, "extras": extras}
-    arrays = {k: np.ascontiguousarray(jax.device_get(v)) for k, v in flatten(tree).items()}
+    arrays = {k: np.asarray(jax.device_get(v), order="C") for k, v in flatten(tree).items()}
     about = {"format": FORMAT, "experiment": json.dumps(to_json(experiment), ensure_ascii=False)}
     if empty := list(_empty(tree)):
         about["empty"] = json.dumps(empty)

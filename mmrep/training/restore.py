@@ -35,6 +35,14 @@ def restore(folder: Path, system: Any = None) -> Model:
         state.evaluated(current),
         current["extras"],
         tokenizer.read_bytes() if tokenizer.exists() else None,
-        metrics=json.loads(evaluation.read_text(encoding="utf-8")) if evaluation.exists() else {},
+        metrics=_metrics(evaluation),
         rows=read(log) if log.exists() else [],
     )
+
+
+def _metrics(path: Path) -> dict[str, float]:
+    """Those of the last evaluation; none where it is missing or damaged, since it can be repeated."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}

@@ -78,7 +78,7 @@ def open_workdir(
     path, model_path = workdir / "config.json", workdir / "tokenizer.model"
     if path.exists():
         _check_same(workdir, read_config(workdir), stored, now)
-    elif workdir.exists() and any(not paths.is_part(f) and f.name != paths.LOCK for f in workdir.iterdir()):
+    elif workdir.exists() and any(not f.name.startswith(".") for f in workdir.iterdir()):
         raise ConfigError(f"{workdir} is not empty and holds no run (no config.json): give another --workdir")
     kept = model_path.exists()
     model = model_path.read_bytes() if kept else fitted()

@@ -204,10 +204,30 @@ def test_a_damaged_config_is_one_sentence(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
+def test_a_damaged_evaluation_is_as_none(tmp_path):
+    train(toy.experiment(), tmp_path / "run", progress=False)
+    (tmp_path / "run" / "evaluation.json").write_text("{")
+    assert restore(tmp_path / "run").metrics == {}
+
+
+def test_a_file_of_weights_that_lack_a_parameter_is_one_sentence(tmp_path):
+    import mmrep
+
+    model = train(toy.experiment(), progress=False)
+    for kernel, sentence in (
+        (None, "parameter a/kernel is missing"),
+        (np.zeros((3, 3)), r"parameter a/kernel has shape \[3, 3\]"),
+    ):
+        model.params = {"a": {} if kernel is None else {"kernel": kernel}, "b": model.params["b"]}
+        with pytest.raises(DataError, match=sentence + r", its config needs \[2, 4\]"):
+            mmrep.load(model.save(tmp_path / "x.safetensors"))
+
+
 def test_what_a_kill_left_is_not_in_the_way(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / ".config.json.1234abcd.part").write_text("{")
+    (run / ".DS_Store").write_text("x")
     (run / paths.LOCK).write_text("")
     assert train(toy.experiment(), run, progress=False).rows
     other = tmp_path / "other"
