@@ -27,23 +27,26 @@ import pytest  # noqa: E402
 
 pytest_plugins = ["selection", "cost"]
 # No deadline: the first example may import or compile.
-hypothesis.settings.register_profile("mmrep", deadline=None, max_examples=50)
-hypothesis.settings.load_profile("mmrep")
+hypothesis.settings.register_profile("all", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("changed", deadline=None, max_examples=10)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile("changed" if config.getoption("--changed") else "all")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A system's generic tests stand side by side, whatever their file, so that what they share is made once."""
+    """A system's step and mesh tests stand side by side, in whichever file, so that their shared step is compiled once."""
 
     def place(item: pytest.Item) -> tuple[int, str]:
-        slug = getattr(item, "callspec", None) and item.callspec.params.get("slug", "")
-        shared = item.path.parent.name == "generic" and item.path.stem != "test_spec" and slug
-        return (first["generic"] if shared else first[item.path], slug or "")
+        slug = item.callspec.params.get("slug", "") if hasattr(item, "callspec") else ""
+        shared = slug and (item.get_closest_marker("step") or item.get_closest_marker("mesh"))
+        return first["shared" if shared else item.path], slug if shared else ""
 
     first: dict[object, int] = {}
     for i, item in enumerate(items):
         first.setdefault(item.path, i)
-        if item.path.parent.name == "generic" and item.path.stem != "test_spec":
-            first.setdefault("generic", i)
+    first["shared"] = len(items)
     items.sort(key=place)
 
 

@@ -1,7 +1,8 @@
 """Which tests a run takes: all (the default), those that a change calls for (--changed), or one part of all (--part 3/8).
 
---changed takes every function-level test, the `spec` of every system, and the `step`, `mesh` and own tests of the panel and of at most
-six systems more: those whose config imports, directly or not, a file that the change touches. `slow` tests run only with all or a part.
+--changed takes every function-level test, the config and parameter tree of every system (test_spec), and the other generic tests and the own
+tests of the panel and of at most six systems more: those whose config imports, directly or not, a file that the change touches.
+`slow` tests run only with all or a part.
 """
 
 import hashlib
@@ -113,7 +114,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _called_for(item: pytest.Item, systems: Collection[str], slugs: Collection[str]) -> bool:
     if item.get_closest_marker("slow"):
         return False
-    generic = item.path.parent.name == "generic" and item.get_closest_marker("spec") is None
+    generic = item.path.parent.name == "generic" and item.path.stem != "test_spec"
     slug = item.callspec.params.get("slug", "") if generic and hasattr(item, "callspec") else owner(item.path, slugs)
     return not slug or slug in systems
 
@@ -134,7 +135,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     if config.getoption("--changed"):
-        return f"step, mesh and own tests of: {', '.join(sorted(config.stash[SYSTEMS]))}"
+        return f"systems tested in full: {', '.join(sorted(config.stash[SYSTEMS]))}"
     if config.getoption("--part"):
         return "part {} of {} of all tests".format(*config.stash[PART])
     return "all tests"

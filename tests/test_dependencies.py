@@ -8,6 +8,8 @@ import sys
 import tomllib
 from importlib.metadata import packages_distributions
 
+import pytest
+
 from mmrep import catalogue
 
 PROJECT = tomllib.loads((catalogue.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -79,6 +81,7 @@ print(train(config, pathlib.Path({folder!r}), progress=False).rows[-1]["step"])
 """
 
 
+@pytest.mark.slow
 def test_the_core_trains_a_system_without_the_extras(tmp_path):
     tops = {dist: name for name, dist in NAMES.items()}
     needed_by_the_core_itself = {"scipy", "absl-py", "array-record"}

@@ -21,6 +21,7 @@ def test_notebook_is_kept_with_small_pictures_and_no_progress_bars(path):
     assert not any(o.get("name") == "stderr" for cell in notebook.cells for o in cell.get("outputs", []))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs(path, monkeypatch):
     monkeypatch.setenv("MMREP_STEPS", "60")

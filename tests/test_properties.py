@@ -24,7 +24,7 @@ from mmrep.systems.contrastive.symile import model as multilinear
 from mmrep.systems.fusion.albef import losses as albef
 from mmrep.systems.fusion.albef.losses import mask_tokens
 
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=settings.default.max_examples // 2, deadline=None)
 # One shape each, so that each function is compiled once; what is drawn is the content.
 B, N, D, V = 4, 6, 8, 16
 
@@ -225,7 +225,7 @@ configs = st.builds(
     Experiment, st.builds(toy.Line, width=st.integers(1, 9)),
     st.builds(Data, st.builds(toy.Points), st.just((vector("x", 2),)), batch_size=st.integers(1, 9), max_bad_records=st.integers(0, 9)),
     phases=st.lists(phases, min_size=1, max_size=3).map(tuple), optim=optims, train=trains,
-    mesh=st.builds(Mesh, st.integers(-1, 9), st.integers(1, 9)),
+    mesh=st.builds(Mesh, st.just(-1) | st.integers(1, 9), st.integers(1, 9)),
     sharding=st.lists(st.builds(Rule, st.text(max_size=5), st.sampled_from(["replicate", "fsdp"])), max_size=2).map(tuple),
 )  # fmt: skip
 
@@ -255,7 +255,7 @@ anything = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=4 * settings.default.max_examples, deadline=None)
 @given(anything)
 def test_a_foreign_config_is_refused_in_one_sentence_and_runs_nothing(value):
     try:

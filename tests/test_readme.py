@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from mmrep import catalogue
@@ -15,6 +16,7 @@ def block(mark):
     return code
 
 
+@pytest.mark.slow
 def test_a_notebook_in_ten_lines(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = block("notebook").replace('("clip", "runs/clip-small")', '("clip", "runs/clip-small", size="tiny")')

@@ -98,6 +98,7 @@ def test_a_proofs_seed_reaches_pretrained_parts_that_follow_it():
     assert [p.experiment.train.seed for p in found.phases[0].start] == [7, 0]
 
 
+@pytest.mark.slow
 def test_bench_prints_one_json_line(run_command):
     code, out, _ = run_command("bench", "align", "--size", "tiny", "--steps", "3", "--mesh.data", "1")
     row = json.loads(out)

@@ -6,6 +6,7 @@ from experiments import _results, dryrun
 from mmrep import catalogue
 
 
+@pytest.mark.slow
 def test_dryrun_prints_one_json_line_for_devices_that_are_not_here(run_command):
     code, out, err = run_command("dryrun", "clip", "--size", "tiny", "--mesh", "data=4,model=2", "--timeout", "300")
     assert code == 0, err

@@ -13,6 +13,8 @@ from mmrep.systems.masked.fourm import panels as any_to_any
 from mmrep.training.loop import train
 from mmrep.training.restore import restore
 
+pytestmark = pytest.mark.slow  # its fixture trains 4M
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -11,6 +11,7 @@ from PIL import Image
 from mmrep.evals import index
 
 
+@pytest.mark.slow
 def test_embed_and_search_as_a_user_would(run_command, tmp_path):
     pytest.importorskip("faiss")
     run, out = str(tmp_path / "run"), tmp_path / "corpus"
@@ -66,6 +67,7 @@ def mine(folder):
     return replace(config, data=data, evals=(mmrep.Retrieval("image", "text"),))
 
 
+@pytest.mark.slow
 def test_a_corpus_of_a_folder_that_changed_or_moved(run_command, tmp_path, monkeypatch):
     """F3: after a file was added, every hit had another file's name, with score 1.0000.  F7, F17: overrides are taken or refused."""
     pytest.importorskip("faiss")

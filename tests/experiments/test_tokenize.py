@@ -17,6 +17,8 @@ from mmrep.systems.masked.fourm.tokens import token_modality
 from mmrep.training.loop import train
 from mmrep.training.restore import restore
 
+pytestmark = pytest.mark.slow  # its fixture trains 4M
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):

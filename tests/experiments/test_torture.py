@@ -1,5 +1,6 @@
 import sys
 
+import pytest
 import toy
 
 from experiments import torture
@@ -16,6 +17,7 @@ train(toy.experiment(120, evals=(), train=Train(log_every=2, checkpoint_every=4,
 """
 
 
+@pytest.mark.slow
 def test_killed_runs_end_like_an_undisturbed_run(tmp_path):
     said = []
     config = toy.experiment(120, evals=(), train=Train(log_every=2, checkpoint_every=4, ema=0.9))

@@ -44,13 +44,12 @@ def prefill(config, apply, table, prompts):
     return step, out["cache"], logits
 
 
-def naive(apply, table, prompt, length):
+def naive(log_probs, prompt, length):
     """Greedy for one row without a cache: the whole sequence anew for each token. Also the log-probability of the answer."""
-    room, total = len(prompt) + length, 0.0
-    ids = np.zeros((1, room), np.int32)
+    total = 0.0
+    ids = np.zeros((1, PROMPTS.shape[1] + length), np.int32)  # one shape for all prompts: what is behind has no effect
     ids[0, : len(prompt)] = prompt
-    log_probs = jax.jit(lambda ids: jax.nn.log_softmax(apply(table[ids], causal_mask(room))[0] @ table.T))
-    for n in range(len(prompt), room):
+    for n in range(len(prompt), len(prompt) + length):
         log_prob = np.asarray(log_probs(ids)[0, n - 1])
         ids[0, n] = log_prob.argmax()
         total += log_prob.max()
@@ -67,9 +66,11 @@ def test_greedy_equals_the_sequence_computed_anew(scan):
     def run(prompts):
         return decode(*prefill(config, apply, table, prompts), LENGTH, KEY, ends=lambda ids: ids == EOS)
 
+    room = PROMPTS.shape[1] + LENGTH
+    log_probs = jax.jit(lambda ids: jax.nn.log_softmax(apply(table[ids], causal_mask(room))[0] @ table.T))
     found = run(PROMPTS)
     for row, prompt in enumerate(PROMPTS):
-        want, log_prob = naive(apply, table, prompt[prompt > 0].tolist(), LENGTH)
+        want, log_prob = naive(log_probs, prompt[prompt > 0].tolist(), LENGTH)
         assert found.ids[row].tolist() == want + [0] * (LENGTH - len(want))
         assert found.lengths[row] == len(want)
         np.testing.assert_allclose(found.log_prob[row], log_prob, rtol=1e-4, atol=1e-4)

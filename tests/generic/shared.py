@@ -1,5 +1,6 @@
 """What the generic tests of one system share: its tiny config, one compiled step, and one compiled program of all its infer functions."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
@@ -14,6 +15,7 @@ from selection import PANEL
 from mmrep import catalogue
 from mmrep.config import Experiment, Mesh, Optim, Phase
 from mmrep.data import pipeline
+from mmrep.errors import ConfigError
 from mmrep.system import System
 from mmrep.training import loop, sharding
 
@@ -34,6 +36,20 @@ def equal(a: Any, b: Any) -> bool:
 
 def take(tree: Any, rows: Any) -> Any:
     return jax.tree.map(lambda x: np.asarray(x)[rows], tree)
+
+
+def configs(slug: str) -> dict[str, Experiment]:
+    """{"size" or "size variant": config}. A system may have a variant at some of its sizes only, but at one at least."""
+    entry = catalogue.find(slug)
+    found = {size: catalogue.experiment(slug, size) for size in entry.sizes}
+    for variant in entry.variants:
+        made = {}
+        for size in entry.sizes:
+            with contextlib.suppress(ConfigError):
+                made[f"{size} {variant}"] = catalogue.experiment(slug, size, variant)
+        assert made, f"no size has the variant {variant!r}"
+        found |= made
+    return found
 
 
 def gradient_phases(config: Experiment) -> list[int]:

@@ -46,6 +46,7 @@ def test_data_and_model_parallel_equal_one_device(slug):
     assert_sharded_equals_one_device(m, Mesh(2, 2), ODD if any(k.shape[-1] % 2 for k in kernels) else TENSOR)
 
 
+@pytest.mark.slow
 @of_the_panel
 def test_fully_sharded_data_parallel_equals_one_device(slug):
     assert_sharded_equals_one_device(shared.one_step(slug), Mesh(4, 1), FSDP)

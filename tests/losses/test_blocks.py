@@ -234,7 +234,9 @@ def temporary(name, rows, shape, blocks):
     return jax.jit(step).lower(*args).compile().memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("symile", "itc") else n for n in LOSSES]
+)
 def test_temporary_memory_grows_with_the_batch_and_not_with_its_square(name):
     shape, chunk, rows = ((4, 8), 4, 64) if name == "filip" else ((16,), 16, 256)
     found = [temporary(name, rows * k, shape, Blocks(chunk)) for k in (1, 2, 4, 8)]
@@ -243,6 +245,7 @@ def test_temporary_memory_grows_with_the_batch_and_not_with_its_square(name):
     assert plain[1] / plain[0] > 3.3, plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["softmax", "sigmoid", "symile"])
 def test_32768_rows_of_512_take_less_than_a_twentieth(name, optimised):
     blocks, plain = (temporary(name, 32_768, (512,), b) for b in (Blocks(), None))

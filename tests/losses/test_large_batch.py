@@ -172,7 +172,10 @@ SYSTEMS = {
 }
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize(
+    "name",
+    [n if n in ("siglip", "filip selected", "symile") else pytest.param(n, marks=pytest.mark.slow) for n in SYSTEMS],
+)
 def test_every_system_is_the_same_in_blocks_and_micro_batches(name):
     config, batch = SYSTEMS[name]
     whole = step(config, batch(6))

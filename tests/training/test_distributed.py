@@ -79,6 +79,7 @@ def free_port():
         return s.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one_and_read_half_each(tmp_path):
     steps, batch = 4, 8
     base = ["-c", COUNTED, "clip", "--size", "tiny", "--train.log-every", "1", "--no-report", "--quiet"]
@@ -108,6 +109,7 @@ def test_two_processes_give_the_losses_of_one_and_read_half_each(tmp_path):
     assert "R@1" in said[0] and "R@1" not in said[1]  # one of them speaks
 
 
+@pytest.mark.slow
 def test_one_of_two_dies_the_other_ends_and_a_restart_resumes(tmp_path):
     code, run = SLOW.replace("HEARTBEAT", str(HEARTBEAT)), tmp_path / "run"
 

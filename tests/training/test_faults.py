@@ -220,6 +220,7 @@ class Spiky:
         return plain._replace(loss=loss)
 
 
+@pytest.mark.slow
 def test_a_spike_is_skipped_and_the_run_still_resumes_bit_for_bit(tmp_path):
     draw = jax.jit(jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(jax.random.key(1), i))))
     draws = [float(x) for x in draw(jnp.arange(60))]
@@ -241,5 +242,5 @@ def test_a_spike_is_skipped_and_the_run_still_resumes_bit_for_bit(tmp_path):
 
 
 def test_spike_is_checked():
-    with pytest.raises(ConfigError, match=r"train.spike is -1: give standard deviations"):
+    with pytest.raises(ConfigError, match=r"train.spike is -1: it must be finite and at least 0"):
         toy.experiment(train=Train(spike=-1))
