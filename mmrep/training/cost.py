@@ -18,7 +18,7 @@ from mmrep.training import loop, sharding
 class Step(NamedTuple):
     """A training step and the abstract arguments it is compiled for."""
 
-    stage: loop.Stage
+    stage: loop.PhaseState
     arguments: tuple[Any, Any, Any]
 
 
@@ -33,7 +33,7 @@ def abstract_step(experiment: Experiment, mesh: Any, phase: int | None = None) -
     size, rows = experiment.data.batch_size, sharding.row_parts(mesh) * experiment.train.accumulate
     if size % rows:
         raise ConfigError(f"data.batch_size {size} does not divide over mesh.data x train.accumulate = {rows}")
-    stage = loop.make_stage(experiment, trained[0] if phase is None else phase, mesh)
+    stage = loop.make_phase_state(experiment, trained[0] if phase is None else phase, mesh)
     one = modality.example(experiment.data.modalities, 1)
     split, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     batch = {k: jax.ShapeDtypeStruct((size, *v.shape[1:]), v.dtype, sharding=split) for k, v in one.items()}

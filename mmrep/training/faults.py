@@ -1,4 +1,4 @@
-"""What can go wrong around a step: a signal, a step that hangs, a disk that is full, numbers that are not finite."""
+"""Signals, hanging steps, full disks, and numbers that are not finite."""
 
 import contextlib
 import errno
@@ -19,15 +19,15 @@ from mmrep.config import flatten
 from mmrep.errors import DataError
 from mmrep.system import Params
 
-# What is not a step (compiling, evaluating, saving) may take this many times as long before the watchdog ends it.
+# Compiling, evaluating and saving may take this many times as long as a step before the watchdog ends the process.
 PATIENCE = 20
 
 
 class Guard:
-    """What the loop asks between steps. As it stands it never stops a run and watches nothing: right for notebooks and library calls.
+    """Signal and hang handling, checked once a step. The default does nothing, as notebooks and library calls need it.
 
     watchdog: seconds that a step may take before all stacks are dumped and the process ends with code 1; 0 = off.
-    signal:   the name of the signal that asked the run to stop, or "".
+    signal:   the name of the signal that stops the run, or "".
     """
 
     def __init__(self, watchdog: float = 0.0, listens: bool = False):
@@ -35,7 +35,7 @@ class Guard:
         self._listens, self._until = listens, 0.0
 
     def stopping(self, step: int) -> bool:
-        """Whether to save and leave after `step`; all processes of a run answer alike."""
+        """Whether to save and leave after `step`; the same in all processes of a run."""
         if self._listens and not self.signal and jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
@@ -44,16 +44,16 @@ class Guard:
                 self.signal = "SIGTERM"
         return bool(self.signal)
 
-    def beat(self, patience: int = 1) -> None:
-        """The next beat comes within `patience * watchdog` seconds, or the process has hung."""
+    def heartbeat(self, patience: int = 1) -> None:
+        """Restarts the watchdog: without another call within `patience * watchdog` seconds the process counts as hung."""
         until = time.monotonic() + patience * self.watchdog
-        # Arming starts a thread: now and then is enough.
+        # Each restart starts a thread, so not at every step.
         if self.watchdog and abs(until - self._until) > min(1.0, 0.1 * self.watchdog):
             faulthandler.dump_traceback_later(patience * self.watchdog, exit=True, file=sys.__stderr__ or 2)
             self._until = until
 
-    def rest(self) -> None:
-        """Nothing is watched until the next beat."""
+    def pause(self) -> None:
+        """Stops the watchdog until the next heartbeat."""
         if self.watchdog:
             faulthandler.cancel_dump_traceback_later()
             self._until = 0.0
@@ -61,7 +61,7 @@ class Guard:
 
 @contextlib.contextmanager
 def guarded(watchdog: float = 0.0) -> Iterator[Guard]:
-    """A Guard that SIGINT and SIGTERM ask to stop after the step; a second signal kills. For commands, in the main thread.
+    """A Guard that stops the run after the step at SIGINT or SIGTERM; a second signal kills. For commands, in the main thread.
 
     With several processes JAX's own listener takes SIGTERM, and SIGINT is passed on to it.
     """
@@ -85,14 +85,14 @@ def guarded(watchdog: float = 0.0) -> Iterator[Guard]:
     try:
         yield guard
     finally:
-        guard.rest()
+        guard.pause()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def full_disk(folder: Path | None) -> Iterator[None]:
-    """Turns a full disk while the run's files are written into a DataError that says so."""
+    """Turns the error of a full disk into a DataError of one sentence."""
     try:
         yield
     except OSError as error:
@@ -103,8 +103,8 @@ def full_disk(folder: Path | None) -> Iterator[None]:
         ) from error
 
 
-def culprit(params: Params, learnt: Sequence[str], bad: int) -> str:
-    """What was not finite: a parameter itself, else the gradient of the path `learnt[bad]`, else (bad = -1) the loss alone."""
+def first_nonfinite(params: Params, learnt: Sequence[str], bad: int) -> str:
+    """The name of what is not finite: a parameter, else the gradient of the path `learnt[bad]`, else (bad = -1) the loss."""
     for path, leaf in sorted(flatten(params).items()):
         if not bool(jnp.isfinite(leaf).all()):
             return f"parameter {path}"

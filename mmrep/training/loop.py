@@ -29,15 +29,15 @@ from mmrep.training.workdir import open_workdir, versions
 
 
 class Context(NamedTuple):
-    """What a phase that is a plain function may use: the phase's training split, the system and a key."""
+    """The third argument of a phase that is a plain function (`Phase.run`): its training split, the system and a key."""
 
     split: pipeline.Split
     system: System
     rng: jax.Array
 
 
-class Stage(NamedTuple):
-    """A phase made ready: its system, optimiser, sharded step and the shardings of its state."""
+class PhaseState(NamedTuple):
+    """A phase ready to run: its system, its sharded step with the optimiser, and the shapes and shardings of its state."""
 
     phase: Phase
     system: System
@@ -47,7 +47,7 @@ class Stage(NamedTuple):
 
 
 def initial(experiment: Experiment, places: Any = None) -> tuple[Params, Extras]:
-    """(params, extras) of the experiment's system at its seed, born in their `places` (shardings), so that no device holds them whole."""
+    """(params, extras) of the experiment's system at its seed, created directly with the shardings `places`: no device holds them whole."""
     system = experiment.system.build()
     example = modality.example(experiment.data.modalities, min(experiment.data.batch_size, 8))
     mesh = jax.tree.leaves(places)[0].mesh if places else None
@@ -73,9 +73,9 @@ def train(
     evaluate: called with the model after the last step, and every `train.eval_every` steps; its metrics are logged and returned
     (`mmrep.evals.suite.evaluate` runs the experiment's own evaluators).
     sentencepiece: the serialised tokenizer of a new run, in place of one fitted to its texts.
-    stop: leave after this many steps in all (as if killed there, but saved). meta: put beside the config (slug, size).
-    wandb: log to Weights & Biases as well.   wait: for another process that trains in `workdir`, instead of refusing.
-    guard: asked after each step whether to save and leave; told of each step, so that a hung one is noticed.
+    stop: end after this many steps in all, as if killed there, but saved.   meta: stored beside the config (slug, size).
+    wandb: log to Weights & Biases as well.   wait: for another process that trains in `workdir`, instead of an error.
+    guard: handles signals and hanging steps, see `faults.Guard`.
     Raises ConfigError where `workdir` holds a run of another config, or a field cannot work on this machine; DataError where a
     checkpoint is damaged beyond help, the disk is full, another process trains in `workdir`, or the data changed since the run began.
     """
@@ -101,7 +101,7 @@ def train(
         # On a mesh that spans processes, each gets the whole of a result.
         results = sharding.replicated(mesh) if jax.process_count() > 1 else None
         model = partial(Model, experiment, sentencepiece=tokenizer, tokenize=tokenize)
-        stages = lru_cache(1)(lambda index: make_stage(experiment, index, mesh))
+        stages = lru_cache(1)(lambda index: make_phase_state(experiment, index, mesh))
         stack.enter_context(jax.set_mesh(mesh))
         saves = stack.enter_context(Checkpoints(workdir / "checkpoints", config.keep_checkpoints)) if workdir else None
         found = saves.newest(lambda step: stages(experiment.phase_at(step - 1)[0]).abstract, say) if saves else None
@@ -109,13 +109,13 @@ def train(
         done, current = found or (0, None)
         log = metric_log.Writer(workdir if jax.process_index() == 0 else None, done, to_json(experiment), wandb)
         stack.callback(log.close)
-        stack.callback(guard.rest)
+        stack.callback(guard.pause)
 
         def measure(step: int, current: state.State, system: System) -> bool:
-            """Evaluates in the middle of training, where that is due."""
+            """Evaluates during training if it is due at this step; returns whether it was."""
             due = bool(config.eval_every) and step % config.eval_every == 0 and step < experiment.steps
             if due and evaluate is not None:
-                guard.beat(faults.PATIENCE)
+                guard.heartbeat(faults.PATIENCE)
                 params, extras = state.evaluated(current), current["extras"]
                 found = evaluate(model(params=params, extras=extras, system=system, place=place, results=results))
                 log.write(step, {f"eval/{k}": v for k, v in found.items()})
@@ -139,7 +139,7 @@ def train(
             index, start = experiment.phase_at(done)
             if index != at:
                 stage, at = stages(index), index
-                current = _enter(stage, experiment, current, progress)
+                current = start_phase(stage, experiment, current, progress)
             source = stage.phase.data or experiment.data.source
             split = pipeline.open_split(experiment.data, tokenize, "train", source)
             if (note := split.leftovers()) and note != told:
@@ -194,12 +194,12 @@ def _check_evaluators(experiment: Experiment, tokenize: Any) -> None:
 
 
 def _steps(
-    experiment: Experiment, stage: Stage, current: state.State, split: pipeline.Split, key: jax.Array, mesh: Any,
+    experiment: Experiment, stage: PhaseState, current: state.State, split: pipeline.Split, key: jax.Array, mesh: Any,
     done: int, end: int, bar: Any, log: metric_log.Writer, saves: Checkpoints | None, measure: Any, guard: faults.Guard,
 ) -> tuple[state.State, int]:  # fmt: skip
     """Gradient steps done..end of one phase, or to where the guard stops it: (state, steps done).
 
-    The host never waits for the newest step: it reads metrics one log point late, or at a checkpoint, which waits anyway.
+    The host never waits for the newest step: metrics are fetched one log point late, or at a checkpoint, which waits anyway.
     """
     config, size = experiment.train, experiment.data.batch_size
     _, start = experiment.phase_at(done)
@@ -223,12 +223,12 @@ def _steps(
         )
         if read["train/skips"] >= config.max_skips:
             learnt, _ = state.split(current["params"], stage.phase.trainable)
-            first = faults.culprit(current["params"], sorted(learnt), bad)
+            first = faults.first_nonfinite(current["params"], sorted(learnt), bad)
             raise ConfigError(
                 f"the loss or gradient was not finite for {int(read['train/skips'])} steps in a row up to step {step}, first {first}; lower optim.lr or look at the data with experiments.inspect"
             )
 
-    guard.beat(faults.PATIENCE)
+    guard.heartbeat(faults.PATIENCE)
     for step in range(done + 1, end + 1):
         before = time.perf_counter()
         batch = next(batches)
@@ -249,19 +249,19 @@ def _steps(
         if leave:
             break
         if config.checkpoint_every and saves and step % config.checkpoint_every == 0 and step < end:
-            guard.beat(faults.PATIENCE)
+            guard.heartbeat(faults.PATIENCE)
             flush()  # what is logged up to a checkpoint is on the disk before it
             saves.save(step, current)
         if measure(step, current, stage.system):
             clock, since, waited = time.perf_counter(), step, 0.0
-        guard.beat()
+        guard.heartbeat()
     flush()
-    guard.rest()
+    guard.pause()
     return current, step
 
 
 def _ahead(batches: Iterator[pipeline.HostBatch], where: Any, depth: int = 2) -> Iterator[dict[str, jax.Array]]:
-    """Keeps `depth` batches on their way to the devices."""
+    """The batches on the devices, `depth` of them in transfer at a time."""
     ready: deque[dict[str, jax.Array]] = deque()
     for batch in batches:
         ready.append(sharding.put_batch(batch, where))
@@ -269,7 +269,7 @@ def _ahead(batches: Iterator[pipeline.HostBatch], where: Any, depth: int = 2) ->
             yield ready.popleft()
 
 
-def make_stage(experiment: Experiment, index: int, mesh: Any) -> Stage:
+def make_phase_state(experiment: Experiment, index: int, mesh: Any) -> PhaseState:
     phase, config = experiment.phases[index], experiment.train
     system = (phase.system or experiment.system).build()
     tx, create = _creator(experiment, phase)
@@ -280,7 +280,7 @@ def make_stage(experiment: Experiment, index: int, mesh: Any) -> Stage:
         state.make_step(system, tx, phase.trainable, config), donate_argnums=0,
         in_shardings=(places, rows, everywhere), out_shardings=(places, everywhere),
     )  # fmt: skip
-    return Stage(phase, system, jax.jit(create, out_shardings=places), step, abstract)
+    return PhaseState(phase, system, jax.jit(create, out_shardings=places), step, abstract)
 
 
 def _creator(experiment: Experiment, phase: Phase) -> tuple[Any, Callable[[Params, Extras], state.State]]:
@@ -296,14 +296,14 @@ def abstract_state(experiment: Experiment, index: int, mesh: Any) -> state.State
     return jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, places)
 
 
-def _enter(stage: Stage, experiment: Experiment, current: state.State | None, progress: bool) -> state.State:
+def start_phase(stage: PhaseState, experiment: Experiment, current: state.State | None, progress: bool) -> state.State:
     """The state at the start of a phase: parameters of the phase before (or fresh), pretrained parts, `begin`, a new optimiser."""
     if current is None:
         params, extras = initial(experiment, sharding.of((stage.abstract["params"], stage.abstract["extras"])))
     else:
         params, extras = current["params"], current["extras"]
     for part in stage.phase.start:
-        whole = transplant(params | {"extras": extras}, donated(part, progress), part.parts)
+        whole = load_pretrained(params | {"extras": extras}, pretrained_params(part, progress), part.parts)
         params, extras = {k: v for k, v in whole.items() if k != "extras"}, whole.get("extras", {})
     if stage.phase.begin is not None:
         params, extras = jax.jit(stage.phase.begin)(params, extras)
@@ -314,10 +314,10 @@ def _enter(stage: Stage, experiment: Experiment, current: state.State | None, pr
     return fresh | {"step": current["step"], "skipped": current["skipped"], "ema": average}
 
 
-def transplant(params: Params, donor: Params, parts: tuple[tuple[str, str], ...]) -> Params:
+def load_pretrained(params: Params, donor: Params, parts: tuple[tuple[str, str], ...]) -> Params:
     """`params` with the donor's leaves at the named prefixes. Raises ConfigError where a path or shape has no match.
 
-    Extras, a trained codebook say, stand under "extras/": only a prefix that begins so takes of them.
+    Extras, such as a trained codebook, are under "extras/"; only a prefix that begins with it matches them.
     """
     flat, given = flatten(params), flatten(donor)
     for there, here in parts:
@@ -340,7 +340,7 @@ def _like(tree: Mapping[str, Any], flat: Mapping[str, Any], prefix: str = "") ->
     return {k: _like(v, flat, f"{prefix}{k}/") if isinstance(v, Mapping) else flat[prefix + k] for k, v in tree.items()}
 
 
-def donated(part: Pretrained, progress: bool = True) -> Params:
+def pretrained_params(part: Pretrained, progress: bool = True) -> Params:
     """Params of a pretrained part, its extras under "extras". Raises DataError for a file that cannot be used."""
     if not part.file:
         donor = pretrained(part.experiment, progress)
@@ -357,7 +357,7 @@ def donated(part: Pretrained, progress: bool = True) -> Params:
 
 
 def pretrained(experiment: Experiment, progress: bool = True) -> Model:
-    """`experiment`, trained: read from the cache under its fingerprint, or trained now and kept there; one process trains, others wait."""
+    """The trained model of `experiment`, from the cache by its fingerprint, or trained now and kept there; one process trains, others wait."""
     folder = paths.make_cache("pretrained") / fingerprint(experiment)
     return train(experiment, folder, progress=progress, say=lambda _: None, wait=True)
 
@@ -366,9 +366,9 @@ __all__ = [
     "Context",
     "abstract_state",
     "initial",
-    "make_stage",
+    "load_pretrained",
+    "make_phase_state",
     "pretrained",
     "train",
-    "transplant",
     "versions",
 ]

@@ -93,7 +93,7 @@ class OneStep:
     """
 
     config: Experiment
-    stage: loop.Stage
+    stage: loop.PhaseState
     tokenize: Any
     batches: tuple[Batch, Batch]
     before: Any
@@ -149,7 +149,7 @@ def _program(system: System, names: tuple[str, ...]) -> Any:
     return _programs[key]
 
 
-def take_step(stage: loop.Stage, state: Any, batch: Batch) -> tuple[Any, dict[str, float]]:
+def take_step(stage: loop.PhaseState, state: Any, batch: Batch) -> tuple[Any, dict[str, float]]:
     """(state, metrics) after one step of `stage` from a state of NumPy arrays, on the stage's own mesh."""
     places = sharding.of(stage.abstract)
     mesh = next(p.mesh for p in jax.tree.leaves(places) if isinstance(p, NamedSharding))
@@ -173,7 +173,7 @@ def one_step(slug: str) -> OneStep:
     batches = pipeline.train_batches(records, config.data.batch_size, 0)
     first, second = next(batches), next(batches)
     with jax.set_mesh(mesh):
-        stage = loop.make_stage(config, 0, mesh)
+        stage = loop.make_phase_state(config, 0, mesh)
         params, extras = loop.initial(config)
         if phase.begin is not None:
             params, extras = jax.jit(phase.begin)(params, extras)

@@ -21,7 +21,7 @@ ODD = (Rule(".*kernel", "fsdp", "model", min_size=64),)
 def stage_on(config, mesh_config, rules):
     mesh = sharding.make_mesh(mesh_config)
     with jax.set_mesh(mesh):
-        return loop.make_stage(dataclasses.replace(config, mesh=mesh_config, sharding=rules), 0, mesh)
+        return loop.make_phase_state(dataclasses.replace(config, mesh=mesh_config, sharding=rules), 0, mesh)
 
 
 def assert_sharded_equals_one_device(m, mesh_config, rules):

@@ -119,8 +119,8 @@ def test_a_second_signal_kills(tmp_path):
 
 def test_library_calls_are_not_watched_and_not_caught():
     guard = faults.Guard()
-    guard.beat()
-    guard.rest()
+    guard.heartbeat()
+    guard.pause()
     before = signal.getsignal(signal.SIGINT)
     quiet(toy.experiment(2))
     assert not guard.stopping(1) and signal.getsignal(signal.SIGINT) is before

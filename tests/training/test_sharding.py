@@ -96,7 +96,7 @@ def twenty_steps(data: int, model: int, fsdp: int, rules: tuple) -> SimpleNamesp
     mesh = sharding.make_mesh(config.mesh)
     rng, losses = np.random.default_rng(0), []
     with jax.set_mesh(mesh):
-        stage = loop.make_stage(config, 0, mesh)
+        stage = loop.make_phase_state(config, 0, mesh)
         state = stage.create(*loop.initial(config, sharding.of((stage.abstract["params"], stage.abstract["extras"]))))
         key = sharding.key(0, mesh)
         example = modality.example(config.data.modalities, 8)

@@ -9,7 +9,7 @@ from configs.masked.fourm21 import base, sizes, variants
 from mmrep.config import flatten
 from mmrep.data import pipeline
 from mmrep.systems.masked.fourm.tokens import check_ids, input_values, tokenize
-from mmrep.training.loop import transplant
+from mmrep.training.loop import load_pretrained
 
 KEY = jax.random.key(0)
 
@@ -52,7 +52,7 @@ def test_modalities_are_added_to_a_trained_model():
     donor = jax.eval_shape(lambda: seven.model().init(KEY))
     donor = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), donor)
     params = jax.eval_shape(lambda: every.model().init(KEY))
-    found = flatten(transplant(jax.tree.map(lambda x: np.zeros(x.shape, np.float32), params), donor, (("", ""),)))
+    found = flatten(load_pretrained(jax.tree.map(lambda x: np.zeros(x.shape, np.float32), params), donor, (("", ""),)))
     assert set(flatten(donor)) < set(found)
     assert all((np.asarray(found[k]) == 0.5).all() for k in flatten(donor))
     assert not (np.asarray(found["decoder_embeddings/teacher"]) == 0.5).any()

@@ -25,7 +25,7 @@ from mmrep.systems.recipes.finetune.dpt import Dpt
 from mmrep.systems.recipes.finetune.heads import ConvNeXt, Linear, Mlp
 from mmrep.systems.recipes.finetune.model import berhu
 from mmrep.training import state
-from mmrep.training.loop import transplant
+from mmrep.training.loop import load_pretrained
 from mmrep.training.optim import optimizer
 
 PARTS = (
@@ -57,7 +57,7 @@ def test_the_encoder_is_the_pretrained_one_and_never_has_the_target():
     first = ENCODER.build()
     donor, _ = jax.jit(first.init)(jax.random.key(1), BATCH)
     then, params, _ = made(SEGMENTATION, 2)
-    moved = transplant(params, donor, start.pretrained_parts(SEGMENTATION))
+    moved = load_pretrained(params, donor, start.pretrained_parts(SEGMENTATION))
     assert {*moved["encoder"]} == {
         "encoder",
         "global",
@@ -71,7 +71,7 @@ def test_the_encoder_is_the_pretrained_one_and_never_has_the_target():
     flat, new = flatten(params), flatten(moved)
     assert all(np.array_equal(new[f"encoder/{k}"], v) for k, v in flatten(donor).items() if f"encoder/{k}" in new)
     assert all(np.array_equal(new[k], v) for k, v in flat.items() if k.startswith("head/"))
-    fresh = transplant(params, donor, start.pretrained_parts(SEGMENTATION, absent=("in_depth",)))
+    fresh = load_pretrained(params, donor, start.pretrained_parts(SEGMENTATION, absent=("in_depth",)))
     kernel = "encoder/in_depth/embed/kernel"
     np.testing.assert_array_equal(flatten(fresh)[kernel], flat[kernel])
 

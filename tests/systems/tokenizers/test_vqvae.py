@@ -123,15 +123,15 @@ def test_pretrained_parameters_and_codebook_are_carried_over(tmp_path, monkeypat
     assert np.array_equal(taken.params["encoder"]["latent"]["kernel"], trained.params["encoder"]["latent"]["kernel"])
     # The whole tree means the parameters: extras go along only where they are named.
     here = {"a": jnp.zeros(2), "extras": {"a": jnp.zeros(2)}}
-    whole = loop.transplant(here, {"a": jnp.ones(2), "extras": {"a": jnp.ones(2)}}, (("", ""),))
+    whole = loop.load_pretrained(here, {"a": jnp.ones(2), "extras": {"a": jnp.ones(2)}}, (("", ""),))
     assert whole["a"].sum() == 2 and whole["extras"]["a"].sum() == 0
     # Into a sub-tree of another system's parameters, as a frozen tokenizer.
-    tree = loop.transplant(
+    tree = loop.load_pretrained(
         {"rgb": {"codebook": {"codes": jnp.zeros((16, 4))}}}, {"extras": trained.extras}, (("extras/codebook/codes", "rgb/codebook/codes"),)
     )  # fmt: skip
     np.testing.assert_array_equal(tree["rgb"]["codebook"]["codes"], trained.extras["codebook"]["codes"])
     with pytest.raises(ConfigError, match="no parameter"):
-        loop.transplant({}, {"extras": trained.extras}, (("codebook/", "codebook/"),))
+        loop.load_pretrained({}, {"extras": trained.extras}, (("codebook/", "codebook/"),))
 
 
 @pytest.mark.parametrize(
