@@ -42,10 +42,6 @@ TODO: dict[str, set[str]] = {
         "mmrep.systems.tokenizers.vqvae has more than 200 lines",
         "tokenizers/vqvae has more than 500 lines",
     },
-    "users": {
-        "mmrep.generation.decode has 1 user(s): move it, and its test, to fourm",
-        "mmrep.generation.sampling has 1 user(s): move it, and its test, to fourm",
-    },
 }
 
 

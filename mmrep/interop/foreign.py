@@ -1,6 +1,7 @@
-"""Files of weights that others wrote: read by format, recognised by the names of their arrays.
+"""Files of weights that others wrote: read by format, recognised by the names of their arrays or by the config beside them.
 
-A system that knows its authors' files has a `weights.py` beside it, found by import, with one function:
+A format of a library has its file in this folder; a system that knows its authors' files has a `weights.py` beside it. Both are found by
+import and have one function:
 
     read(arrays, about) -> (Experiment, params) | None      # about: the JSON config beside the file, {} where there is none
 """
@@ -21,6 +22,8 @@ from mmrep.system import Extras, Params
 
 TORCH = (".pt", ".pth", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", ".npz", *TORCH)
+TOOLS = ("foreign", "names", "safetensors")
+"""Files of this folder that describe no format of others."""
 
 
 def read_foreign(path: str | Path) -> tuple[Experiment, Params, Extras] | None:
@@ -40,7 +43,13 @@ def read_foreign(path: str | Path) -> tuple[Experiment, Params, Extras] | None:
 
 
 def weight_maps() -> Iterator[ModuleType]:
-    """The `weights` module of every system that has one."""
+    """The module of every format here, then the `weights` module of every system that has one."""
+    here = importlib.import_module("mmrep.interop")
+    yield from (
+        importlib.import_module(m.name)
+        for m in pkgutil.iter_modules(here.__path__, "mmrep.interop.")
+        if m.name.rpartition(".")[2] not in TOOLS
+    )
     systems = importlib.import_module("mmrep.systems")
     for family in pkgutil.iter_modules(systems.__path__, "mmrep.systems."):
         for system in pkgutil.iter_modules(importlib.import_module(family.name).__path__, f"{family.name}."):
