@@ -3,7 +3,7 @@
 A format of a library has its file in this folder; a system that knows its authors' files has a `weights.py` beside it. Both are found by
 import and have one function:
 
-    read(arrays, about) -> (Experiment, params) | None      # about: the JSON config beside the file, {} where there is none
+    read(arrays, about) -> (Experiment, params) | None      # about: the JSON configs beside the file, see `read_about`
 """
 
 import importlib
@@ -60,26 +60,40 @@ def weight_maps() -> Iterator[ModuleType]:
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """The arrays of a file, or of a folder's files of one format, and the folder's config.json; None where there is no such file.
+    """The arrays of a file, or of a folder's files of one format, and the folder's `read_about`; None where there is no such file.
 
     Nested entries are joined by dots; a file that wraps its weights in one entry "model" or "state_dict" is unwrapped. Nothing is unpickled
     but plain arrays. Raises DataError for a damaged file, or a PyTorch file where PyTorch is not installed.
     """
     if path.is_dir():
         by_suffix = ([p for p in sorted(path.iterdir()) if p.suffix == s] for s in SUFFIXES)
-        files, config = next((f for f in by_suffix if f), []), path / "config.json"
+        files, folder = next((f for f in by_suffix if f), []), path
     else:
-        files, config = [path] if path.is_file() and path.suffix in SUFFIXES else [], path.with_name("config.json")
+        files, folder = [path] if path.is_file() and path.suffix in SUFFIXES else [], path.parent
     if not files:
         return None
     arrays: dict[str, np.ndarray] = {}
     for file in files:
         arrays |= _READERS[file.suffix](file)
-    try:
-        about = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    except ValueError as error:
-        raise DataError(f"{config} is not JSON: {error}") from None
-    return arrays, about
+    return arrays, read_about(folder)
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """The entries of config.json and open_clip_config.json, and under "preprocessor" those of preprocessor_config.json, of those that exist.
+
+    Raises DataError for a file that is not JSON.
+    """
+    about: dict[str, Any] = {}
+    for name in ("config.json", "open_clip_config.json", "preprocessor_config.json"):
+        file = folder / name
+        if not file.is_file():
+            continue
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{file} is not JSON: {error}") from None
+        about |= {"preprocessor": found} if name.startswith("pre") else found
+    return about
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:

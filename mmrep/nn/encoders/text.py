@@ -22,6 +22,7 @@ class TextEncoder:
     """A transformer over ids in [0, vocab) of texts of up to `length` tokens.
 
     pool: the last valid token ("eos", CLIP), the first ("cls", BERT), or the "mean" of the valid ones.
+    eos: id that ends a text, whatever follows it; None: a text ends before its first padding.
     causal: tokens attend to those before them alone (CLIP).   With transformer.norm="post" the embeddings are normed too (BERT).
     Raises ConfigError where `pool` is unknown, or "cls" with `causal`.
     """
@@ -31,6 +32,7 @@ class TextEncoder:
     length: int = 32
     causal: bool = False
     pool: Literal["eos", "cls", "mean"] = "mean"
+    eos: int | None = None
 
     def __post_init__(self) -> None:
         if self.pool not in ("eos", "mean", "cls"):
@@ -63,6 +65,9 @@ class TextTransformer(nn.Module):
             raise ConfigError("pooled_only is True and pool is 'mean', which needs all tokens; choose 'eos' or 'cls'.")
         ids = jnp.asarray(ids)
         valid = ids > 0
+        if c.eos is not None:
+            # Id 0 may be a word here. A text without `eos` is its first token.
+            valid = jnp.arange(ids.shape[1]) <= jnp.argmax(ids == c.eos, axis=1)[:, None]
         init = nn.initializers.normal(0.02)
         x = nn.Embed(c.vocab, t.width, dtype=self.dtype, embedding_init=init, name="embed")(ids)
         x = LearnedPositions(c.length, dtype=self.dtype, name="positions")(x)
