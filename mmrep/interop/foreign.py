@@ -35,11 +35,31 @@ def read_foreign(path: str | Path) -> tuple[Experiment, Params, Extras] | None:
     if found is None:
         return None
     arrays, about = found
+    about |= sentence_modules(Path(path))
     for module in weight_maps():
         known = module.read(arrays, about)
         if known is not None:
             return *known, {}
     return None
+
+
+def sentence_modules(folder: Path) -> dict[str, Any]:
+    """{"modules": the entries of a sentence encoder's modules.json, each with those of its own config.json}; {} for other folders.
+
+    Raises DataError for a file that is not JSON.
+    """
+    listed = folder / "modules.json"
+    if not listed.is_file():
+        return {}
+    try:
+        found = json.loads(listed.read_text(encoding="utf-8"))
+        for entry in found:
+            own = folder / entry["path"] / "config.json"
+            if entry["path"] and own.is_file():
+                entry |= json.loads(own.read_text(encoding="utf-8"))
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{listed} is not a sentence encoder's list of modules: {error!r}") from None
+    return {"modules": found}
 
 
 def weight_maps() -> Iterator[ModuleType]:
