@@ -17,7 +17,7 @@ from mmrep.evals import zero_shot as prompts
 from mmrep.evals.dense import Predicted
 from mmrep.interop import foreign, safetensors
 from mmrep.model import Model
-from mmrep.systems.recipes.finetune import HEAD_ONLY, start
+from mmrep.systems.recipes.finetune import learnt, start
 from mmrep.training import loop
 from mmrep.training.restore import restore
 
@@ -222,6 +222,9 @@ def finetune(
     target: str = "",
     inputs: Sequence[str] = (),
     freeze: bool = True,
+    lora_rank: int = 0,
+    lora_pattern: str = "",
+    prompts: int = 0,
     steps: int = 500,
     lr: float = 1e-3,
     layer_decay: float = 1.0,
@@ -236,7 +239,10 @@ def finetune(
             `mmrep.systems.recipes.finetune`.
     freeze: train the head alone (a probe); False trains the encoder as well, with `layer_decay` as each layer's rate over that of
             the layer above.
-    Raises ConfigError where the data has no such target, or the system no features for such a head.
+    lora_rank, lora_pattern: train low-rank adapters of the frozen encoder's Dense layers too (their paths begin with "encoder/"; attention's
+            queries and values unless given); `save` merges them into the kernels.
+    prompts: train so many vectors before the tokens of the frozen encoder's Transformers, too.
+    Raises ConfigError where the data has no such target, freeze=False goes with adapters or prompts, or the system no features for such a head.
 
         classes = mmrep.modality.label("label", 10)
         data = replace(model.data, source=mmrep.Folder("photos"), modalities=(*model.data.modalities, classes))
@@ -252,7 +258,15 @@ def finetune(
             f"finetune needs one target that the model's data lacks, found {names}: add a label or map to data.modalities, or name it with target="
         )
     (goal,) = found.values()
-    config = start.over(model.experiment, goal, head, inputs=tuple(inputs))
+    if (lora_rank or prompts) and not freeze:
+        raise ConfigError(
+            "finetune: freeze is False and lora_rank or prompts is set, which are for a frozen encoder: give one of them"
+        )
+    if lora_rank < 0 or prompts < 0:
+        raise ConfigError(f"finetune: lora_rank {lora_rank} and prompts {prompts} must not be negative")
+    added: dict[str, Any] = {"lora_rank": lora_rank, "prompts": prompts}
+    added |= {"lora_pattern": lora_pattern} if lora_pattern else {}
+    config = start.over(model.experiment, goal, head, inputs=tuple(inputs), **added)
     if missing := {*config.inputs} - {m.name for m in data.modalities}:
         raise ConfigError(f"finetune: data.modalities lacks {', '.join(sorted(missing))}, which the encoder takes")
     folder = paths.make_cache("donors")
@@ -260,7 +274,7 @@ def finetune(
     parts = tuple(m for m in data.modalities if m.name in (*config.inputs, goal.name))
     tokenizer = model.data.tokenizer if any(m.kind == "text" for m in parts) else None
     phase = Phase(
-        "probe" if freeze else "finetune", steps, trainable=HEAD_ONLY if freeze else (".*",),
+        "probe" if freeze else "finetune", steps, trainable=learnt(config) if freeze else (".*",),
         start=(Pretrained(file=str(donor), parts=start.pretrained_parts(config)),),
     )  # fmt: skip
     truth = goal.name if goal.kind == "label" else config.map

@@ -18,6 +18,7 @@ from mmrep.config import Data, Experiment, flatten, to_json
 from mmrep.data import pipeline
 from mmrep.errors import ConfigError, near
 from mmrep.modality import Modality
+from mmrep.nn import lora
 from mmrep.system import Batch, Extras, Infer, Params, System
 
 Fields: TypeAlias = tuple[tuple[str, str], ...]
@@ -431,7 +432,7 @@ class Model:
     # To share
 
     def save(self, path: str | Path) -> Path:
-        """Writes parameters, config and tokenizer to one safetensors file, which `mmrep.load` reads.
+        """Writes parameters, config and tokenizer to one safetensors file, which `mmrep.load` reads; low-rank adapters are merged first.
 
         >>> import tempfile
         >>> path = model.save(tempfile.mkdtemp() + "/clip.safetensors")
@@ -443,8 +444,23 @@ class Model:
         path = Path(path)
         if path.suffix != ".safetensors":
             raise ConfigError(f"{path} must end in .safetensors, by which mmrep.load recognises it")
-        safetensors.write(path, self.experiment, self.params, self.extras, self.sentencepiece)
+        safetensors.write(path, *self._merged(), self.extras, self.sentencepiece)
         return path
+
+    def _merged(self) -> tuple[Experiment, Params]:
+        """Experiment and parameters without adapters: params["lora"], in a system whose config has `lora_rank` and `lora_scale`."""
+        experiment, last = self.experiment, self.experiment.phases[-1]
+        config = last.system or experiment.system
+        if not getattr(config, "lora_rank", 0) or "lora" not in self.params:
+            return experiment, self.params
+        rest = {k: v for k, v in self.params.items() if k != "lora"}
+        plain = dataclasses.replace(config, lora_rank=0)
+        trainable = tuple(t for t in last.trainable if not t.startswith("lora/"))
+        phase = dataclasses.replace(last, system=None, trainable=trainable)
+        return (
+            dataclasses.replace(experiment, system=plain, phases=(*experiment.phases[:-1], phase)),
+            lora.merge(rest, self.params["lora"], config.lora_scale),
+        )
 
     def card(self) -> str:
         """A model card in Markdown: what the model is, its parameters, data, training, results and licence.

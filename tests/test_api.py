@@ -15,6 +15,7 @@ from PIL import Image
 import mmrep
 from mmrep import api
 from mmrep import model as model_module
+from mmrep.config import flatten
 from mmrep.errors import ConfigError, DataError
 from mmrep.evals.suite import Retrieval
 
@@ -231,6 +232,22 @@ def test_finetuning_puts_a_head_on_the_very_parameters_of_the_model(model, tmp_p
     np.testing.assert_allclose(back.call("predict", image=PIXELS), probe.call("predict", image=PIXELS), atol=1e-5)
     whole = mmrep.finetune(model, data, head="mlp", freeze=False, steps=3, progress=False)
     assert not np.array_equal(kernel(whole), kernel(probe))
+
+
+def test_adapters_and_prompts_learn_beside_a_frozen_encoder_and_adapters_are_merged(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMREP_CACHE", str(tmp_path))
+    data = labelled(model, mmrep.modality.label("shape", 8))
+    found = mmrep.finetune(model, data, lora_rank=2, prompts=3, steps=4, lr=1e-2, progress=False)
+    assert {*found.params} == {"encoder", "head", "lora", "prompts"}
+    frozen = flatten({"image": model.params["image"]})
+    for path, value in flatten(found.params["encoder"]).items():
+        np.testing.assert_array_equal(value, frozen[path])
+    assert all(np.abs(v).max() > 0 for p, v in flatten(found.params["lora"]).items() if p.endswith("/b"))
+    back = mmrep.load(found.save(tmp_path / "merged.safetensors"))
+    assert {*back.params} == {"encoder", "head", "prompts"} and back.experiment.system.lora_rank == 0
+    np.testing.assert_allclose(back.call("predict", image=PIXELS), found.call("predict", image=PIXELS), atol=1e-5)
+    with pytest.raises(ConfigError, match="for a frozen encoder"):
+        mmrep.finetune(model, data, lora_rank=2, freeze=False)
 
 
 def test_a_head_on_texts_keeps_the_tokenizer_of_the_model(model, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@
     begin = (Pretrained(experiment, start.pretrained_parts(config)),)
     Phase(trainable=HEAD_ONLY, start=begin)                         # probing: the encoder is frozen
     Phase(start=begin), Optim(layer_decay=0.75)                     # fine-tuning
+    Phase(trainable=learnt(config), start=begin)                    # adapters (`lora_rank`), learnt prompts
 
 linear, mlp         LayerNorm, then a linear layer or an MLP              heads.VectorHead
 dense, for classes  Bachmann et al. 2022 (MultiMAE), section 4.1          heads.ConvNeXtHead
@@ -27,6 +28,8 @@ from mmrep.errors import ConfigError, near
 from mmrep.losses import masked
 from mmrep.losses.reduce import masked_mean
 from mmrep.modality import Modality
+from mmrep.nn import lora
+from mmrep.nn import prompts as learnt_prompts
 from mmrep.nn.maps import DenseModality, dense
 from mmrep.system import Batch, Extras, Metrics, Params, System
 from mmrep.systems.recipes.finetune.dpt import Dpt, DPTHead
@@ -35,6 +38,11 @@ from mmrep.systems.recipes.finetune.model import berhu, classification_loss, seg
 
 HEAD_ONLY = ("head/.*",)
 """`Phase.trainable` of a probe."""
+
+
+def learnt(config: "Config") -> tuple[str, ...]:
+    """`Phase.trainable` with a frozen encoder: the head, and the adapters and prompts where there are some."""
+    return (*HEAD_ONLY, *["lora/.*"] * (config.lora_rank > 0), *["prompts/.*"] * (config.prompts > 0))
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,9 @@ class Config:
     read:      inputs whose tokens a dense head takes, side by side as channels; the first unless given. All inputs have one grid of patches.
     truncated: numbers are standardised by each example's middle 80 % of values, not by the target's mean and std (depth).
     loss:      of numbers.
+    lora_rank: of the encoder's adapters (mmrep.nn.lora), in params["lora"]; 0: none. `lora_pattern`: paths of its Dense layers, from
+               "encoder/" on. `lora_scale`: alpha / rank.
+    prompts:   learnt vectors before the tokens of each of the encoder's Transformers (mmrep.nn.prompts); `prompt_depth` blocks have their own.
     """
 
     encoder: Any
@@ -61,6 +72,11 @@ class Config:
     truncated: bool = False
     loss: Literal["berhu", "l1"] = "berhu"
     dtype: str = "float32"
+    lora_rank: int = 0
+    lora_pattern: str = ".*attn/(query|value)"
+    lora_scale: float = 1.0
+    prompts: int = 0
+    prompt_depth: int = 1
 
     @property
     def task(self) -> str:
@@ -106,10 +122,22 @@ class Config:
             params, extras = used(features, *whole, given(batch))
             x = jax.eval_shape(lambda p, e: head_input(self, features(p, e, given(batch)), batch), params, extras)
             zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), x)
-            return {"encoder": params, "head": head.init(for_head, zeros)["params"]}, {"encoder": extras}
+            made, key = {"encoder": params, "head": head.init(for_head, zeros)["params"]}, jax.random.fold_in(rng, 1)
+            if self.lora_rank:
+                made["lora"] = lora.init(key, {"encoder": params}, self.lora_pattern, self.lora_rank)
+            if self.prompts:
+                run = lambda: features(params, extras, given(batch))  # noqa: E731
+                made["prompts"] = learnt_prompts.init(key, run, self.prompts, self.prompt_depth)
+            return made, {"encoder": extras}
+
+        def encoded(params: Params, extras: Extras, batch: Batch, rng: PRNGKeyArray | None = None) -> Any:
+            """The features, by adapters and prompts where there are some."""
+            here = lora.merge({"encoder": params["encoder"]}, params.get("lora", {}), self.lora_scale)
+            with learnt_prompts.prompted(params.get("prompts", {})):
+                return features(here["encoder"], extras["encoder"], given(batch, rng))
 
         def output(params: Params, extras: Extras, batch: Batch, rng: PRNGKeyArray | None = None) -> Array:
-            found = features(params["encoder"], extras["encoder"], given(batch, rng))
+            found = encoded(params, extras, batch, rng)
             return head.apply({"params": params["head"]}, head_input(self, found, batch))  # type: ignore[return-value]
 
         def loss(
@@ -125,10 +153,7 @@ class Config:
                 return found
             return found * jnp.asarray(self.map.std, jnp.float32) + jnp.asarray(self.map.mean, jnp.float32)
 
-        def encode(params: Params, extras: Extras, batch: Batch) -> Any:
-            return features(params["encoder"], extras["encoder"], given(batch))
-
-        return System(init, loss, {"predict": predict, self.features: encode})
+        return System(init, loss, {"predict": predict, self.features: encoded})
 
     def _head(self) -> Any:
         dtype = jnp.dtype(self.dtype)

@@ -31,11 +31,13 @@ def over(
     *,
     features: str = "",
     inputs: tuple[str, ...] = (),
+    **adapters: Any,
 ) -> Config:
     """A head on the encoder of `experiment`.
 
     inputs:   of the encoder; its first image (or, without one, its first modality) unless given.
     features: the embedding of the first input for linear and mlp, its tokens for dense heads, unless given.
+    adapters: fields of Config: lora_rank, lora_pattern, lora_scale, prompts, prompt_depth.
     Raises ConfigError where the system has no such function.
     """
     system = experiment.phases[-1].system or experiment.system
@@ -50,5 +52,5 @@ def over(
     suffix = {ConvNeXt: "_tokens", Dpt: "_token_layers"}.get(type(chosen), "")
     for name in [features] if features else [f"{inputs[0]}{suffix}", f"fused{suffix}"]:
         if name in known:
-            return Config(system, modalities, name, inputs, target, chosen)
+            return Config(system, modalities, name, inputs, target, chosen, **adapters)
     raise ConfigError(f"no infer function for a {head} head on {inputs[0]!r}; there are {', '.join(sorted(known))}")
