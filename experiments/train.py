@@ -1,17 +1,26 @@
 """Trains a system, evaluates it on held-out data and writes its report; resumes where the run's folder has a checkpoint."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from experiments import _cli
+from mmrep.errors import DataError
 from mmrep.training import distributed
+
+if TYPE_CHECKING:
+    from mmrep.config import Experiment
 
 
 @dataclass(frozen=True)
 class Options:
     workdir: Annotated[Path | None, _cli.FOLDER] = None
     """the run's folder (default: runs/SLUG-SIZE)"""
+    init_from: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """start from these parameters: a run's folder, a file of Model.save, or published weights"""
     report: bool = True
     """leave out report.html"""
     quiet: bool = False
@@ -37,12 +46,14 @@ def run_on(command: _cli.Command[Options]) -> None:
     from mmrep.training.faults import guarded
     from mmrep.training.loop import train
 
-    workdir = command.workdir(command.options.workdir)
+    workdir, experiment = command.workdir(command.options.workdir), command.experiment
+    if command.options.init_from:
+        experiment = started_from(experiment, command.options.init_from)
     meta = {"slug": command.slug, "size": command.size, "variant": command.variant}
     quiet = command.options.quiet or not distributed.leads()
     with guarded(command.options.watchdog) as guard:
         model = train(
-            command.experiment, workdir, evaluate=evaluate, meta=meta, progress=not quiet, guard=guard,
+            experiment, workdir, evaluate=evaluate, meta=meta, progress=not quiet, guard=guard,
             wandb=command.options.wandb,
         )  # fmt: skip
     if guard.signal or not distributed.leads():
@@ -50,6 +61,30 @@ def run_on(command: _cli.Command[Options]) -> None:
     print_metrics(model.metrics)
     if command.options.report:
         print(f"report: {write_report(command.slug, model, workdir)}")
+
+
+def started_from(experiment: "Experiment", path: Path) -> "Experiment":
+    """`experiment` whose first phase starts from the parameters in `path`: all of them must have a place of their shape in it.
+
+    Raises DataError where there is no such file or folder.
+    """
+    from mmrep import paths
+    from mmrep.config import Pretrained
+    from mmrep.training.restore import restore
+
+    if not path.exists():
+        raise DataError(f"--init-from: no file or folder {path}")
+    file = path.resolve()
+    if (path / "checkpoints").is_dir():
+        steps = sorted(p.name for p in (path / "checkpoints").iterdir())
+        name = hashlib.sha256(f"{file} {steps}".encode()).hexdigest()[:16]
+        file = paths.make_cache("donors") / f"{name}.safetensors"
+        with distributed.leader_first():
+            if not file.exists():
+                restore(path).save(file)
+    first, *rest = experiment.phases
+    first = replace(first, start=(*first.start, Pretrained(file=str(file))))
+    return replace(experiment, phases=(first, *rest))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import toy
 
-from experiments import _cli, prove
+from experiments import _cli, prove, train
 from mmrep import catalogue
-from mmrep.config import Arm, Data, Expect, Experiment, Phase, Pretrained, Proof
-from mmrep.errors import ConfigError
+from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Pretrained, Proof, flatten
+from mmrep.errors import ConfigError, DataError
+from mmrep.training import loop
 
 
 def fails(run_command, *args):
@@ -36,6 +38,19 @@ def test_train_evaluate_and_resume_as_a_user_would(run_command, tmp_path):
         run_command, "train", "align", "--size", "tiny", "--workdir", run, "--optim.lr", "0.5"
     )
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text()) == pytest.approx(first, abs=1e-6)
+
+
+def test_training_starts_from_a_file_or_a_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMREP_CACHE", str(tmp_path / "cache"))
+    tiny = toy.experiment(phases=(Phase(steps=1),), optim=Optim(lr=0.0, warmup=0))
+    other = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, seed=7))
+    run = loop.train(other, tmp_path / "run", progress=False)
+    file = run.save(tmp_path / "other.safetensors")
+    for start in (file, tmp_path / "run"):
+        found = loop.train(train.started_from(tiny, start), progress=False)
+        assert all((v == flatten(run.params)[k]).all() for k, v in flatten(found.params).items())
+    with pytest.raises(DataError, match="--init-from: no file or folder"):
+        train.started_from(tiny, tmp_path / "absent")
 
 
 @pytest.mark.parametrize(
