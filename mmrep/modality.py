@@ -41,6 +41,7 @@ class Modality:
     rate:      samples per second (audio).
     patch:     side of a patch in pixels (image, map), for models that divide it into a grid.
     mean, std: models standardise numbers as (x - mean) / std; one value, or one per channel.
+    crop:      pictures are resized by their shorter side and cut at the centre (CLIP); else both sides are resized.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Modality:
     patch: int = 1
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
+    crop: bool = False
 
     def __post_init__(self) -> None:
         rank = _KINDS[self.kind].rank if self.kind in _KINDS else None
@@ -120,10 +122,11 @@ def image(
     patch: int = 1,
     mean: tuple[float, ...] = (0.5,),
     std: tuple[float, ...] = (0.5,),
+    crop: bool = False,
 ) -> Modality:
     """size: height and width, or both where they are equal."""
     shape = (*_sides(size), channels)
-    return Modality(name, "image", shape, field, augment=augment, patch=patch, mean=mean, std=std)
+    return Modality(name, "image", shape, field, augment=augment, patch=patch, mean=mean, std=std, crop=crop)
 
 
 def text(name: str, length: int, vocab: int, field: str = "", augment: tuple[Augment, ...] = ()) -> Modality:
@@ -165,7 +168,7 @@ def encode(
 
 
 def _image(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
-    return {m.name: raw.pixels(value, m.size, m.channels, m.name)}
+    return {m.name: raw.pixels(value, m.size, m.channels, m.name, m.crop)}
 
 
 def _text(m: Modality, value: Any, tokenize: Tokenize | None) -> dict[str, np.ndarray]:

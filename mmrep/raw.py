@@ -62,11 +62,12 @@ def rgb(picture: Any, where: str) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def pixels(
-    value: Any, size: tuple[int, int], channels: int, where: str
+    value: Any, size: tuple[int, int], channels: int, where: str, crop: bool = False
 ) -> Float[np.ndarray, "{size[0]} {size[1]} {channels}"]:
     """A picture as float32 in [0, 1], brought to `size` (height, width) by bicubic interpolation, its aspect ratio not kept.
 
     value: a PIL picture; or an array [H, W] or [H, W, C] of uint8, bool, or floats in [0, 1]. One channel is repeated where 3 are wanted.
+    crop: the shorter side is brought to `size` and the longer one cut at the centre (CLIP).
     Raises DataError for another range, another integer type, or another number of channels.
     """
     array = _picture(value, channels, where) if is_pil(value) else numbers(value, where)
@@ -90,6 +91,8 @@ def pixels(
             raise DataError(
                 f"{where}: float pixels must be finite and within [0, 1], found {low:.4g}..{high:.4g}; give uint8 or scale them"
             )
+    if crop:
+        array = _centre(array, size)
     if array.shape[:2] != size:
         array = _resize(array, size)
     if array.dtype == np.uint8:
@@ -106,6 +109,19 @@ def _picture(picture: Any, channels: int, where: str) -> np.ndarray:
         raise DataError(f"{where}: a picture in mode {picture.mode} does not have {channels} channels: give an array")
     array = rgb(picture, where)
     return array if channels == 3 else np.asarray(Image.fromarray(array).convert("L"))
+
+
+def _centre(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The picture resized until it just covers `size`, its middle cut out."""
+    height, width = array.shape[:2]
+    if height * size[1] < width * size[0]:
+        whole = size[0], int(size[0] * width / height)
+    else:
+        whole = int(size[1] * height / width), size[1]
+    if (height, width) != whole:
+        array = _resize(array, whole)
+    top, left = (whole[0] - size[0]) // 2, (whole[1] - size[1]) // 2
+    return array[top : top + size[0], left : left + size[1]]
 
 
 def _resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 
 import mmrep
@@ -12,6 +13,7 @@ from mmrep.errors import ConfigError, DataError
 from mmrep.interop import names
 from mmrep.systems.contrastive.clip import weights
 
+PIXELS = np.load(Path(__file__).parents[2] / "golden/clip_pixels.npz")
 GOLDEN = np.load(Path(__file__).parents[2] / "golden/clip.npz")
 CASES = ("hf_quick_gelu", "hf_gelu", "open_clip_quick_gelu", "open_clip_gelu")
 
@@ -38,6 +40,14 @@ def test_features_and_logits_equal_the_reference(case, tmp_path):
     np.testing.assert_allclose(text, GOLDEN[f"{case}/text"], atol=1e-4)
     scale = np.exp(model.params["scale"]["log_scale"])
     np.testing.assert_allclose(scale * image @ text.T, GOLDEN[f"{case}/logits"], atol=1e-4 * scale)
+
+
+def test_pixels_equal_the_reference(tmp_path):
+    """Odd sizes, transparency and one channel, in grey levels."""
+    model = mmrep.load(folder("hf_gelu", tmp_path))
+    for name in ("rgb_wide", "rgb_tall", "alpha", "grey", "small"):
+        found = model.preprocess("image", Image.fromarray(PIXELS[f"{name}/picture"]))
+        np.testing.assert_allclose(255 * found, PIXELS[f"{name}/pixels"], atol=1e-2, err_msg=name)
 
 
 def test_a_folder_with_both_names_of_one_model_loads(tmp_path):

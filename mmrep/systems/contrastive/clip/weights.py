@@ -193,7 +193,7 @@ def _experiment(
     scale = weights["logit_scale"].item()
     floor = 0.01 if scale < math.log(100) + 1e-3 else None
     system = Config(image, text, dim=dim, temperature=math.exp(-scale), min_temperature=floor)
-    parts = modality.image("image", size, patch=patch), modality.text("text", text.length, text.vocab)
+    parts = modality.image("image", size, patch=patch, crop=True), modality.text("text", text.length, text.vocab)
     shapes = jax.eval_shape(system.build().init, jax.random.key(0), modality.example(parts, 1))[0]
     data = Data(None, parts, tokenizer=Tokenizer(text.vocab))
     return Experiment(system, data), n.to_params(rows, weights, shapes)
