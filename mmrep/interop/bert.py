@@ -14,6 +14,7 @@ from mmrep.config import Data, Experiment, Tokenizer
 from mmrep.errors import ConfigError, DataError
 from mmrep.interop import names as n
 from mmrep.nn.config import TransformerConfig
+from mmrep.nn.encoders.relative_text import RelativeTextEncoder
 from mmrep.nn.encoders.text import TextEncoder
 from mmrep.nn.heads import l2_normalise
 from mmrep.nn.pooling import layer_features
@@ -30,7 +31,7 @@ class Config:
     normalise: embeddings have unit length.   Our encoder's padding is id 0: `pad` and 0 change places in its table and in the ids.
     """
 
-    text: TextEncoder = TextEncoder()
+    text: TextEncoder | RelativeTextEncoder = TextEncoder()
     pad: int = 0
     normalise: bool = False
 
@@ -154,7 +155,7 @@ def read(arrays: n.Arrays, about: Mapping[str, Any]) -> tuple[Experiment, dict[s
     )
     params = n.to_params(table(config), kept, shapes["params"])
     # The source is None, so no tokenizer is fitted: texts come as ids of the file's own tokenizer.
-    text = modality.text("text", config.text.length, config.text.vocab)
+    text = modality.text("text", len(rows), config.text.vocab)
     return Experiment(config, Data(None, (text,), Tokenizer(config.text.vocab, lower=False))), params
 
 
