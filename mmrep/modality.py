@@ -174,7 +174,9 @@ def _image(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
 def _text(m: Modality, value: Any, tokenize: Tokenize | None) -> dict[str, np.ndarray]:
     words = raw.text(value, m.name)
     if tokenize is None:
-        raise ConfigError(f"modality {m.name!r} is text: data.tokenizer must be set")
+        raise ConfigError(
+            f"modality {m.name!r} is text and the model has no tokenizer: set data.tokenizer, or give token ids to model.infer"
+        )
     return {m.name: tokenize(words, m.shape[0])}
 
 

@@ -50,6 +50,13 @@ def test_pixels_equal_the_reference(tmp_path):
         np.testing.assert_allclose(255 * found, PIXELS[f"{name}/pixels"], atol=1e-2, err_msg=name)
 
 
+def test_raw_text_without_a_tokenizer_is_one_sentence(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"'text' is text and the model has no tokenizer: .* token ids to model\.infer"
+    ):
+        mmrep.load(folder("hf_gelu", tmp_path)).embed(text=["a star"])
+
+
 def test_a_folder_with_both_names_of_one_model_loads(tmp_path):
     folder("hf_gelu", tmp_path)
     save_file(arrays("open_clip_gelu"), tmp_path / "open_clip_model.safetensors")
