@@ -116,6 +116,7 @@ class Train:
 
     ema: decay of the averaged parameters used by evaluation (0 = off).
     accumulate: micro-batches a step; gradients are averaged, so in-batch negatives are those of a micro-batch.
+    checkpoint_minutes: a checkpoint after so much time since the last one, beside those of checkpoint_every (0 = off).
     max_skips: consecutive non-finite steps (their update is skipped) before the run stops.
     spike: an update whose loss lies more than this many standard deviations above its running mean is skipped (0 = off).
     """
@@ -126,6 +127,7 @@ class Train:
     log_every: int = 20
     eval_every: int = 0
     checkpoint_every: int = 0
+    checkpoint_minutes: float = 5.0
     keep_checkpoints: int = 2
     max_skips: int = 10
     spike: float = 0.0
@@ -215,7 +217,7 @@ class Experiment:
 _LEAST: Mapping[str, float] = {
     "data.batch_size": 1, "data.eval_batch_size": 1, "data.max_bad_records": 0, "data.workers": 0, "data.prefetch": 0,
     "data.tokenizer.vocab": 1, "train.seed": 0, "train.ema": 0, "train.accumulate": 1, "train.log_every": 1, "train.eval_every": 0,
-    "train.checkpoint_every": 0, "train.keep_checkpoints": 1, "train.max_skips": 1, "train.spike": 0, "optim.lr": 0, "optim.warmup": 0,
+    "train.checkpoint_every": 0, "train.checkpoint_minutes": 0, "train.keep_checkpoints": 1, "train.max_skips": 1, "train.spike": 0, "optim.lr": 0, "optim.warmup": 0,
     "optim.final": 0, "optim.weight_decay": 0, "optim.b1": 0, "optim.b2": 0, "optim.eps": 0, "optim.clip": 0, "mesh.model": 1,
     "mesh.fsdp": 1,
 }  # fmt: skip
@@ -400,8 +402,16 @@ def _find(address: Any) -> Any:
 
 
 def fingerprint(config: Any) -> str:
-    """16 hex digits that two configs share exactly when they are equal."""
-    return hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode()).hexdigest()[:16]
+    """16 hex digits that two configs share exactly when they are equal, but for `Train.checkpoint_minutes`, which changes no result."""
+    return hashlib.sha256(json.dumps(_timeless(to_json(config)), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_timeless(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _timeless(v) for k, v in value.items() if k != "checkpoint_minutes"}
+    return value
 
 
 def differences(a: Any, b: Any, path: str = "") -> list[str]:

@@ -122,7 +122,7 @@ def test_every_number_is_in_its_range_or_one_sentence():
     config = replace(toy.experiment(), data=replace(toy.experiment().data, tokenizer=Tokenizer()))
     names = {n for part in ("data", "optim", "train", "mesh") for n, _ in _numbers(getattr(config, part), f"{part}.")}
     allowed_zero = {
-        "data.max_bad_records", "data.workers", "data.prefetch", "train.seed", "train.ema", "train.eval_every", "train.checkpoint_every",
+        "data.max_bad_records", "data.workers", "data.prefetch", "train.seed", "train.ema", "train.eval_every", "train.checkpoint_every", "train.checkpoint_minutes",
         "train.spike", "optim.lr", "optim.warmup", "optim.final", "optim.weight_decay", "optim.b1", "optim.b2", "optim.eps", "optim.clip",
     }  # fmt: skip
     checked = names - {"optim.layer_decay", "data.source.n"}  # by rules of their own

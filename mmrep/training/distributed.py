@@ -102,6 +102,20 @@ def leads() -> bool:
     return jax.process_index() == 0
 
 
+def leader_says(this: bool, asked: bool = True) -> bool:
+    """`this` of process 0, in all processes. With several, False unless `asked`: the exchange waits for the steps before it."""
+    import jax
+    import numpy as np
+
+    if jax.process_count() == 1:
+        return this
+    if not asked:
+        return False
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(this)))
+
+
 @contextlib.contextmanager
 def leader_first() -> Iterator[None]:
     """Runs the body in process 0, then in all others, which find what it wrote to a shared disk. Errors of process 0 end them too.

@@ -229,6 +229,7 @@ def _steps(
             )
 
     guard.heartbeat(faults.PATIENCE)
+    saved = time.perf_counter()
     for step in range(done + 1, end + 1):
         before = time.perf_counter()
         batch = next(batches)
@@ -248,7 +249,13 @@ def _steps(
             waited, clock, since = 0.0, now, step
         if leave:
             break
-        if config.checkpoint_every and saves and step % config.checkpoint_every == 0 and step < end:
+        logged = step % config.log_every == 0
+        by_time = bool(config.checkpoint_minutes and saves) and distributed.leader_says(
+            time.perf_counter() - saved > 60 * config.checkpoint_minutes, asked=logged
+        )  # fmt: skip
+        by_step = config.checkpoint_every and step % config.checkpoint_every == 0
+        if saves and (by_time or by_step) and step < end:
+            saved = time.perf_counter()
             guard.heartbeat(faults.PATIENCE)
             flush()  # what is logged up to a checkpoint is on the disk before it
             saves.save(step, current)

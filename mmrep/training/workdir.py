@@ -15,7 +15,7 @@ from mmrep.data import contents, pipeline
 from mmrep.errors import ConfigError, DataError
 
 # Fields that may change between the parts of one run: they do not change what is learnt.
-FREE = ("evals", "mesh", "sharding", "train.log_every", "train.eval_every", "train.checkpoint_every",
+FREE = ("evals", "mesh", "sharding", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.checkpoint_minutes",
         "train.keep_checkpoints", "data.workers", "data.prefetch", "data.eval_batch_size", "data.max_bad_records", "system.large_batch")  # fmt: skip
 
 

@@ -229,3 +229,17 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path, first):
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), want.params, found.params)
     assert len(losses[0]) == 12
+
+
+def test_checkpoints_are_saved_by_time(tmp_path, monkeypatch):
+    kept = []
+    save = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda self, step, state: (kept.append(step), save(self, step, state))[1])
+    for minutes, steps in ((1e-9, [1, 2, 3]), (0.0, [3]), (5.0, [3])):
+        kept.clear()
+        loop.train(
+            toy.experiment(3, evals=(), train=Train(checkpoint_minutes=minutes)),
+            tmp_path / str(minutes),
+            progress=False,
+        )
+        assert kept == steps
