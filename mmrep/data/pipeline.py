@@ -159,7 +159,9 @@ def open_split(data: Data, tokenize: Tokenize | None, name: str, source: Any = N
     source = data.source if source is None else source
     for m in data.modalities:
         if m.kind == "audio":
-            inner(source, "check_sound", lambda check, m=m: check(m.source), None)
+            check = inner(source, "check_sound", lambda check: check, None)
+            if check is not None:
+                check(m.source)
             rate = inner(source, "rate", lambda rate: rate, m.rate)
             if rate != m.rate:
                 raise ConfigError(
@@ -247,7 +249,7 @@ def train_batches(
                     )
                 if row >= low:
                     entries[row] = found
-        return collate([entries[row] for row in range(low, high)])
+        return collate([e for row in range(low, high) if (e := entries[row]) is not None])
 
     order = shuffled.batch(batch_size, drop_remainder=True).repeat().map_with_index(load)
     options = grain.ReadOptions(num_threads=split.data.workers, prefetch_buffer_size=split.data.prefetch)

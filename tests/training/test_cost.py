@@ -69,7 +69,7 @@ def test_accumulation_leaves_the_rows_of_a_batch_on_their_devices():
     sent = {}
     for parts in (1, 4):
         program = compiled(dataclasses.replace(config, train=Train(accumulate=parts)))[2]
-        sent[parts] = cost.traffic(cost.collectives(program.as_text()))
+        sent[parts] = collectives.traffic(collectives.collectives(program.as_text()))
     assert set(sent[1]) == set(sent[4]) == {"all-reduce"}
     assert sent[4]["all-reduce"] == pytest.approx(4 * sent[1]["all-reduce"], rel=0.05)
 

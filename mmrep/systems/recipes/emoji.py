@@ -39,8 +39,10 @@ class RidgeBaseline:
         if self.features not in known:
             raise ConfigError(f"RidgeBaseline.features is {self.features!r}: choose pixels or gradients")
         fields = {m.name: m.source for m in model.data.modalities}
-        sets = [_pairs(model.records(s), fields[self.image], fields[self.text]) for s in ("train", "val", self.split)]
-        scores = ridge_scores(*sets, known[self.features])
+        train, val, test = (
+            _pairs(model.records(s), fields[self.image], fields[self.text]) for s in ("train", "val", self.split)
+        )
+        scores = ridge_scores(train, val, test, known[self.features])
         ranks = retrieval.ranks_of_scores(scores, np.arange(len(scores)))
         label = self.name or f"ridge {self.features} {self.image}->{self.text}"
         return {f"{label} {k}": v for k, v in retrieval.retrieval_metrics(ranks, len(scores), self.ks).items()}

@@ -10,7 +10,7 @@ L = lambda_Con L_Con + lambda_MAE L_MAE       croma_losses, Config.build
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,8 @@ from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
 from mmrep.systems.masked.croma.features import infer_functions
 from mmrep.systems.masked.croma.model import SENSORS, CromaModel, GapFfn, MaeDecoder, SensorEncoder
 
-Vectors, Patches = Float[Array, "B D"], Float[Array, "B N P"]
+Vectors: TypeAlias = Float[Array, "B D"]
+Patches: TypeAlias = Float[Array, "B N P"]
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def croma_losses(
     """ "contrastive", and "optical" and "radar" of the masked autoencoder, for standardised images of which the `visible` patches are encoded."""
 
     def rows(batch: tuple[dict[str, Array], dict[str, budgets.Visible]]) -> dict[str, Array]:
-        images, visible, found = *batch, {}
+        images, visible = batch
+        found: dict[str, Array] = {}
         tokens = {k: model.apply(params, k, images[k], visible[k].ids_keep)[0] for k in SENSORS}
         if config.contrastive_weight:
             pooled = {k: model.apply(params, f"gap_{k}", tokens[k]) for k in SENSORS}
@@ -147,7 +149,8 @@ def croma_losses(
             found |= {f"{k}_error": mae_loss(predicted[k], targets[k], ~visible[k].mask) for k in SENSORS}
         return found
 
-    found, losses = in_micro_batches(rows, (images, visible), config.large_batch.micro_batches), {}
+    found = in_micro_batches(rows, (images, visible), config.large_batch.micro_batches)
+    losses: dict[str, Array] = {}
     if config.contrastive_weight:
         scale, blocks = model.apply(params, "scale"), config.large_batch.blocks()
         losses["contrastive"] = contrastive_loss(found["optical"], found["radar"], scale, blocks)

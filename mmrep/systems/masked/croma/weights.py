@@ -81,7 +81,7 @@ def read(weights: n.Arrays, about: Mapping[str, Any]) -> tuple[Experiment, dict[
     first, second = (weights[f"{k}.linear_input.weight"] for k in (optical, radar))
     sizes = {"optical": first.shape[1] // 64, "radar": second.shape[1] // 64}
     parts = tuple(modality.image(k, 120, c, patch=8, mean=(0.0,), std=(1.0,)) for k, c in sizes.items())
-    system = Config(*map(dense, parts), released=released)
+    system = Config(optical=dense(parts[0]), radar=dense(parts[1]), released=released)
     depth = n.count(weights, f"{optical}.transformer.layers.{{i}}.0.input_norm.weight")
     system = replace(system, encoder=replace(system.encoder, width=len(first), depth=depth))
     if not released:

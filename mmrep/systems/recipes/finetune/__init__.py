@@ -118,8 +118,8 @@ class Config:
 
         def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, Extras]:
             for_encoder, for_head = jax.random.split(rng)
-            whole = encoder.init(for_encoder, modality.example(self.modalities, 1) | given(batch))
-            params, extras = used(features, *whole, given(batch))
+            params, extras = encoder.init(for_encoder, modality.example(self.modalities, 1) | given(batch))
+            params, extras = used(features, params, extras, given(batch))
             x = jax.eval_shape(lambda p, e: head_input(self, features(p, e, given(batch)), batch), params, extras)
             zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), x)
             made, key = {"encoder": params, "head": head.init(for_head, zeros)["params"]}, jax.random.fold_in(rng, 1)

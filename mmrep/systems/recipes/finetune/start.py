@@ -18,8 +18,8 @@ def pretrained_parts(config: Config, absent: tuple[str, ...] = ()) -> tuple[tupl
     """`Pretrained.parts` for the encoder of another experiment.   absent: top-level names that it does not have; they start fresh."""
     system, batch = config.encoder.build(), modality.example(config.modalities, 1)
     given = {k: v for k, v in batch.items() if k.removesuffix("_length") in config.inputs}
-    whole = jax.eval_shape(system.init, jax.random.key(0), batch)
-    params, extras = used(system.infer[config.features], *whole, given)
+    params, extras = jax.eval_shape(system.init, jax.random.key(0), batch)
+    params, extras = used(system.infer[config.features], params, extras, given)
     moved = [(f"{k}/", f"encoder/{k}/") for k in params if k not in absent]
     return (*moved, *((f"extras/{k}/", f"extras/encoder/{k}/") for k in extras))
 
