@@ -201,14 +201,14 @@ def main(run: Callable[[], Any]) -> None:
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        raise SystemExit(141) from None
     except OSError as error:
         if error.errno not in _REFUSED or not error.filename:
             raise
         print(f"error: {error.filename} cannot be used ({error.strerror}): give another path", file=sys.stderr)
         raise SystemExit(2) from None
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
-        raise SystemExit(141) from None
     except KeyboardInterrupt:
         print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None

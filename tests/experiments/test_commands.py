@@ -72,7 +72,7 @@ def test_training_starts_from_a_file_or_a_run(tmp_path, monkeypatch):
         (["align", "--system.image.transformer.heads", "5"], "heads"),
         (["align", "--system.image.patch", "7"], "patch"),
         (["align", "--data.source.n-val", "0", "--data.source.n-test", "0"], "empty"),
-        (["align", "--system.smoothing", "2"], "system.smoothing is 2.0: it must lie in [0, 1)"),
+        (["align", "--system.smoothing", "2"], "system.smoothing is 2.0: it must be in [0, 1)"),
         (["align", "--data.batch-size", "0"], "data.batch_size is 0"),
         (["align", "--mesh.data", "64"], "asks for 64 devices"),
         (["align", "--optim.name", "adam"], "--optim.name is 'adam' (did you mean 'adamw'?)"),
