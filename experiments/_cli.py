@@ -92,8 +92,9 @@ def parse(options: type[T], description: str, argv: Sequence[str] | None = None,
     config = catalogue.experiment(w.slug, w.size, w.variant)
     config = _overrides.override(config, rest, [name for name, _, _ in _flat(whole)])
     if w.fields:
-        for name, _ in _overrides.fields(config):
-            print(f"--{name.replace('_', '-')}  {_overrides.value_of(config, name)!r}")
+        for name, hint in _overrides.fields(config):
+            if _overrides.spelled(hint):
+                print(f"--{name.replace('_', '-')}  {_overrides.value_of(config, name)!r}")
         raise SystemExit(0)
     return Command(w.slug, w.size, w.variant, config, found.own, tuple(rest))
 

@@ -73,7 +73,7 @@ def convert(flag: str, hint: Any, words: Sequence[str]) -> Any:
     """The value of type `hint` that `words` spell. Raises ConfigError that names the flag and what it takes."""
     import tyro
 
-    if not _spelled(hint):
+    if not spelled(hint):
         raise ConfigError(f"{flag} cannot be given on the command line: set it in the config file")
     if hint is str and len(words) == 1:
         return words[0]  # text may begin with a dash
@@ -94,7 +94,7 @@ def _refusal(flag: str, hint: Any, words: Sequence[str]) -> str:
 
 def wanted(hint: Any) -> str:
     """What a value of this type is, in words."""
-    options, parts = [o for o in _options(hint) if o is type(None) or _spelled(o)], get_args(hint)
+    options, parts = [o for o in _options(hint) if o is type(None) or spelled(o)], get_args(hint)
     if len(options) > 1:
         return " or ".join("None" if o is type(None) else wanted(o) for o in options)
     if get_origin(hint) is Annotated:
@@ -108,13 +108,13 @@ def wanted(hint: Any) -> str:
     return _WANTED[hint]
 
 
-def _spelled(hint: Any, inner: bool = False) -> bool:
+def spelled(hint: Any, inner: bool = False) -> bool:
     """Whether words determine a value of this type: not so for dataclasses, functions, and lists of lists of any length."""
     parts = get_args(hint)
     if get_origin(hint) is tuple:
-        return not (inner and Ellipsis in parts) and all(_spelled(p, True) for p in parts if p is not Ellipsis)
+        return not (inner and Ellipsis in parts) and all(spelled(p, True) for p in parts if p is not Ellipsis)
     if get_origin(hint) in (Union, types.UnionType):
-        return any(_spelled(p, inner) for p in parts if p is not type(None))
+        return any(spelled(p, inner) for p in parts if p is not type(None))
     return get_origin(hint) is Literal or (parts[0] if get_origin(hint) is Annotated else hint) in _WANTED
 
 

@@ -166,3 +166,21 @@ def test_a_system_smaller_than_its_data_is_refused(slug, name):
     with pytest.raises(ConfigError, match=rf"{re.escape(name)} is 3, but modality '\w+' has \d+ ids") as error:
         changed(config, name.split(".")[:-1])
     assert any(f"{k!r} has {v} ids" in str(error.value) for k, v in ids.items())
+
+
+def spelled(value):
+    """The words of a command line that give a value."""
+    return [w for v in value for w in spelled(v)] if isinstance(value, tuple) else [str(value)]
+
+
+@pytest.mark.parametrize("slug", ["align", "fourm", "symile"])
+def test_every_field_that_is_listed_can_be_given(slug):
+    """F18: data.tokenizer.vocab, kind and lower were listed and refused."""
+    from mmrep import catalogue
+
+    config = catalogue.experiment(slug, "tiny")
+    names = [name for name, hint in _overrides.fields(config) if _overrides.spelled(hint)]
+    assert {"data.tokenizer.vocab", "data.tokenizer.kind", "data.tokenizer.lower", "optim.lr"} < {*names}
+    for name in names:
+        flag = f"--{name.replace('_', '-')}"
+        assert _overrides.override(config, [flag, *spelled(_overrides.value_of(config, name))]) == config, name

@@ -189,7 +189,7 @@ def recall(index: Index, exact: Index, queries: Float[np.ndarray, "Q D"], k: int
 
 
 def describe(record: Any, fields: Sequence[str] = ()) -> str:
-    """What a record is, in a line: its texts, numbers and file, the longest cut at 80 characters."""
+    """What a record is, in a line: its texts, numbers and file, each cut at 80 characters, a file's path in front."""
     told = []
     for name, value in record.items():
         if (fields and name not in fields) or not isinstance(
@@ -197,5 +197,6 @@ def describe(record: Any, fields: Sequence[str] = ()) -> str:
         ):
             continue
         text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-        told.append(f"{name}: {text if len(text) <= 80 else text[:77] + '...'}")
+        short = text if len(text) <= 80 else f"...{text[-77:]}" if name == "file" else f"{text[:77]}..."
+        told.append(f"{name}: {short}")
     return "; ".join(told)

@@ -74,8 +74,9 @@ def test_a_corpus_of_a_folder_that_changed_or_moved(run_command, tmp_path, monke
     import mmrep
     from mmrep import catalogue
 
+    tmp_path = tmp_path / "[a] {b} %20 #é😀"  # F1, F23: every step in a folder of such a name
     photos, run, out = tmp_path / "photos", str(tmp_path / "run [1]"), str(tmp_path / "corpus")
-    photos.mkdir()
+    photos.mkdir(parents=True)
     rng = np.random.default_rng(0)
 
     def add(name, seed=None):
@@ -86,7 +87,9 @@ def test_a_corpus_of_a_folder_that_changed_or_moved(run_command, tmp_path, monke
     for i in range(24):
         add(f"m{i:02d}")
     config = mine(photos)
-    mmrep.train(config, run, progress=False)
+    model = mmrep.train(config, run, progress=False)
+    again = mmrep.load(model.save(tmp_path / "model [1].safetensors")).embed(text=["a red picture"])
+    np.testing.assert_allclose(mmrep.load(run).embed(text=["a red picture"]), again, atol=1e-6)
     monkeypatch.setattr(catalogue, "experiment", lambda *_: config)
     embed = ["embed", "align", "--size", "tiny", "--workdir", run, "--out", out]
     assert run_command(*embed)[0] == 0
