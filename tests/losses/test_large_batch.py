@@ -114,7 +114,7 @@ def test_micro_batches_and_the_ring_have_the_gradient_of_the_whole_batch(whole):
 
 
 @pytest.mark.mesh
-@pytest.mark.parametrize("config", [FILIP, ALBEF], ids=["filip", "albef"])
+@pytest.mark.parametrize("config", [FILIP, pytest.param(ALBEF, marks=pytest.mark.slow)], ids=["filip", "albef"])
 def test_selected_tokens_and_queues_on_a_ring(config):
     whole = step(config, pairs(12))
     same(on_a_ring(replace(config, large_batch=LargeBatch("ring", 2)), pairs(12), whole[3]), whole)

@@ -108,7 +108,13 @@ def twenty_steps(data: int, model: int, fsdp: int, rules: tuple) -> SimpleNamesp
     return SimpleNamespace(state=state, abstract=stage.abstract, losses=losses)
 
 
-@pytest.mark.parametrize(("shape", "rules"), zip(MESHES.get(DEVICES, ()), (FSDP, TENSOR, TENSOR)))
+@pytest.mark.parametrize(
+    ("shape", "rules"),
+    [
+        pytest.param(shape, rules, marks=pytest.mark.slow if rules is FSDP else ())
+        for shape, rules in zip(MESHES.get(DEVICES, ()), (FSDP, TENSOR, TENSOR))
+    ],
+)
 def test_twenty_steps_on_a_mesh_are_those_of_one_device_and_stay_sharded(shape, rules):
     one, many = twenty_steps(1, 1, 1, FSDP), twenty_steps(*shape, rules)
     assert one.losses[-1] != pytest.approx(one.losses[0], abs=1e-2)  # something was learnt
