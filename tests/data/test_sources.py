@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmrep import raw
-from mmrep.config import from_json, to_json
-from mmrep.data import decode, shards, splits
+from mmrep import modality, raw
+from mmrep.config import Data, from_json, to_json
+from mmrep.data import decode, pipeline, shards, splits
 from mmrep.data.sources import TFDS, Folder, Limits, Shards, Table
 from mmrep.errors import ConfigError, DataError
 
@@ -714,6 +714,23 @@ def test_tfds_splits_and_sentences(prepared):
         with pytest.raises(DataError, match=sentence) as error:
             call()
         assert "\n" not in str(error.value)
+
+
+def test_tfds_sounds_are_named_and_its_classes_known(prepared):
+    """F5: a sound that `audio` does not name has no stated rate."""
+    fields = {"sound": "sound", "label": "label", "name": "label:name"}
+    data = Data(TFDS("tiny_set", fields, data_dir=prepared), (modality.audio("sound", 80),))
+    with pytest.raises(ConfigError, match=r"the field 'sound' is read as sound: name it in audio=\('sound',\)"):
+        pipeline.open_split(data, None, "train")
+    source = TFDS("tiny_set", fields, data_dir=prepared, audio=("sound",), stored_rate=16_000)
+    split = pipeline.open_split(Data(source, data.modalities), None, "train")
+    np.testing.assert_allclose(split.entry(0)["sound"], 0.5, atol=1e-4)
+    assert split.class_names("label") == ("cat", "dog") and split.class_names("name") == ()
+    digests = {source.open(s).digest() for s in ("train", "val", "train")}
+    assert len(digests) == 2
+    assert "no field of its 10 records is a text (sound, label)" in (
+        TFDS("tiny_set", {"sound": "sound", "label": "label"}, data_dir=prepared).open("train").without_text()
+    )
 
 
 # --- all ---
