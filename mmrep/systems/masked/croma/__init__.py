@@ -136,8 +136,7 @@ def croma_losses(
     """ "contrastive", and "optical" and "radar" of the masked autoencoder, for standardised images of which the `visible` patches are encoded."""
 
     def rows(batch: tuple[dict[str, Array], dict[str, budgets.Visible]]) -> dict[str, Array]:
-        images, visible = batch
-        found: dict[str, Array] = {}
+        (images, visible), found = batch, dict[str, Array]()
         tokens = {k: model.apply(params, k, images[k], visible[k].ids_keep)[0] for k in SENSORS}
         if config.contrastive_weight:
             pooled = {k: model.apply(params, f"gap_{k}", tokens[k]) for k in SENSORS}
@@ -149,8 +148,8 @@ def croma_losses(
             found |= {f"{k}_error": mae_loss(predicted[k], targets[k], ~visible[k].mask) for k in SENSORS}
         return found
 
+    losses = dict[str, Array]()
     found = in_micro_batches(rows, (images, visible), config.large_batch.micro_batches)
-    losses: dict[str, Array] = {}
     if config.contrastive_weight:
         scale, blocks = model.apply(params, "scale"), config.large_batch.blocks()
         losses["contrastive"] = contrastive_loss(found["optical"], found["radar"], scale, blocks)
