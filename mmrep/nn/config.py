@@ -28,6 +28,7 @@ class TransformerConfig:
     rotary: base of the rotary positions of self-attention (Su et al. 2021; Llama: 10,000, then 500,000), see
         `mmrep.nn.positions.rotary`; None: no rotation.
     drop_path: stochastic depth (Huang et al. 2016), in [0, 1): the drop rate of the last block, rising linearly from 0 at the first.
+        It acts while an encoder is fine-tuned (its batch has a key "rng"), not in the training of a dual encoder itself.
     scan: compile one block whatever the depth; parameters are stacked under "blocks".
     remat: recompute a block's activations in the backward pass instead of keeping them.
     implementation: of attention, see `mmrep.nn.attention.attend`.

@@ -62,6 +62,11 @@ def inputs(batch: Batch, name: str) -> tuple[Any, ...]:
     return (batch[name], batch[length]) if length in batch else (batch[name],)
 
 
+def drop_rngs(batch: Batch) -> dict[str, PRNGKeyArray] | None:
+    """The key of stochastic depth: a batch has one, "rng", while an encoder is fine-tuned, and none otherwise."""
+    return {"drop": batch["rng"]} if "rng" in batch else None
+
+
 def init_parts(rng: PRNGKeyArray, modules: Mapping[str, nn.Module], batch: Batch) -> Params:
     """{name: parameters}: embedders by the batch entry of their name, modules without inputs (a LogScale) by none."""
     keys = jax.random.split(rng, len(modules))
@@ -122,10 +127,10 @@ def dual_encoder(
     log_scale = LogScale(scale, max_scale)
 
     def embed(params: Params, batch: Batch, name: str) -> Array:
-        return pooled[name].apply({"params": params[name]}, *inputs(batch, name))[0]
+        return pooled[name].apply({"params": params[name]}, *inputs(batch, name), rngs=drop_rngs(batch))[0]
 
     def full(params: Params, batch: Batch, name: str) -> tuple[Array, dict[str, Array]]:
-        return modules[name].apply({"params": params[name]}, *inputs(batch, name))
+        return modules[name].apply({"params": params[name]}, *inputs(batch, name), rngs=drop_rngs(batch))
 
     return DualEncoder(
         tuple(encoders),

@@ -152,6 +152,20 @@ def test_stochastic_depth_acts_in_training_alone():
     np.testing.assert_array_equal(a, b)
 
 
+def test_stochastic_depth_acts_on_a_dual_encoder_too():
+    image, text = modality.image("image", 16), modality.text("text", 8, 64)
+    batch, found = modality.example((image, KIND), 4), {}
+    for rate in (0.0, 0.5):
+        shape = TransformerConfig(width=16, depth=2, heads=2, drop_path=rate)
+        system = clip.Config(ImageEncoder(shape, patch=8, pool="cls"), TextEncoder(shape, vocab=64, length=8), 8)
+        tuned = start.over(Experiment(system, Data(None, (image, text), Tokenizer(64))), KIND, "linear").build()
+        params, extras = tuned.init(jax.random.key(0), batch)
+        predict = tuned.infer["predict"](params, extras, batch)
+        found[rate] = [tuned.loss(params, extras, batch, jax.random.key(k))[0] for k in (1, 2)], predict
+    assert found[0.0][0][0] == found[0.0][0][1] and found[0.5][0][0] != found[0.5][0][1]
+    np.testing.assert_array_equal(found[0.0][1], found[0.5][1])
+
+
 def test_a_scanned_encoder_gives_the_head_the_same_layers():
     system, params, extras = made(CONFIGS["depth"])
     scanned = replace(CONFIGS["depth"], encoder=replace(ENCODER, encoder=replace(SHAPE, scan=True))).build()
