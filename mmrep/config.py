@@ -49,6 +49,8 @@ class Optim:
     """An optax chain. `lr` is the peak; `warmup` and decay count the phase's steps; weight decay skips vectors and scalars.
 
     layer_decay: each layer's rate as a share of the one above it, for fine-tuning (see mmrep.training.optim.by_layer).
+    factors: (regex, factor): the rate of parameters whose path the regex matches whole, times the factor, e.g. (("image/.*", 0.2),);
+        the first match counts, other paths keep the rate.
     """
 
     name: Literal["adamw", "lamb", "lion", "sgd", "adafactor"] = "adamw"
@@ -62,6 +64,7 @@ class Optim:
     eps: float = 1e-8
     clip: float | None = 1.0
     layer_decay: float = 1.0
+    factors: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -402,15 +405,27 @@ def _find(address: Any) -> Any:
 
 
 def fingerprint(config: Any) -> str:
-    """16 hex digits that two configs share exactly when they are equal, but for `Train.checkpoint_minutes`, which changes no result."""
+    """16 hex digits that two configs share exactly when they are equal, but for `Train.checkpoint_minutes`, which changes no result.
+
+    A field that a class got later keeps the fingerprints of older configs at the value that stands for them (see `_LATER`).
+    """
     return hashlib.sha256(json.dumps(_timeless(to_json(config)), sort_keys=True).encode()).hexdigest()[:16]
+
+
+# Fields that came after the first results, with the JSON value at which a config equals one without the field.
+_LATER: Mapping[tuple[str, str], Any] = {
+    ("mmrep.config:Optim", "factors"): [],
+    ("mmrep.nn.config:TransformerConfig", "dropout"): 0.0,
+}
 
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, list):
         return [_timeless(v) for v in value]
     if isinstance(value, dict):
-        return {k: _timeless(v) for k, v in value.items() if k != "checkpoint_minutes"}
+        kind = str(value.get("type"))
+        kept = {k: v for k, v in value.items() if (kind, k) not in _LATER or v != _LATER[kind, k]}
+        return {k: _timeless(v) for k, v in kept.items() if k != "checkpoint_minutes"}
     return value
 
 

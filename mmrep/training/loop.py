@@ -24,7 +24,7 @@ from mmrep.system import Extras, Params, System
 from mmrep.training import distributed, faults, sharding, state
 from mmrep.training import metrics as metric_log
 from mmrep.training.checkpoint import Checkpoints
-from mmrep.training.optim import optimizer
+from mmrep.training.optim import check_factors, optimizer
 from mmrep.training.workdir import open_workdir, versions
 
 
@@ -291,8 +291,14 @@ def make_phase_state(experiment: Experiment, index: int, mesh: Any) -> PhaseStat
 
 
 def _creator(experiment: Experiment, phase: Phase) -> tuple[Any, Callable[[Params, Extras], state.State]]:
-    tx = optimizer(phase.optim or experiment.optim, phase.steps)
-    return tx, lambda params, extras: state.create(params, extras, tx, phase.trainable, experiment.train)
+    optim = phase.optim or experiment.optim
+    tx = optimizer(optim, phase.steps)
+
+    def create(params: Params, extras: Extras) -> state.State:
+        check_factors(optim, flatten(params))
+        return state.create(params, extras, tx, phase.trainable, experiment.train)
+
+    return tx, create
 
 
 def abstract_state(experiment: Experiment, index: int, mesh: Any) -> state.State:

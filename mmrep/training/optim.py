@@ -1,6 +1,8 @@
 """The optimiser of a phase: an optax chain from `Optim`."""
 
+import math
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -62,11 +64,35 @@ def optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
         )
     if config.layer_decay < 1:
         rule = optax.chain(rule, optax.stateless(lambda updates, _: by_layer(updates, config.layer_decay)))
+    if config.factors:
+        rule = optax.chain(rule, optax.stateless(lambda updates, _: by_path(updates, config.factors)))
     if config.clip is None:
         return rule
     if config.clip <= 0:
         raise ConfigError(f"optim.clip is {config.clip}: give a positive norm, or None for no clipping")
     return optax.chain(optax.clip_by_global_norm(config.clip), rule)
+
+
+def check_factors(config: Optim, paths: Iterable[str]) -> None:
+    """Raises ConfigError for a factor that is negative or not finite, and for a regex that matches none of the parameters' paths."""
+    paths = list(paths)
+    for pattern, factor in config.factors:
+        if not 0 <= factor < math.inf:
+            raise ConfigError(f"optim.factors[{pattern!r}] is {factor}: give a finite factor, 0 or more")
+        if not any(re.fullmatch(pattern, p) for p in paths):
+            tops = ", ".join(sorted({p.split("/")[0] for p in paths}))
+            raise ConfigError(f"optim.factors[{pattern!r}] matches no parameter; the top-level names are {tops}")
+
+
+def by_path(updates: Any, factors: Sequence[tuple[str, float]]) -> Any:
+    """Updates times the factor of the first regex that matches their path whole; updates of other paths are unchanged."""
+
+    def scaled(path: Any, leaf: Any) -> Any:
+        name = "/".join(str(k.key) for k in path)
+        factor = next((f for pattern, f in factors if re.fullmatch(pattern, name)), 1.0)
+        return leaf if factor == 1.0 else leaf * np.asarray(factor, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(scaled, updates)
 
 
 _BLOCK = re.compile(r"(.*?)block(\d+|s)/")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import toy
 
-from mmrep.config import Phase, Pretrained, Train
+from mmrep.config import Optim, Phase, Pretrained, Train
 from mmrep.errors import ConfigError, DataError
 from mmrep.evals.suite import evaluate
 from mmrep.training import loop
@@ -167,3 +167,12 @@ def test_a_batch_that_does_not_divide_is_refused():
     config = toy.experiment(1)
     with pytest.raises(ConfigError, match=r"not a multiple of train\.accumulate 3"):
         dataclasses.replace(config, train=Train(accumulate=3))
+
+
+def test_a_factor_of_0_holds_its_parameters_and_one_that_matches_nothing_is_refused():
+    held = toy.experiment(3, optim=Optim(lr=0.05, schedule="constant", factors=(("a/.*", 0.0),)))
+    first, _ = loop.initial(held)
+    done = quiet(held)
+    assert equal(done.params["a"], first["a"]) and not equal(done.params["b"], first["b"])
+    with pytest.raises(ConfigError, match=r"optim.factors\['c/.\*'\] matches no parameter"):
+        quiet(toy.experiment(3, optim=Optim(factors=(("c/.*", 0.2),))))

@@ -4,7 +4,7 @@ import pytest
 
 from mmrep.config import Optim
 from mmrep.errors import ConfigError
-from mmrep.training.optim import by_layer, optimizer, schedule
+from mmrep.training.optim import by_layer, check_factors, optimizer, schedule
 
 
 def test_warmup_then_cosine_ends_at_its_final_share():
@@ -77,3 +77,20 @@ def test_layer_decay_scales_the_whole_update_and_its_state_is_empty():
     np.testing.assert_allclose(updates["encoder/block00/kernel"], -0.1, rtol=1e-5)
     with pytest.raises(ConfigError, match="layer_decay"):
         optimizer(Optim(layer_decay=0.0), 5)
+
+
+def test_factors_scale_the_rate_of_the_paths_that_they_match():
+    config = Optim(
+        lr=0.1, weight_decay=0.5, clip=None, schedule="constant", factors=(("image/out/.*", 1.0), ("image/.*", 0.2))
+    )
+    params = {path: jnp.full((2, 2), 2.0) for path in ("image/kernel", "image/out/kernel", "head/image/kernel")}
+    check_factors(config, params)
+    tx = optimizer(config, 10)
+    updates, _ = tx.update({k: jnp.full((2, 2), 3.0) for k in params}, tx.init(params), params)
+    np.testing.assert_allclose(updates["image/kernel"], -0.2 * 0.2, rtol=1e-5)  # decay too
+    np.testing.assert_allclose(updates["image/out/kernel"], -0.2, rtol=1e-5)  # the first match counts
+    np.testing.assert_allclose(updates["head/image/kernel"], -0.2, rtol=1e-5)  # a regex matches the whole path
+    with pytest.raises(ConfigError, match=r"optim.factors\['text/.\*'\] matches no parameter; .* are head, image"):
+        check_factors(Optim(factors=(("text/.*", 0.1),)), params)
+    with pytest.raises(ConfigError, match=r"optim.factors\['image/.\*'\] is -1: give a finite factor"):
+        check_factors(Optim(factors=(("image/.*", -1),)), params)
