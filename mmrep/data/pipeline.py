@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from mmrep import modality
 from mmrep.config import Data
@@ -122,6 +122,15 @@ class Split:
     def class_names(self, field: str) -> tuple[str, ...]:
         """The names of the ids of a label field in their order, from the source; empty where it has none."""
         return inner(self.records, "class_names", lambda names: names(field), ())
+
+    def truth(self) -> Bool[np.ndarray, "U U"]:
+        """[i, j]: whether the text of usable record i is true of usable record j, from the source. Raises DataError where it has none."""
+        found = inner(self.records, "truth", lambda matrix: matrix(), None)
+        if found is None:
+            raise DataError(
+                f"the source of split {self.name!r} has no matrix of true pairs: leave out `truth`, or set `group`"
+            )
+        return found[np.ix_(self.usable(), self.usable())]
 
     def leftovers(self) -> str:
         """The source's files that no record reads, in one sentence; empty where there is none."""

@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mmrep.config import fingerprint
-from mmrep.data.scenes.source import SceneData, SceneRecords
+from mmrep.data.columns import Blocks
+from mmrep.data.scenes.source import SceneData
 from mmrep.errors import DataError
 
 _IMAGES = ("rgb", "semseg", "instances")
@@ -44,7 +45,7 @@ class MadeScenes(tfds.core.GeneratorBasedBuilder):
         data = self.builder_config.data
         return {split: self._generate_examples(data.open(split)) for split in _splits(data)}
 
-    def _generate_examples(self, records: SceneRecords) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _generate_examples(self, records: Blocks) -> Iterator[tuple[int, dict[str, Any]]]:
         for i, record in enumerate(records):
             yield i, {name: _encode(name, value) for name, value in record.items()}
 

@@ -1,6 +1,5 @@
 """Synthetic scenes as a data source: rendered in blocks on first use, nothing on disk."""
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mmrep.data import serialise, splits
+from mmrep.data.columns import BLOCK, Blocks
 from mmrep.data.scenes import (
     boxes,
     captions,
@@ -35,7 +35,6 @@ Record = dict[str, Any]
 Columns = dict[str, Any]
 """Record fields of a block of scenes: arrays or lists whose first axis is the scene."""
 
-BLOCK = 256
 SPLIT_START = {"train": 0, "val": 1 << 29, "test": 1 << 30}
 """First scene index of each split: disjoint, and a larger n_train only adds scenes."""
 
@@ -112,9 +111,18 @@ class SceneData:
         index = np.arange(self.count(split)) if rows is None else np.arange(self.count(split))[rows]
         return sample(self.seed, index + SPLIT_START[split], self.world)
 
-    def open(self, split: str) -> "SceneRecords":
+    def open(self, split: str) -> Blocks:
         """The records of `split` ("train", "val", "test"). Raises DataError for a split that is unknown or empty."""
-        return SceneRecords(self, split, self.count(split))
+        return Blocks(self, split, self.count(split))
+
+    def columns(self, split: str, rows: np.ndarray) -> Columns:
+        """The records at `rows` (positions in the split) as columns."""
+        return columns_of(self, split, rows)
+
+    def class_names(self, field: str) -> tuple[str, ...]:
+        """The vocabulary of an attribute of the first object, in the order of its ids."""
+        world = self.world
+        return {"shape": world.shapes, "colour": world.colours, "size": world.sizes}.get(field, ())
 
     def texts(self, split: str) -> Iterator[str]:
         """Every caption of the split, without rendering images, and of detections their classes; numbers are the tokenizer's symbols."""
@@ -140,41 +148,6 @@ class SceneData:
         if rng is not None and "metadata" in record:
             record = {**record, "metadata": serialise.shuffle_pairs(record["metadata"], rng)}
         return splits.select(record, rng)
-
-
-class SceneRecords(Sequence[Record]):
-    """Random access to a split; a block of scenes is rendered at the first touch and kept. Thread-safe; pickled without its blocks."""
-
-    def __init__(self, data: SceneData, split: str, length: int) -> None:
-        self.data, self.split, self.length = data, split, length
-        self._blocks: dict[int, Columns] = {}
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, i: int) -> Record:  # type: ignore[override]
-        if not -self.length <= i < self.length:
-            raise IndexError(f"record {i} of {self.length}")
-        i = int(i) % self.length
-        block = self._block(i // BLOCK)
-        return {name: column[i % BLOCK] for name, column in block.items()}
-
-    def class_names(self, field: str) -> tuple[str, ...]:
-        """The vocabulary of an attribute of the first object, in the order of its ids."""
-        world = self.data.world
-        return {"shape": world.shapes, "colour": world.colours, "size": world.sizes}.get(field, ())
-
-    def _block(self, b: int) -> Columns:
-        if b not in self._blocks:
-            with self._lock:
-                if b not in self._blocks:
-                    rows = np.arange(b * BLOCK, min((b + 1) * BLOCK, self.length))
-                    self._blocks[b] = columns_of(self.data, self.split, rows)
-        return self._blocks[b]
-
-    def __reduce__(self) -> Any:
-        return SceneRecords, (self.data, self.split, self.length)
 
 
 def columns_of(
