@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mmrep.data.mixture import CoTraining, Group
+from mmrep.data.mixture import Balanced, CoTraining, Group, Part
 from mmrep.data.scenes.source import SceneData
 from mmrep.errors import ConfigError
 
@@ -32,3 +32,28 @@ def test_evaluation_owns_everything():
 def test_impossible_groups_are_refused(groups, sentence):
     with pytest.raises(ConfigError, match=sentence):
         CoTraining(SCENES, STREAMS, groups)
+
+
+TASKS = (Part(("depth",), 30), Part(("caption",), 6))
+
+
+def test_balanced_parts_come_alike_and_otherwise_by_their_sizes():
+    by_size = Balanced(SCENES, STREAMS, TASKS, balance=False).open("train")
+    alike = Balanced(SCENES, STREAMS, TASKS).open("train")
+    assert len(by_size) == 36 and [(by_size.part == k).sum() for k in (0, 1)] == [30, 6]
+    assert len(alike) == 60 and [(alike.part == k).sum() for k in (0, 1)] == [30, 30]
+    for k in (0, 1):  # the same records, whatever the balance; no record has two parts
+        assert {*by_size.at[by_size.part == k].tolist()} == {*alike.at[alike.part == k].tolist()}
+    assert len({*by_size.at.tolist()}) == 36
+    assert by_size[0]["present"].tolist() == [0, 1, 0] and alike[59]["present"].tolist() == [0, 0, 1]
+    assert alike[0]["rgb"].shape == (16, 16, 3)
+    assert all(Balanced(SCENES, STREAMS, TASKS).open("test")[i]["present"].all() for i in range(20))
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [((), "at least one"), ((Part(("rgb",), 0),), "at least 1 record"), ((Part(("rbg",), 3),), "own some"), ((Part(("rgb",), 401),), "401 records together")],
+)  # fmt: skip
+def test_impossible_parts_are_refused(parts, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        Balanced(SCENES, STREAMS, parts).open("train")
