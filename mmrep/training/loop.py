@@ -155,7 +155,7 @@ def train(
             else:
                 end = min(total, start + stage.phase.steps)
                 current, done = _steps(
-                    experiment, stage, current, split, key, mesh, done, end, bar, log, saves, measure, guard
+                    experiment, stage, current, split, key, mesh, done, end, bar, log, saves, measure, guard, say
                 )
                 compiled += stage.step._cache_size()
             if saves and done < total:
@@ -196,6 +196,7 @@ def _check_evaluators(experiment: Experiment, tokenize: Any) -> None:
 def _steps(
     experiment: Experiment, stage: PhaseState, current: state.State, split: pipeline.Split, key: jax.Array, mesh: Any,
     done: int, end: int, bar: Any, log: metric_log.Writer, saves: Checkpoints | None, measure: Any, guard: faults.Guard,
+    say: Callable[[str], None],
 ) -> tuple[state.State, int]:  # fmt: skip
     """Gradient steps done..end of one phase, or to where the guard stops it: (state, steps done).
 
@@ -210,8 +211,14 @@ def _steps(
     late: tuple[int, Mapping[str, jax.Array], dict[str, float]] | None = None
     waited, clock, since = 0.0, time.perf_counter(), done
 
+    first: jax.Array | None = None
+
     def flush() -> None:
-        nonlocal late
+        nonlocal late, first
+        if first is not None:
+            if sentence := beside_chance(experiment, float(jax.device_get(first))):
+                say(sentence)
+            first = None
         if late is None:
             return
         (step, values, rates), late = late, None
@@ -236,6 +243,7 @@ def _steps(
         waited += time.perf_counter() - before
         with jax.transfer_guard("disallow"):
             current, values = stage.step(current, batch, key)
+        first = values["loss"] if step == 1 else first
         running.append(values["loss"])
         if len(running) > 2:  # bounds the steps in flight, and so the memory, without idling the device
             running.popleft().block_until_ready()
@@ -265,6 +273,21 @@ def _steps(
     flush()
     guard.pause()
     return current, step
+
+
+def beside_chance(experiment: Experiment, loss: float) -> str:
+    """The loss of a run's first step beside that of guessing, in one sentence; "" for systems without `chance_loss`.
+
+    A system's config may have `chance_loss(batch_size) -> float | None`: its loss at equal logits, such as log(batch size) for InfoNCE.
+    """
+    of = getattr(experiment.system, "chance_loss", None)
+    chance = None if of is None else of(experiment.data.batch_size // experiment.train.accumulate)
+    if chance is None:
+        return ""
+    return (
+        f"first step: loss {loss:.3f}; guessing has {chance:.3f}. A loss that stays near it usually means a learning rate too high or too low, "
+        "pairs that do not belong together, or an encoder whose inputs are all alike: try --overfit-one-batch"
+    )
 
 
 def _ahead(batches: Iterator[pipeline.HostBatch], where: Any, depth: int = 2) -> Iterator[dict[str, jax.Array]]:

@@ -35,6 +35,17 @@ def test_one_step_moves_what_is_trainable_and_nothing_else(slug):
 
 
 @every_system
+def test_the_loss_of_guessing_is_that_of_equal_logits(slug):
+    m = shared.one_step(slug)
+    chance = getattr(m.config.system, "chance_loss", None)
+    if chance is None or chance(m.config.data.batch_size) is None:
+        pytest.skip("no loss of guessing")
+    zeros = jax.tree.map(np.zeros_like, m.before["params"])
+    loss, _ = jax.jit(m.system.loss)(zeros, m.before["extras"], m.batch, jax.random.key(0))
+    np.testing.assert_allclose(loss, chance(m.config.data.batch_size), rtol=0.02)
+
+
+@every_system
 def test_a_step_is_pure(slug):
     m = shared.one_step(slug)
     given = {k: v.copy() for k, v in m.batch.items()}

@@ -176,3 +176,18 @@ def test_a_factor_of_0_holds_its_parameters_and_one_that_matches_nothing_is_refu
     assert equal(done.params["a"], first["a"]) and not equal(done.params["b"], first["b"])
     with pytest.raises(ConfigError, match=r"optim.factors\['c/.\*'\] matches no parameter"):
         quiet(toy.experiment(3, optim=Optim(factors=(("c/.*", 0.2),))))
+
+
+def test_the_first_loss_is_printed_beside_that_of_guessing():
+    @dataclasses.dataclass(frozen=True)
+    class Guessing(toy.Line):
+        def chance_loss(self, batch_size):
+            return float(batch_size)
+
+    said = []
+    loop.train(toy.experiment(6, system=Guessing()), progress=False, say=said.append)
+    (sentence,) = [s for s in said if s.startswith("first step: loss ")]
+    assert "guessing has 8.000" in sentence and "--overfit-one-batch" in sentence
+    said.clear()
+    loop.train(toy.experiment(6), progress=False, say=said.append)
+    assert not said

@@ -8,6 +8,7 @@ The stream is `Experiment.phases`: a phase per domain, each but the first beginn
 teacher. Set alpha = 0 in the first phase (`Phase.system`): there is no old model yet.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,6 +59,10 @@ class Config:
             "temperature": (0.01 <= self.temperature <= 1.0, "it must be in [0.01, 1]"),
         })  # fmt: skip
         self.large_batch.check()
+
+    def chance_loss(self, batch_size: int) -> float:
+        """The contrastive loss at equal logits for all pairs of a batch."""
+        return math.log(batch_size)
 
     def build(self) -> System:
         self.check()

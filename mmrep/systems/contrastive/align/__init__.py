@@ -6,6 +6,7 @@ Learned temperature                              Config.temperature, mmrep.nn.he
 Section 5.4, image plus or minus text queries    evals.compose, evals.QueryArithmetic
 """
 
+import math
 from dataclasses import dataclass
 
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -41,6 +42,10 @@ class Config:
             "temperature": (0.01 <= self.temperature <= 1.0, "it must be in [0.01, 1]"),
         })  # fmt: skip
         self.large_batch.check()
+
+    def chance_loss(self, batch_size: int) -> float:
+        """The loss at equal logits for all pairs of a batch."""
+        return 2 * math.log(batch_size)
 
     def build(self) -> System:
         self.check()

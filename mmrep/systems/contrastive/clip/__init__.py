@@ -7,6 +7,7 @@ Figure 2, baseline that predicts the caption's bag of words    bag_of_words_loss
 SigLIP (Zhai et al. 2023, arXiv 2303.15343), equation 1        mmrep.losses.contrastive.sigmoid_pairs
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,6 +55,10 @@ class Config:
         self.large_batch.check()
         if self.loss == "words" and self.large_batch != LargeBatch():
             raise ConfigError('system.large_batch is set, but system.loss "words" compares no pairs: leave it out')
+
+    def chance_loss(self, batch_size: int) -> float | None:
+        """The loss at equal logits for all pairs of a batch; None for the losses that depend on the data."""
+        return math.log(batch_size) if self.loss == "softmax" else None
 
     def build(self) -> System:
         self.check()

@@ -9,6 +9,7 @@ Section 4.5, word-patch alignment                           evals.alignment, eva
 There is no official code. Huawei's MindFormers (Apache-2.0) selects tokens within a local group of devices before the all-gather, too.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,6 +75,10 @@ class Config:
             raise ConfigError(
                 "system.local_batch is None: a device of a ring selects tokens among its own pairs, give a divisor of their number"
             )
+
+    def chance_loss(self, batch_size: int) -> float:
+        """The loss at equal logits for all pairs of a batch."""
+        return math.log(batch_size)
 
     def build(self) -> System:
         self.check()

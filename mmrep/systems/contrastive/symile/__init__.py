@@ -79,6 +79,15 @@ class Config:
                 'system.large_batch.loss is "ring": one device builds "n_squared" negatives, take "chunked"'
             )
 
+    def chance_loss(self, batch_size: int) -> float | None:
+        """The loss at equal logits for all tuples (of "symile") or pairs of a batch; None for "sum"."""
+        modalities = len(self.encoders)
+        if self.objective == "symile":
+            return math.log(batch_size) * (1 if self.negatives == "n" else modalities - 1)
+        if self.objective == "pairwise":
+            return math.log(batch_size) * (len(self.pairs) or math.comb(modalities, 2))
+        return None
+
     def build(self) -> System:
         self.check()
         model = dual_encoder(

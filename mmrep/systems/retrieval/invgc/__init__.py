@@ -7,6 +7,7 @@ R@1 against rivals and ablations                evals.gallery_normalisation, eva
 Baseline, QB-Norm (Bogolin et al. 2022)         evals.qb_norm
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,10 @@ class Config:
             "rate": (0.0 < self.rate <= 1.0, "it is a share of the bank, in (0, 1]"),
         })  # fmt: skip
         self.large_batch.check()
+
+    def chance_loss(self, batch_size: int) -> float:
+        """The loss at equal logits for all pairs of a batch."""
+        return math.log(batch_size)
 
     def build(self) -> System:
         self.check()
