@@ -170,13 +170,13 @@ def compare(config: Any, versions: str, step: Callable[[], float], steps: int, r
     }  # fmt: skip
 
 
-def matmul_rate(n: int = 2048) -> float:
-    """FLOPs/s of an n x n float32 matmul on one device: the reference of mfu."""
+def matmul_rate(n: int = 2048, dtype: Any = "float32") -> float:
+    """FLOPs/s of an n x n matmul on one device: in float32 the reference of mfu."""
     import jax
     import jax.numpy as jnp
 
     product = jax.jit(jnp.matmul)
-    a = jnp.ones((n, n), jnp.float32)
+    a = jnp.ones((n, n), dtype)
     times = []
     for _ in range(6):
         clock = time.perf_counter()

@@ -79,9 +79,9 @@ def inspect(
         files.append(file)
     decode = getattr(tokenize, "decode", None)
     texts = {
-        m.name: tuple(decode(s[m.name]) for s in samples)
+        m.name: tuple(" / ".join(decode(ids) for ids in s[m.name].reshape(-1, m.shape[-1])) for s in samples)
         for m in data.modalities
-        if m.kind == "text" and decode is not None
+        if m.kind in ("text", "texts") and decode is not None
     }
     rows = tuple(_row(m, samples) for m in data.modalities)
     return Report(split, len(records), indices, tuple(files), rows, tuple(samples), texts, _notes(data, records, split))
@@ -132,12 +132,12 @@ def table(report: Report) -> str:
 
 
 def write(report: Report, modalities: Sequence[Modality], out: Path) -> list[Path]:
-    """Writes sheet.png (a row a sample, a column an image or map) and <modality>_<record>.wav under `out`; returns the paths."""
+    """Writes sheet.png (a row a sample, a column an image, a map or the middle frame of a video) and <modality>_<record>.wav under `out`; returns the paths."""
     import soundfile
 
     out.mkdir(parents=True, exist_ok=True)
     written = []
-    pictures = [m for m in modalities if m.kind in ("image", "map")]
+    pictures = [m for m in modalities if m.kind in ("image", "video", "map")]
     if pictures:
         written.append(out / "sheet.png")
         _sheet(report, pictures).save(written[-1])
@@ -188,17 +188,17 @@ def _bad(data: Data, tokenize: Tokenize | None, records: Any, split: str) -> Ite
 def _row(m: Modality, samples: Sequence[Mapping[str, np.ndarray]]) -> Row:
     arrays = [np.asarray(s[m.name]) for s in samples]
     real, valid = arrays, "all"
-    if m.kind == "text":
-        real = [a[a != PAD] for a in arrays]
+    if m.kind in ("text", "texts"):
+        real = [ids[ids != PAD] for a in arrays for ids in a.reshape(-1, m.shape[-1])]
         lengths = [len(a) for a in real]
         unknown = np.mean(np.concatenate(real) == UNK)
-        cut = sum(n == m.shape[0] for n in lengths)
-        valid = f"{_share(lengths, m.shape[0])} ids {min(lengths)}..{max(lengths)}, full {cut}/{len(real)}, unknown {unknown:.0%}"
+        cut = sum(n == m.shape[-1] for n in lengths)
+        valid = f"{_share(lengths, m.shape[-1])} ids {min(lengths)}..{max(lengths)}, full {cut}/{len(real)}, unknown {unknown:.0%}"
     elif m.kind == "audio":
         lengths = [int(s[f"{m.name}_length"]) for s in samples]
         real = [a[:n] for a, n in zip(arrays, lengths)]
         valid = f"{_share(lengths, m.shape[0])} {min(lengths) / m.rate:.2f}..{max(lengths) / m.rate:.2f} s"
-    elif m.kind in ("label", "map"):
+    elif m.kind in ("label", "map", "ids"):
         valid = f"{len(np.unique(np.concatenate([a.ravel() for a in arrays])))} of {m.vocab} ids"
     values = np.concatenate([a.ravel() for a in real]).astype(np.float64)
     return Row(
@@ -243,6 +243,7 @@ def _pixels(m: Modality, array: np.ndarray) -> np.ndarray:
     if m.kind == "map":
         shade = array.astype(np.float64) / max(1, m.vocab - 1)
         return np.repeat(np.round(shade * 255).astype(np.uint8)[..., None], 3, axis=2)
+    array = array[len(array) // 2] if m.kind == "video" else array
     shown = array if array.shape[2] == 3 else np.repeat(array[..., :1], 3, axis=2)
     return np.round(np.clip(shown, 0.0, 1.0) * 255).astype(np.uint8)
 

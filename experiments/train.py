@@ -21,6 +21,8 @@ class Options:
     """the run's folder (default: runs/SLUG-SIZE)"""
     init_from: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """start from these parameters: a run's folder, a file of Model.save, or published weights"""
+    overfit_one_batch: bool = False
+    """train on one fixed batch, without augmentation and evaluation: a loss that stays up there is an error of the model, not of the data"""
     report: bool = True
     """leave out report.html"""
     quiet: bool = False
@@ -49,6 +51,13 @@ def run_on(command: _cli.Command[Options]) -> None:
     workdir, experiment = command.workdir(command.options.workdir), command.experiment
     if command.options.init_from:
         experiment = started_from(experiment, command.options.init_from)
+    overfit = command.options.overfit_one_batch
+    if overfit:
+        from mmrep.data.first import one_batch
+
+        experiment = one_batch(experiment)
+        if command.options.workdir is None:
+            workdir = workdir.with_name(f"{workdir.name}-one-batch")
     meta = {"slug": command.slug, "size": command.size, "variant": command.variant}
     quiet = command.options.quiet or not distributed.leads()
     with guarded(command.options.watchdog) as guard:
@@ -59,7 +68,10 @@ def run_on(command: _cli.Command[Options]) -> None:
     if guard.signal or not distributed.leads():
         return
     print_metrics(model.metrics)
-    if command.options.report:
+    losses = [row["train/loss"] for row in model.rows if "train/loss" in row]
+    if overfit and losses:
+        print(f"one batch: loss {losses[0]:.4g} at the first log point, {losses[-1]:.4g} at the last")
+    if command.options.report and not overfit:
         print(f"report: {write_report(command.slug, model, workdir)}")
 
 

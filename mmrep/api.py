@@ -272,7 +272,7 @@ def finetune(
     folder = paths.make_cache("donors")
     donor = model.save(folder / f"{_digest(model)}.safetensors")
     parts = tuple(m for m in data.modalities if m.name in (*config.inputs, goal.name))
-    tokenizer = model.data.tokenizer if any(m.kind == "text" for m in parts) else None
+    tokenizer = model.data.tokenizer if any(m.kind in ("text", "texts") for m in parts) else None
     phase = Phase(
         "probe" if freeze else "finetune", steps, trainable=learnt(config) if freeze else (".*",),
         start=(Pretrained(file=str(donor), parts=start.pretrained_parts(config)),),

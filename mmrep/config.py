@@ -192,11 +192,12 @@ class Experiment:
         names = [m.name for m in self.data.modalities]
         if len(set(names)) < len(names):
             raise ConfigError(f"data.modalities names are not unique: {', '.join(names)}")
-        if any(m.kind == "text" for m in self.data.modalities):
+        worded = [m for m in self.data.modalities if m.kind in ("text", "texts")]
+        if worded:
             if self.data.tokenizer is None:
                 raise ConfigError("data.tokenizer is not set, but data.modalities has text")
-            for m in self.data.modalities:
-                if m.kind == "text" and m.vocab < self.data.tokenizer.vocab:
+            for m in worded:
+                if m.vocab < self.data.tokenizer.vocab:
                     raise ConfigError(
                         f"modality {m.name!r}: vocab {m.vocab} is smaller than data.tokenizer.vocab {self.data.tokenizer.vocab}"
                     )

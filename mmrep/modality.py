@@ -16,12 +16,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from mmrep import raw
-from mmrep.errors import ConfigError, DataError
+from mmrep.errors import ConfigError, DataError, near
 
 PAD, BOS, EOS, MASK, UNK = range(5)
 FIRST_PIECE = 5
 
-Kind = Literal["image", "text", "audio", "vector", "label", "map"]
+Kind = Literal["image", "video", "text", "texts", "audio", "vector", "label", "map", "ids"]
 Tokenize = Callable[[str, int], np.ndarray]
 Augment = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 
@@ -31,17 +31,19 @@ class Modality:
     """One entry of a batch.
 
     name:      key in the batch.
-    kind:      image: float32 [H, W, C] in [0, 1].  text: int32 [L] token ids, BOS ... EOS PAD PAD.  audio: float32 [T] in [-1, 1],
-               zero padded, with `<name>_length` int32 [] beside it.  vector: float32 of any shape.  label: int32 [].
-               map: int32 [H, W] class ids; records may hold a map finer by a whole factor (see `coarser`).
+    kind:      image: float32 [H, W, C] in [0, 1].  video: float32 [T, H, W, C] in [0, 1], T evenly spaced frames of the record's.
+               text: int32 [L] token ids, BOS ... EOS PAD PAD.  texts: int32 [G, L], G texts of a record that is a group.
+               audio: float32 [T] in [-1, 1], zero padded, with `<name>_length` int32 [] beside it.  vector: float32 of any shape.
+               label: int32 [].  map: int32 [H, W] class ids; records may hold a map finer by a whole factor (see `coarser`).
+               ids: int32 of any shape, in [0, vocab).
     shape:     per-example shape, () for a label.
     field:     the record's field; empty means `name`.
-    vocab:     number of ids (text) or classes (label, map); 0 for the other kinds.
-    augment:   functions (numpy generator, array) -> array of the same shape, used in training only.
+    vocab:     number of ids (text, texts, ids) or classes (label, map); 0 for the other kinds.
+    augment:   functions (numpy generator, array) -> array of the same shape, used in training only; one draw for all frames of a video.
     rate:      samples per second (audio).
-    patch:     side of a patch in pixels (image, map), for models that divide it into a grid.
+    patch:     side of a patch in pixels (image, video, map), for models that divide it into a grid.
     mean, std: models standardise numbers as (x - mean) / std; one value, or one per channel.
-    crop:      pictures are resized by their shorter side and cut at the centre (CLIP); else both sides are resized.
+    crop:      pictures and frames are resized by their shorter side and cut at the centre (CLIP); else both sides are resized.
     """
 
     name: str
@@ -57,18 +59,20 @@ class Modality:
     crop: bool = False
 
     def __post_init__(self) -> None:
-        rank = _KINDS[self.kind].rank if self.kind in _KINDS else None
+        if self.kind not in _KINDS:
+            raise ConfigError(f"modality {self.name!r}: kind {self.kind!r} is unknown{near(self.kind, _KINDS)}")
+        rank = _KINDS[self.kind].rank
         if rank is not None and len(self.shape) != rank:
             raise ConfigError(
                 f"modality {self.name!r}: shape {self.shape} does not fit kind {self.kind!r}, which has {rank} axes"
             )
         if any(n < 1 for n in self.shape):
             raise ConfigError(f"modality {self.name!r}: shape {self.shape} must be positive")
-        if self.kind in ("text", "label", "map") and self.vocab < 1:
+        if self.kind in ("text", "texts", "label", "map", "ids") and self.vocab < 1:
             raise ConfigError(f"modality {self.name!r}: kind {self.kind!r} needs vocab >= 1")
-        if self.kind in ("image", "map") and (self.patch < 1 or any(n % self.patch for n in self.shape[:2])):
-            raise ConfigError(f"modality {self.name!r}: patch {self.patch} does not divide its size {self.shape[:2]}")
-        if self.kind == "image" and not {len(self.mean), len(self.std)} <= {1, self.channels}:
+        if self.kind in ("image", "video", "map") and (self.patch < 1 or any(n % self.patch for n in self.size)):
+            raise ConfigError(f"modality {self.name!r}: patch {self.patch} does not divide its size {self.size}")
+        if self.kind in ("image", "video") and not {len(self.mean), len(self.std)} <= {1, self.channels}:
             raise ConfigError(
                 f"modality {self.name!r}: mean {self.mean} and std {self.std} must have 1 or {self.channels} values"
             )
@@ -84,20 +88,21 @@ class Modality:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of an image or a map, in pixels."""
-        return self.shape[0], self.shape[1]
+        """(height, width) of an image, a video or a map, in pixels."""
+        first = 1 if self.kind == "video" else 0
+        return self.shape[first], self.shape[first + 1]
 
     @property
     def channels(self) -> int:
-        """Numbers per pixel of an image; 1 for the other kinds."""
-        return self.shape[2] if self.kind == "image" else 1
+        """Numbers per pixel of an image or a video; 1 for the other kinds."""
+        return self.shape[-1] if self.kind in ("image", "video") else 1
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(rows, columns) of patches of an image or a map; (1, n) of a vector's n numbers."""
+        """(rows, columns) of patches of an image, a frame or a map; (1, n) of a vector's n numbers."""
         if self.kind == "vector":
             return 1, math.prod(self.shape)
-        return self.shape[0] // self.patch, self.shape[1] // self.patch
+        return self.size[0] // self.patch, self.size[1] // self.patch
 
     @property
     def classes(self) -> int:
@@ -129,9 +134,32 @@ def image(
     return Modality(name, "image", shape, field, augment=augment, patch=patch, mean=mean, std=std, crop=crop)
 
 
+def video(
+    name: str,
+    frames: int,
+    size: Side,
+    channels: int = 3,
+    field: str = "",
+    augment: tuple[Augment, ...] = (),
+    *,
+    patch: int = 1,
+    mean: tuple[float, ...] = (0.5,),
+    std: tuple[float, ...] = (0.5,),
+    crop: bool = False,
+) -> Modality:
+    """size: height and width of a frame, or both where they are equal."""
+    shape = (frames, *_sides(size), channels)
+    return Modality(name, "video", shape, field, augment=augment, patch=patch, mean=mean, std=std, crop=crop)
+
+
 def text(name: str, length: int, vocab: int, field: str = "", augment: tuple[Augment, ...] = ()) -> Modality:
     """length: of the ids, BOS and EOS included."""
     return Modality(name, "text", (length,), field, vocab, augment)
+
+
+def texts(name: str, group: int, length: int, vocab: int, field: str = "") -> Modality:
+    """group: texts a record.   length: of the ids of each, BOS and EOS included."""
+    return Modality(name, "texts", (group, length), field, vocab)
 
 
 def audio(name: str, samples: int, rate: int = 16_000, field: str = "", augment: tuple[Augment, ...] = ()) -> Modality:
@@ -148,6 +176,10 @@ def label_map(name: str, size: Side, classes: int, field: str = "", *, patch: in
 
 def vector(name: str, *shape: int, field: str = "") -> Modality:
     return Modality(name, "vector", shape, field)
+
+
+def ids(name: str, *shape: int, vocab: int, field: str = "") -> Modality:
+    return Modality(name, "ids", shape, field, vocab)
 
 
 def encode(
@@ -171,13 +203,24 @@ def _image(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
     return {m.name: raw.pixels(value, m.size, m.channels, m.name, m.crop)}
 
 
+def _video(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
+    return {m.name: raw.frames(value, m.shape[0], m.size, m.channels, m.name, m.crop)}
+
+
 def _text(m: Modality, value: Any, tokenize: Tokenize | None) -> dict[str, np.ndarray]:
     words = raw.text(value, m.name)
     if tokenize is None:
         raise ConfigError(
             f"modality {m.name!r} is text and the model has no tokenizer: set data.tokenizer, or give token ids to model.infer"
         )
-    return {m.name: tokenize(words, m.shape[0])}
+    return {m.name: tokenize(words, m.shape[-1])}
+
+
+def _texts(m: Modality, value: Any, tokenize: Tokenize | None) -> dict[str, np.ndarray]:
+    if not isinstance(value, (list, tuple, np.ndarray)) or len(value) != m.shape[0]:
+        found = f"{len(value)} of them" if isinstance(value, (list, tuple, np.ndarray)) else type(value).__name__
+        raise DataError(f"{m.name}: expected a list of {m.shape[0]} texts, found {found}")
+    return {m.name: np.stack([_text(m, str(v) if isinstance(v, np.str_) else v, tokenize)[m.name] for v in value])}
 
 
 def _audio(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
@@ -198,7 +241,7 @@ def _plain(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
         array = coarser(array, m.shape)
     if array.shape != m.shape:
         raise DataError(f"{m.name}: expected shape {m.shape}, found {array.shape}")
-    if m.kind in ("label", "map"):
+    if m.kind in ("label", "map", "ids"):
         if (array != np.trunc(array)).any():  # NaN too
             raise DataError(f"{m.name}: ids are whole numbers, found {array.dtype}")
         if array.min() < 0 or array.max() >= m.vocab:
@@ -229,8 +272,12 @@ def _example_ids(m: Modality, rng: np.random.Generator, n: int) -> dict[str, np.
     return {m.name: rng.integers(0, m.vocab, (n, *m.shape)).astype(np.int32)}
 
 
+def _example_texts(m: Modality, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    return {m.name: _example_text(m, rng, n * m.shape[0])[m.name].reshape(n, *m.shape)}
+
+
 def _example_text(m: Modality, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
-    length = m.shape[0]
+    length = m.shape[-1]
     ids = rng.integers(min(FIRST_PIECE, m.vocab - 1), m.vocab, (n, length)).astype(np.int32)
     words = rng.integers(1, max(2, length - 1), n)
     at = np.arange(length)
@@ -250,11 +297,14 @@ class _KindOf(NamedTuple):
 
 _KINDS: Mapping[str, _KindOf] = {
     "image": _KindOf(np.float32, 3, _image, _example_image),
+    "video": _KindOf(np.float32, 4, _video, _example_image),
     "text": _KindOf(np.int32, 1, _text, _example_text),
+    "texts": _KindOf(np.int32, 2, _texts, _example_texts),
     "audio": _KindOf(np.float32, 1, _audio, _example_audio),
     "vector": _KindOf(np.float32, None, _plain, _example_vector),
     "label": _KindOf(np.int32, 0, _plain, _example_ids),
     "map": _KindOf(np.int32, 2, _plain, _example_ids),
+    "ids": _KindOf(np.int32, None, _plain, _example_ids),
 }
 
 

@@ -285,7 +285,7 @@ class Model:
 
             content, path = decode.read(str(value)), str(value)
             value = decode.image(content, path) if m.kind == "image" else decode.audio(content, path, m.rate)
-        return modality.encode(m, value, self.tokenize if m.kind == "text" else None)
+        return modality.encode(m, value, self.tokenize if m.kind in ("text", "texts") else None)
 
     def _function(self, *names: str) -> str:
         for name in names:
@@ -502,8 +502,17 @@ def _gathered(
     return score(params, extras, pairs | {"text_tokens": text[0][j], "text_valid": text[1][j]})
 
 
+def _is_part(m: Modality, value: Any) -> bool:
+    """Whether `value` is one text of a group, or one frame of a video, and so a list of them one value."""
+    if m.kind == "texts":
+        return isinstance(value, (str, bytes))
+    return m.kind == "video" and (raw.is_pil(value) or (isinstance(value, np.ndarray) and value.ndim < len(m.shape)))
+
+
 def as_list(m: Modality, values: Any) -> list[Any]:
     """The values of a modality as a list: a single value is a list of one, an array with one axis more than a value is split along it.
+
+    A list of frames is one video, a list of texts one group of a modality of groups.
 
     Raises ConfigError for what is neither.
     """
@@ -512,11 +521,12 @@ def as_list(m: Modality, values: Any) -> list[Any]:
     if isinstance(values, (str, bytes, Path)) or raw.is_pil(values):
         return [values]
     if isinstance(values, np.generic | np.ndarray | jax.Array):
-        rank = 0 if m.kind == "text" else len(m.shape)
+        rank = len(m.shape) - (m.kind in ("text", "texts"))
         array = np.asarray(values)
         return list(array) if array.ndim > rank else [array if array.ndim else array[()]]
     try:
-        return list(values)
+        found = list(values)
+        return [found] if found and _is_part(m, found[0]) else found
     except TypeError:
         if m.shape == ():
             return [values]

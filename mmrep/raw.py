@@ -100,6 +100,25 @@ def pixels(
     return np.clip(array, 0.0, 1.0).astype(np.float32)
 
 
+def frames(
+    value: Any, number: int, size: tuple[int, int], channels: int, where: str, crop: bool = False
+) -> Float[np.ndarray, "{number} {size[0]} {size[1]} {channels}"]:
+    """`number` frames of a video, evenly spaced in time, each as `pixels` returns a picture.
+
+    value: an array [T, H, W] or [T, H, W, C], or a list of pictures. Of T frames, frame floor((i + 1/2) T / number) is the i-th (the
+    middle of a segment, Wang et al. 2016): with fewer than `number` frames some are repeated.
+    Raises DataError for no frame, another rank, and for what `pixels` refuses.
+    """
+    several = isinstance(value, (list, tuple))
+    shown = value if several else numbers(value, where)
+    if not several and shown.ndim not in (3, 4):
+        raise DataError(f"{where}: expected a video [T, H, W] or [T, H, W, C], found shape {shown.shape}")
+    if not len(shown):
+        raise DataError(f"{where}: the video has no frame")
+    chosen = ((np.arange(number) + 0.5) * len(shown) / number).astype(int)
+    return np.stack([pixels(shown[i], size, channels, where, crop) for i in chosen])
+
+
 def _picture(picture: Any, channels: int, where: str) -> np.ndarray:
     from PIL import Image
 

@@ -1,11 +1,13 @@
 """Training augmentations: frozen dataclasses that change one example, drawing from the generator they are given.
 
 Each is a function (numpy generator, array) -> array of the same shape, fit for `Modality.augment`. Images are float32 [H, W, C] in
-[0, 1] and stay there; waveforms are float32 [T] in [-1, 1], zero padded, and stay so.
+[0, 1] and stay there (`EachFrame` makes them augmentations of videos); waveforms are float32 [T] in [-1, 1], zero padded, and stay so.
 """
 
+import copy
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -14,6 +16,17 @@ from mmrep.errors import ConfigError
 
 Image = Float[np.ndarray, "H W C"]
 Wave = Float[np.ndarray, " T"]
+
+
+@dataclass(frozen=True)
+class EachFrame:
+    """An augmentation of images as one of videos [T, H, W, C]: every frame is changed with the same draw."""
+
+    change: Any
+
+    def __call__(self, rng: np.random.Generator, video: Float[np.ndarray, "T H W C"]) -> Float[np.ndarray, "T H W C"]:
+        changed = [self.change(copy.deepcopy(rng), frame) for frame in video[1:]]
+        return np.stack([self.change(rng, video[0]), *changed])
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class Table:
     Cells of a .parquet may hold an encoded file itself, as bytes or {"bytes", "path"}; such columns are kept in memory.
 
     image, audio, label: columns, or None.   text: a column, several (each also a field of its own name), or None.
-    extra:     columns passed on unchanged: numbers, lists of numbers as arrays, else text.
+    extra:     columns passed on unchanged: numbers, lists of numbers as arrays, lists of texts (a group, for `modality.texts`), else text.
     classes:   names of the labels in the order of their ids. Empty: where most labels are whole numbers ("2" or "2.0") they are the ids,
                and other labels make their row bad; elsewhere the ids count the labels sorted as text.
     split:     column with train, val or test; the default is used where the table has it. None: hashed splits.
@@ -160,6 +160,9 @@ class TableRecords(Sequence):
     def captions(self) -> Iterator[str]:
         for rows in self.items:
             if rows[0] not in self.cells.bad:
+                for column in self.source.extra:
+                    group = self.cells.columns[column][rows[0]]
+                    yield from (v for v in group if isinstance(v, str)) if isinstance(group, list) else ()
                 try:
                     yield from self._captions(rows, self.source.text_columns)
                 except DataError:
@@ -317,6 +320,8 @@ def _value(value: Any, where: str) -> Any:
                 return kind(value)
             except ValueError:
                 continue
+        return value
+    if isinstance(value, list) and value and all(isinstance(v, str) for v in value):
         return value
     if isinstance(value, list):
         try:

@@ -40,15 +40,18 @@ def attend(
 
     G heads of keys and values serve H / G heads of queries each, in order (grouped queries, Ainslie et al. 2023); G divides H.
     "xla" is jax.nn.dot_product_attention; "matmul" the same numbers through batched matrix products with heads brought forward, which
-    XLA's CPU backend runs faster, above all backwards. None takes "matmul" where the default backend is a CPU and "xla" elsewhere.
-    A query without any key gets the mean of all values. Raises ConfigError for another implementation.
+    XLA's CPU backend runs faster, above all backwards; "cudnn" is flash attention on NVIDIA GPUs, in bfloat16 or float16 alone.
+    None takes "matmul" where the default backend is a CPU and "xla" elsewhere.
+    A query without any key gets the mean of all values. Raises ConfigError for another implementation, or another dtype with "cudnn".
     """
     if implementation not in IMPLEMENTATIONS:
-        raise ConfigError(f"implementation is {implementation!r}; choose None, 'xla' or 'matmul'.")
+        raise ConfigError(f"implementation is {implementation!r}; choose None, 'xla', 'matmul' or 'cudnn'.")
+    if implementation == "cudnn" and q.dtype not in (jnp.bfloat16, jnp.float16):
+        raise ConfigError(f"implementation 'cudnn' has inputs of {q.dtype}; set dtype to bfloat16, or choose 'xla'.")
     if implementation is None:
         implementation = "matmul" if jax.default_backend() == "cpu" else "xla"
-    if implementation == "xla":
-        return jax.nn.dot_product_attention(q, k, v, mask=mask, bias=bias)
+    if implementation != "matmul":
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, bias=bias, implementation=implementation)
     if k.shape[2] != q.shape[2]:
         k, v = (jnp.repeat(part, q.shape[2] // k.shape[2], axis=2) for part in (k, v))
     # Scaling the queries costs N * K products a head where scaling the logits costs N * M.

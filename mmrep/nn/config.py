@@ -7,7 +7,7 @@ from mmrep.errors import ConfigError, near
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "swiglu", "geglu")
 GATED = ("swiglu", "geglu")
-IMPLEMENTATIONS = (None, "xla", "matmul")
+IMPLEMENTATIONS = (None, "xla", "matmul", "cudnn")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TransformerConfig:
     drop_path: float = 0.0
     scan: bool = False
     remat: bool = False
-    implementation: Literal["xla", "matmul"] | None = None
+    implementation: Literal["xla", "matmul", "cudnn"] | None = None
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads", "kv_heads", "head_dim"):

@@ -57,13 +57,20 @@ def media(model: Model, name: str, fields: Fields, split: str, i: int, caption: 
     """Record i's modality `name` as a Picture, Words or Sound; `caption` is printed below pictures and sounds."""
     m = next(m for m in model.data.modalities if m.name == name)
     value = model.record(i, split)[dict(fields).get(name, m.source)]
-    if m.kind == "image":
-        pixels = np.asarray(value)
+    if m.kind in ("image", "video"):
+        pixels = np.asarray(value) if m.kind == "image" else _strip(value)
         return Picture(pixels if pixels.dtype == np.uint8 else (np.clip(pixels, 0, 1) * 255).astype(np.uint8), caption)
     if m.kind == "audio":
         return Sound(np.asarray(value), m.rate, caption)
     language = dict(fields).get(name, m.source).rpartition("_")[2]
-    return Words(str(value), lang=language if len(language) == 2 else "")
+    words = " / ".join(map(str, value)) if m.kind == "texts" else str(value)
+    return Words(words, lang=language if len(language) == 2 else "")
+
+
+def _strip(frames: Any) -> np.ndarray:
+    """At most six evenly spaced frames of a video, side by side."""
+    shown = [np.asarray(frames[i]) for i in _spaced(len(frames), 6)]
+    return np.concatenate(shown, axis=1)
 
 
 def gallery(model: Model, e: Retrieval) -> Panel:
@@ -105,7 +112,7 @@ def embedding_map(model: Model, shown: Sequence[Retrieval]) -> list[Panel]:
     chosen, first = _spaced(n, MAPPED), shown[0]
     # Without centring each modality, the map would show little but the gap between modalities.
     points = figures.project_2d(np.concatenate([v[chosen] - v.mean(0) for v in sides.values()]), seed=0)
-    images = {m.name for m in model.data.modalities if m.kind == "image"}
+    images = {m.name for m in model.data.modalities if m.kind in ("image", "video")}
     thumbnails = [
         media(model, name, fields, first.split, int(i)).pixels if name in images else None
         for name, fields in sides for i in chosen

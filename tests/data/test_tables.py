@@ -168,3 +168,12 @@ def test_large_columns_cost_little(tmp_path):
     records = Table(tmp_path / "t.csv", fractions=EVERY).open("train")
     assert len(records.items) == 2000 and all(len(rows) == 1 for rows in records.items)
     assert np.asarray(records.cells.lines)[[0, -1]].tolist() == [2, 2001]
+
+
+def test_a_list_of_texts_in_an_extra_column_is_a_group(tmp_path):
+    rows = [{"name": f"n{i}", "options": [f"a {i}", f"b {i}"]} for i in range(4)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    table = Table(tmp_path / "t.jsonl", image=None, text="name", extra=("options",), fractions=EVERY)
+    record = table.open("train")[0]
+    assert table.view(record, np.random.default_rng(0))["options"] == record["options"] and len(record["options"]) == 2
+    assert {record["name"] if "name" in record else record["text"][0], *record["options"]} < {*table.texts("train")}

@@ -87,7 +87,7 @@ def test_infer_rows_are_independent_of_each_other(slug):
 @every_system
 def test_infer_ignores_padding(slug):
     m = shared.one_step(slug)
-    texts = [x for x in m.config.data.modalities if x.kind == "text"]
+    texts = [x for x in m.config.data.modalities if x.kind in ("text", "texts")]
     sounds = [x for x in m.config.data.modalities if x.kind == "audio"]
     if sounds:
         other = dict(m.batch)
@@ -99,7 +99,7 @@ def test_infer_ignores_padding(slug):
             assert_close(whole[name], changed[name], name)
     if texts:
         padded = m.batch | {x.name: half_text(m.batch[x.name]) for x in texts}
-        cut = padded | {x.name: padded[x.name][:, : x.shape[0] // 2] for x in texts}
+        cut = padded | {x.name: padded[x.name][..., : x.shape[-1] // 2] for x in texts}
         others = {k: v for k, v in m.batch.items() if k not in {x.name for x in texts}}
         names = [n for n in m.system.infer if not n.endswith("_layers") and not needs_only(m, n, others)]
         whole, shorter = m.infer(padded), m.infer(cut, names)
@@ -116,10 +116,10 @@ def test_infer_ignores_padding(slug):
 
 def half_text(ids: np.ndarray) -> np.ndarray:
     """Texts that end in the first half of their length: longer ones are cut there, and end with EOS."""
-    half = ids.shape[1] // 2
+    half = ids.shape[-1] // 2
     short = ids.copy()
-    short[:, half:] = PAD
-    short[(ids[:, half:] != PAD).any(1), half - 1] = EOS
+    short[..., half:] = PAD
+    short[(ids[..., half:] != PAD).any(-1), half - 1] = EOS
     return short
 
 
@@ -149,13 +149,14 @@ def test_infer_of_one_modality_needs_and_uses_no_other(slug):
 def test_every_id_of_a_vocabulary_has_its_own_embedding(slug):
     """A table smaller than the vocabulary would give the largest ids one row, without an error: JAX clips indices."""
     m = shared.one_step(slug)
-    texts = [x for x in m.config.data.modalities if x.kind == "text"]
+    texts = [x for x in m.config.data.modalities if x.kind in ("text", "texts")]
     if not texts:
         pytest.skip("no text")
     for x in texts:
         ids = m.batch[x.name]
         for draw in range(DRAWS):  # of rows, which may lack the text, and of random masks, which may leave it out
-            words = (ids >= FIRST_PIECE) & (np.arange(len(ids)) % 2 == draw % 2)[:, None]
+            rows = np.arange(len(ids)) % 2 == draw % 2
+            words = (ids >= FIRST_PIECE) & rows.reshape(-1, *[1] * (ids.ndim - 1))
             state = m.before | {"step": np.int32(draw)}
             batches = (m.batch | {x.name: np.where(words, x.vocab - i, ids).astype(np.int32)} for i in (1, 2))
             losses = [m.step(state, batch)[1]["loss"] for batch in batches]
