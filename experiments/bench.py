@@ -56,7 +56,9 @@ def prepare(config: Any, mesh: Any) -> tuple[Any, Any, Any, Any]:
 
     index = next((i for i, p in enumerate(config.phases) if p.run is None), None)
     if index is None:
-        raise ConfigError("this system takes no gradient steps: there is nothing to time")
+        raise ConfigError(
+            "this system takes no gradient steps (every phase is a plain function): there is nothing to time"
+        )
     stage = loop.make_phase_state(config, index, mesh)
     example = modality.example(config.data.modalities, config.data.batch_size)
     batch = sharding.put_batch(example, sharding.batch_sharding(mesh))

@@ -159,7 +159,11 @@ def run() -> None:
     if options.workdir and options.workdir.exists():
         raise ConfigError(f"{options.workdir} exists: give a new folder")
     every, phases = 25, command.experiment.phases
-    last = max(i for i, phase in enumerate(phases) if phase.run is None)
+    last = max((i for i, phase in enumerate(phases) if phase.run is None), default=-1)
+    if last < 0:
+        raise ConfigError(
+            "this system takes no gradient steps (every phase is a plain function): there is nothing to kill"
+        )
     # About three saves a kill: a run that is over cannot be killed.
     steps = max(phases[last].steps, every * (4 * options.kills + 4))
     changes = [f"--phases.{last}.steps", str(steps)]

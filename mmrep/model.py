@@ -97,9 +97,9 @@ class Model:
 
     @property
     def name(self) -> str:
-        """Of the system: the name of its file, of its class, or (a plain System) of its loss."""
+        """Of the system: the name of its file, of its class, or (a plain System) of its loss, or of its init where it has none."""
         if isinstance(self.experiment.system, System):
-            return getattr(self.system.loss, "__name__", "system")
+            return getattr(self.system.loss or self.system.init, "__name__", "system")
         kind = type(self.experiment.system)
         module = kind.__module__.split(".")
         return module[3] if module[:2] == ["mmrep", "systems"] and len(module) > 3 else kind.__qualname__
@@ -472,7 +472,8 @@ class Model:
         counts: dict[str, int] = {}
         for path, x in flatten(self.params).items():
             counts[path.split("/")[0]] = counts.get(path.split("/")[0], 0) + math.prod(x.shape)
-        about = system.loss.__doc__ if isinstance(system, System) else sys.modules[type(system).__module__].__doc__
+        plain = isinstance(system, System)
+        about = (system.loss or system.init).__doc__ if plain else sys.modules[type(system).__module__].__doc__
         title = ((about or "").strip().splitlines() or [self.name])[0]
         source = type(data.source).__name__ if data.source is not None else "none given"
         attribution = getattr(data.source, "attribution", ())

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -24,6 +25,7 @@ class System(NamedTuple):
 
     init:   (rng, batch) -> (params, extras). `batch` gives shapes only; every leaf returned is strongly typed.
     loss:   (params, extras, batch, rng) -> (loss, (extras, metrics)). Keeps structure, shapes and dtypes of `extras`.
+            None: the system takes no gradient steps; its phases are plain functions (`Phase.run`).
     infer:  {name: (params, extras, batch) -> arrays}. Each function uses only the batch entries it needs, and no output row depends on
             another row. Names with a fixed meaning, by which `Model` and the evaluators work for every system:
             "<modality>" [B, D], one embedding a row; "fused" [B, D], one of several modalities together;
@@ -35,8 +37,8 @@ class System(NamedTuple):
     """
 
     init: Callable[[PRNGKeyArray, Batch], tuple[Params, Extras]]
-    loss: LossFn
-    infer: Mapping[str, Infer]
+    loss: LossFn | None = None
+    infer: Mapping[str, Infer] = MappingProxyType({})
     update: Callable[[Params, Extras], Extras] = _keep
     tokens: Callable[[Params, Extras], Any] | None = None
 

@@ -29,7 +29,9 @@ def abstract_step(experiment: Experiment, mesh: Any, phase: int | None = None) -
     """
     trained = [i for i, p in enumerate(experiment.phases) if p.run is None]
     if not trained:
-        raise ConfigError("this system takes no gradient steps: there is nothing to compile")
+        raise ConfigError(
+            "this system takes no gradient steps (every phase is a plain function): there is nothing to compile"
+        )
     size, rows = experiment.data.batch_size, sharding.row_parts(mesh) * experiment.train.accumulate
     if size % rows:
         raise ConfigError(f"data.batch_size {size} does not divide over mesh.data x train.accumulate = {rows}")

@@ -29,11 +29,15 @@ from mmrep.training.workdir import open_workdir, versions
 
 
 class Context(NamedTuple):
-    """The third argument of a phase that is a plain function (`Phase.run`): its training split, the system and a key."""
+    """The third argument of a phase that is a plain function (`Phase.run`): its training split, the system and a key.
+
+    open: (name of a split) -> that split of the phase's data, "val" for a stopping rule, say. Raises DataError where there is none.
+    """
 
     split: pipeline.Split
     system: System
     rng: jax.Array
+    open: Callable[[str], pipeline.Split]
 
 
 class PhaseState(NamedTuple):
@@ -42,7 +46,7 @@ class PhaseState(NamedTuple):
     phase: Phase
     system: System
     create: Callable[[Params, Extras], state.State]
-    step: Any  # jitted: (state, batch, key) -> (state, metrics), the state donated
+    step: Any  # jitted: (state, batch, key) -> (state, metrics), the state donated; None where the phase is a plain function
     abstract: state.State
 
 
@@ -101,7 +105,7 @@ def train(
         # On a mesh that spans processes, each gets the whole of a result.
         results = sharding.replicated(mesh) if jax.process_count() > 1 else None
         model = partial(Model, experiment, sentencepiece=tokenizer, tokenize=tokenize)
-        stages = lru_cache(1)(lambda index: make_phase_state(experiment, index, mesh))
+        stages = phase_states(experiment, mesh)
         stack.enter_context(jax.set_mesh(mesh))
         saves = stack.enter_context(Checkpoints(workdir / "checkpoints", config.keep_checkpoints)) if workdir else None
         found = saves.newest(lambda step: stages(experiment.phase_at(step - 1)[0]).abstract, say) if saves else None
@@ -141,23 +145,24 @@ def train(
                 stage, at = stages(index), index
                 current = start_phase(stage, experiment, current, progress)
             source = stage.phase.data or experiment.data.source
-            split = pipeline.open_split(experiment.data, tokenize, "train", source)
+            open_split = partial(pipeline.open_split, experiment.data, tokenize, source=source)
+            split = open_split("train")
             if (note := split.leftovers()) and note != told:
                 say(note)
                 told = note
             if stage.phase.run is not None:
-                context = Context(split, stage.system, jax.random.fold_in(key, done))
+                context = Context(split, stage.system, jax.random.fold_in(key, done), open_split)
                 params, extras = stage.phase.run(current["params"], current["extras"], context)
                 moved = {"params": params, "extras": extras, "step": current["step"] + 1}
                 current = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), current | moved, current)
                 done += 1
                 guard.stopping(done)
             else:
-                end = min(total, start + stage.phase.steps)
+                end, before = min(total, start + stage.phase.steps), stage.step._cache_size()
                 current, done = _steps(
                     experiment, stage, current, split, key, mesh, done, end, bar, log, saves, measure, guard, say
                 )
-                compiled += stage.step._cache_size()
+                compiled += stage.step._cache_size() - before
             if saves and done < total:
                 saves.save(done, current)
         if saves:
@@ -299,14 +304,37 @@ def _ahead(batches: Iterator[pipeline.HostBatch], where: Any, depth: int = 2) ->
             yield ready.popleft()
 
 
+def phase_states(experiment: Experiment, mesh: Any) -> Callable[[int], PhaseState]:
+    """(index of a phase) -> its PhaseState. Phases of equal system, optimiser, trainable paths and steps share one, and so compile once.
+
+    One is kept as long as a phase with it is to come: programs hold memory.
+    """
+    contents = [
+        (p.system or experiment.system, p.optim or experiment.optim, p.trainable, p.steps, p.run is None)
+        for p in experiment.phases
+    ]
+    first = [contents.index(content) for content in contents]
+    kept: dict[int, PhaseState] = {}
+
+    def at(index: int) -> PhaseState:
+        for passed in {*kept} - {*first[index:]}:
+            del kept[passed]
+        if first[index] not in kept:
+            kept[first[index]] = make_phase_state(experiment, index, mesh)
+        return kept[first[index]]._replace(phase=experiment.phases[index])
+
+    return at
+
+
 def make_phase_state(experiment: Experiment, index: int, mesh: Any) -> PhaseState:
+    """Raises ConfigError for a phase of gradient steps where the system has no loss."""
     phase, config = experiment.phases[index], experiment.train
     system = (phase.system or experiment.system).build()
     tx, create = _creator(experiment, phase)
     abstract = abstract_state(experiment, index, mesh)
     places = sharding.of(abstract)
     rows, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-    step = jax.jit(
+    step = None if phase.run else jax.jit(
         state.make_step(system, tx, phase.trainable, config), donate_argnums=0,
         in_shardings=(places, rows, everywhere), out_shardings=(places, everywhere),
     )  # fmt: skip
@@ -318,6 +346,8 @@ def _creator(experiment: Experiment, phase: Phase) -> tuple[Any, Callable[[Param
     tx = optimizer(optim, phase.steps)
 
     def create(params: Params, extras: Extras) -> state.State:
+        if phase.run:  # no optimiser
+            return state.create(params, extras, tx, (), experiment.train)
         check_factors(optim, flatten(params))
         return state.create(params, extras, tx, phase.trainable, experiment.train)
 

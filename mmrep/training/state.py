@@ -92,12 +92,16 @@ def make_step(
 ) -> Callable[[State, Batch, PRNGKeyArray], tuple[State, Metrics]]:
     """(state, batch, key) -> (state, metrics). The step's own randomness is fold_in(key, step), so a resumed run repeats it.
 
-    A step whose loss or gradient is not finite, or whose loss spikes, changes nothing but the counters. metrics["bad"] is the
+    Raises ConfigError for a system without a loss. A step whose loss or gradient is not finite, or whose loss spikes, changes nothing but the counters. metrics["bad"] is the
     position of the first learnt path, sorted, whose gradient is not finite, or -1.
     """
 
+    system_loss = system.loss
+    if system_loss is None:
+        raise ConfigError("the system has no loss, so it takes no gradient steps: give each phase a `run` function")
+
     def loss(learnt: Flat, frozen: Flat, extras: Any, batch: Batch, rng: PRNGKeyArray) -> Any:
-        return system.loss(merge(learnt, frozen), extras, batch, rng)
+        return system_loss(merge(learnt, frozen), extras, batch, rng)
 
     grad = jax.value_and_grad(loss, has_aux=True)
 

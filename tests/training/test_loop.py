@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import toy
 
-from mmrep.config import Optim, Phase, Pretrained, Train
+from mmrep.config import Optim, Phase, Pretrained, Train, to_json
 from mmrep.errors import ConfigError, DataError
 from mmrep.evals.suite import evaluate
-from mmrep.training import loop
+from mmrep.system import System
+from mmrep.training import cost, loop
 from mmrep.training.metrics import read
 
 
@@ -59,7 +60,7 @@ def test_a_phase_may_be_a_plain_function(tmp_path):
 
 
 def zero_b(params, extras, context):
-    assert len(context.split) == 50
+    assert len(context.split) == 50 and len(context.open("val")) == 8
     return params | {"b": jax.tree.map(np.zeros_like, params["b"])}, extras
 
 
@@ -191,3 +192,27 @@ def test_the_first_loss_is_printed_beside_that_of_guessing():
     said.clear()
     loop.train(toy.experiment(6), progress=False, say=said.append)
     assert not said
+
+
+def test_alternating_phases_compile_once_each(tmp_path):
+    a, b = Phase("a", 3, trainable=("a/.*",)), Phase("b", 3, trainable=("b/.*",), begin=mark)
+    config = toy.experiment(phases=(a, b, dataclasses.replace(a, name="a2"), b, Phase("zero", run=zero_b)))
+    done = quiet(config, tmp_path / "run")
+    assert done.compilations == 2 and float(done.extras["seen"]) == 12 + 200
+    quiet(config, tmp_path / "cut", stop=8)
+    assert equal(quiet(config, tmp_path / "cut").params, done.params)
+
+
+def test_a_system_without_a_loss_has_phases_that_are_functions(tmp_path):
+    plain = toy.Line().build()
+    system = System(plain.init, infer=plain.infer)
+    config = toy.experiment(system=system, phases=(Phase("zero", run=zero_b),))
+    done = quiet(config, tmp_path / "run")
+    assert not np.any(done.params["b"]["kernel"]) and done.metrics["mean"] == 0.0 and done.name == "init"
+    assert "loss" not in to_json(config)["system"]["functions"] and done.card()
+    with pytest.raises(
+        ConfigError, match="the system has no loss, so it takes no gradient steps: give each phase a `run`"
+    ):
+        quiet(toy.experiment(system=system))
+    with pytest.raises(ConfigError, match="no gradient steps .*: there is nothing to compile"):
+        cost.abstract_step(config, None)

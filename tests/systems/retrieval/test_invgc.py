@@ -141,7 +141,9 @@ def test_the_banks_are_the_embeddings_of_the_first_training_pairs():
         "image": lambda params, extras, batch: params["by"] * batch["image"].mean((1, 2)),
         "text": lambda params, extras, batch: params["by"] * batch["text"].astype(jnp.float32)[:, :3],
     }
-    context = loop.Context(split, System(lambda rng, batch: ({}, {}), lambda *args: args, infer), jax.random.key(0))
+    context = loop.Context(
+        split, System(lambda rng, batch: ({}, {}), infer=infer), jax.random.key(0), lambda name: split
+    )
     start = {f"bank_{n}": jnp.zeros((5, 3)) for n in infer}
     _, extras = collect_banks({"by": jnp.float32(2.0)}, start, context)
     batch, _ = next(pipeline.eval_batches(split, 5))
@@ -151,7 +153,7 @@ def test_the_banks_are_the_embeddings_of_the_first_training_pairs():
 
 def test_bank_larger_than_the_split_is_refused():
     config = get_config("tiny")
-    context = loop.Context([0] * 8, config.system.build(), jax.random.key(0))
+    context = loop.Context([0] * 8, config.system.build(), jax.random.key(0), lambda name: [0] * 8)
     with pytest.raises(ConfigError, match="bank is 32"):
         collect_banks({}, {"bank_image": jnp.zeros((32, 32))}, context)
 
