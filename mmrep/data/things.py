@@ -238,12 +238,12 @@ class Things:
         self, values: np.ndarray, place: np.ndarray, split: str, end: str, language: int
     ) -> tuple[list[str], Int[np.ndarray, "N L"]]:
         """(captions, the region of each word)."""
-        n, spoken, rng = len(values), self.spoken, self._rng(f"caption{end}{language}", split)
+        n, spoken = len(values), self.spoken
         units = self.objects or len(spoken)
-        keys = rng.random((n, units))
-        which = rng.integers(self.synonyms, size=(n, units, len(spoken)))
-        filler = rng.integers(self.filler_words, size=(n, self.fillers))
-        gaps = rng.random((n, self.fillers))
+        uniform = self._rng(f"caption{end}{language}", split).random((n, units * (1 + len(spoken)) + 2 * self.fillers))
+        keys, drawn, filler, gaps = np.split(uniform, np.cumsum([units, units * len(spoken), self.fillers]), 1)
+        which = (drawn * self.synonyms).astype(int).reshape(n, units, len(spoken))
+        filler = (filler * self.filler_words).astype(int)
         there = values[..., 0] >= 0 if self.objects else np.ones((n, units), bool)
         region = [self.seen.index(a) if a in self.seen else -1 for a in spoken]
         texts, owner = [], np.full((n, self.words), -1, np.int32)
