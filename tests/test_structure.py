@@ -48,6 +48,8 @@ TODO: dict[str, set[str]] = {
         "mmrep.nn.prompts has 1 user(s): move it, and its test, to finetune",
         "mmrep.losses.geometry has 0 user(s): nothing imports it: delete it",
         "mmrep.evals.geometry has 0 user(s): nothing imports it: delete it",
+        "mmrep.nn.fusion has 0 user(s): nothing imports it: delete it",
+        "mmrep.evals.answers has 0 user(s): nothing imports it: delete it",
     },
 }
 

@@ -1,4 +1,4 @@
-"""Losses of masked patches: means over each patch, [B, N]; reduce them with `over_targets`."""
+"""Losses of masked patches, means over each patch, [B, N], which `over_targets` reduces; and of tokens, [B, L]."""
 
 import jax
 import jax.numpy as jnp
@@ -51,3 +51,22 @@ def over_targets(values: Float[Array, "B N"], target: Bool[Array, "B N"]) -> Flo
     """The mean over each example's targets, then over the examples that have any; 0 where none has (MultiMAE's reduction)."""
     per_example = masked_mean(values, target, axis=1)
     return masked_mean(per_example, target.any(axis=1))
+
+
+def token_loss(
+    logits: Float[Array, "B L V"],
+    labels: Int[Array, "B L"],
+    valid: Bool[Array, "B L"],
+    smoothing: float = 0.0,
+    weights: Float[Array, "#B #L"] | None = None,
+) -> Float[Array, "B L"]:
+    """Cross-entropy in nats of each token, times its weight; 0 where not `valid`, whatever the label there.
+
+    smoothing: share of the target that is spread evenly over the vocabulary (Szegedy et al. 2016), in [0, 1).
+    A sequence's log-probability is minus the sum of a row (without smoothing). Reduce with `masked_mean(values, valid)`.
+    """
+    logits = logits.astype(jnp.float32)
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.take_along_axis(logits, jnp.where(valid, labels, 0)[..., None], axis=-1)[..., 0]
+    values = log_z - (1 - smoothing) * chosen - (smoothing * logits.mean(-1) if smoothing else 0.0)
+    return jnp.where(valid, values if weights is None else values * weights, 0.0)

@@ -1,6 +1,6 @@
 """Multi-head attention and its masks. True keeps an entry, False hides it."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,38 @@ def padding_mask(valid: Bool[Array, "B M"]) -> Bool[Array, "B 1 1 M"]:
 def causal_mask(n: int, start: int | Int[Array, ""] = 0, keys: int | None = None) -> Bool[Array, "1 1 {n} _"]:
     """Query i of n, at index start + i of the sequence, attends to keys 0..start + i of `keys` (None: n)."""
     return (jnp.arange(n if keys is None else keys) <= start + jnp.arange(n)[:, None])[None, None]
+
+
+def prefix_mask(prefix: Int[Array, " B"], n: int) -> Bool[Array, "B 1 {n} {n}"]:
+    """Tokens attend to all of the first `prefix` tokens of their row and, behind these, to themselves and those before them."""
+    return causal_mask(n) | padding_mask(jnp.arange(n) < jnp.asarray(prefix)[:, None])
+
+
+def block_causal_mask(frames: int, per: int) -> Bool[Array, "1 1 _ _"]:
+    """Tokens of a frame, `per` in each and in order, attend to all tokens of their own frame and of earlier ones."""
+    frame = jnp.repeat(jnp.arange(frames), per)
+    return (frame[None, :] <= frame[:, None])[None, None]
+
+
+def query_text_mask(
+    queries: int, length: int, mode: Literal["contrast", "match", "generate"]
+) -> Bool[Array, "1 1 _ _"]:
+    """Self-attention of learned queries followed by `length` text tokens (Q-Former; Li et al. 2023, BLIP-2, figure 2).
+
+    "contrast": queries and text attend to their own side alone.   "match": all attend to all.
+    "generate": queries to queries, text to all queries and to the text up to itself.
+    Raises ConfigError for another mode.
+    """
+    if mode not in ("contrast", "match", "generate"):
+        raise ConfigError(f"mode is {mode!r}; choose 'contrast', 'match' or 'generate'.")
+    text = jnp.arange(queries + length) >= queries
+    if mode == "match":
+        kept = jnp.ones((len(text), len(text)), bool)
+    elif mode == "contrast":
+        kept = text[:, None] == text[None, :]
+    else:
+        kept = ~text[None, :] | (text[:, None] & causal_mask(len(text))[0, 0])
+    return kept[None, None]
 
 
 def flat_dense(dense: nn.Dense, x: Float[Array, "B N D"]) -> Float[Array, "B N E"]:

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from mmrep.errors import ConfigError
-from mmrep.nn.attention import Attention, attend, causal_mask, padding_mask
+from mmrep.nn.attention import (
+    Attention,
+    attend,
+    block_causal_mask,
+    causal_mask,
+    padding_mask,
+    prefix_mask,
+    query_text_mask,
+)
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.positions import rotary
 
@@ -216,3 +224,23 @@ def test_errors_name_the_field(setting):
         Attention(TransformerConfig(width=16, heads=2)).init(setting[-1], setting[0])
     with pytest.raises(ConfigError, match="implementation"):
         attend(*qkv()[:3], implementation="flash")
+
+
+def test_masks_of_prefixes_frames_and_queries():
+    found = prefix_mask(jnp.array([0, 2]), 3)[:, 0].astype(int)
+    assert found.tolist() == [[[1, 0, 0], [1, 1, 0], [1, 1, 1]], [[1, 1, 0], [1, 1, 0], [1, 1, 1]]]
+    assert block_causal_mask(2, 2)[0, 0].astype(int).tolist() == [
+        [1, 1, 0, 0],
+        [1, 1, 0, 0],
+        [1, 1, 1, 1],
+        [1, 1, 1, 1],
+    ]
+    expected = {
+        "contrast": [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]],
+        "match": [[1, 1, 1, 1]] * 4,
+        "generate": [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]],
+    }
+    for mode, rows in expected.items():
+        assert query_text_mask(2, 2, mode)[0, 0].astype(int).tolist() == rows
+    with pytest.raises(ConfigError, match="mode is 'both'"):
+        query_text_mask.__wrapped__(2, 2, "both")

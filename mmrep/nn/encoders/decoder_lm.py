@@ -26,6 +26,7 @@ class DecoderLM:
 
     learned_positions: a table of `length` rows is added to the tokens (GPT-2: Radford et al. 2019); False with transformer.rotary.
     tied: the logits are products with the table of tokens; False: with a table of their own.
+    cross: every block also attends to a context, the tokens of another encoder (of any width).
     Raises ConfigError where vocab or length is below 1.
     """
 
@@ -34,6 +35,7 @@ class DecoderLM:
     length: int = 128
     learned_positions: bool = True
     tied: bool = True
+    cross: bool = False
 
     def __post_init__(self) -> None:
         if self.vocab < 1 or self.length < 1:
@@ -51,7 +53,9 @@ class DecoderStack(nn.Module):
     valid: False at places that no other attends to: padding before or behind a row. It covers all places: P + L, or those of the cache.
     positions: of the P + L places; None: 0, 1, ..., counted from the tokens in the cache.
     cache (see `mmrep.nn.transformer.init_cache`): holds earlier tokens of the same sequences; out["cache"] is the new one.
-    Raises ConfigError where there are more than `length` places.
+    mask: takes the place of the causal one (e.g. `mmrep.nn.attention.prefix_mask`); padding is excluded beside it.
+    context, context_valid (with `cross`): tokens attend to the valid ones; None with a cache that holds the context's keys and values.
+    Raises ConfigError where there are more than `length` places, or a context without `cross`.
     """
 
     config: DecoderLM
@@ -65,6 +69,9 @@ class DecoderStack(nn.Module):
         valid: Bool[Array | np.ndarray, "B K"] | None = None,
         positions: Int[Array, "#B N"] | None = None,
         cache: Cache | None = None,
+        context: Float[Array | np.ndarray, "B M E"] | None = None,
+        context_valid: Bool[Array | np.ndarray, "B M"] | None = None,
+        mask: Bool[Array, "#B #H N K"] | None = None,
     ) -> tuple[Float[Array, "B N V"], dict[str, Any]]:
         c, t = self.config, self.config.transformer
         init = nn.initializers.normal(0.02)
@@ -81,10 +88,16 @@ class DecoderStack(nn.Module):
         if c.learned_positions:
             x = x + nn.Embed(c.length, t.width, dtype=self.dtype, embedding_init=init, name="positions")(positions)
         places = n if cache is None else (cache["blocks"] if t.scan else cache["block00"])["key"].shape[-3]
-        mask = causal_mask(n, start, places)
+        kept = causal_mask(n, start, places) if mask is None else mask
         if valid is not None:
-            mask = mask & padding_mask(jnp.asarray(valid))
-        y, out = Transformer(t, dtype=self.dtype, name="transformer")(x, mask, positions=positions, cache=cache)
+            kept = kept & padding_mask(jnp.asarray(valid))
+        if context is not None and not c.cross:
+            raise ConfigError("A context came in and cross is False; set DecoderLM.cross=True.")
+        seen = None if context_valid is None else padding_mask(jnp.asarray(context_valid))
+        context = None if context is None else jnp.asarray(context, self.dtype)
+        y, out = Transformer(t, c.cross, dtype=self.dtype, name="transformer")(
+            x, kept, context, seen, positions=positions, cache=cache
+        )
         if c.tied:
             logits = table.attend(y)
         else:
@@ -114,6 +127,8 @@ def generate(
     ends: Callable[[Int[Array, " B"]], Bool[Array, " B"]],
     prefix: Float[Array | np.ndarray, "B P D"] | None = None,
     valid: Bool[Array | np.ndarray, "B N"] | None = None,
+    context: Float[Array | np.ndarray, "B M E"] | None = None,
+    context_valid: Bool[Array | np.ndarray, "B M"] | None = None,
     temperature: Number = 0.0,
     top_k: Number = 0.0,
     top_p: Number = 0.0,
@@ -121,6 +136,8 @@ def generate(
     dtype: Any = jnp.float32,
 ) -> Decoded:
     """Up to `length` tokens after a prompt, a prefix of vectors and ids, with a key-value cache; see `mmrep.generation.decode`.
+
+    context, context_valid: of a model with `cross`; its keys and values are computed once.
 
     valid: of the P + L places of the prompt. Shorter prompts are padded in front (False there), so that all end at the same place;
     positions are counted from each row's first valid place.   Call it inside jit; `config`, `length` and `ends` are static.
@@ -136,14 +153,15 @@ def generate(
     places = jnp.concatenate([kept, jnp.ones((rows, length), bool)], axis=1)
     at = jnp.maximum(jnp.cumsum(places, axis=1) - 1, 0)
 
-    def run(cache: Cache, ids: Array, prefix: Any, positions: Array) -> tuple[Array, Cache]:
-        logits, out = module.apply({"params": params}, ids, prefix, places, positions, cache)
+    def run(cache: Cache, ids: Array, prefix: Any, positions: Array, context: Any = None) -> tuple[Array, Cache]:
+        logits, out = module.apply({"params": params}, ids, prefix, places, positions, cache, context, context_valid)
         return logits[:, -1], out["cache"]
 
     def step(cache: Cache, ids: Array, i: Array) -> tuple[Array, Cache]:
         return run(cache, ids[:, None], None, jnp.take(at, n + i, axis=1)[:, None])
 
-    logits, cache = run(init_cache(config.transformer, rows, n + length, dtype), jnp.asarray(ids), prefix, at[:, :n])
+    empty = init_cache(config.transformer, rows, n + length, dtype)
+    logits, cache = run(empty, jnp.asarray(ids), prefix, at[:, :n], context)
     return decode(
         step, cache, logits, length, rng, ends=ends, temperature=temperature, top_k=top_k, top_p=top_p, pad=pad
     )
