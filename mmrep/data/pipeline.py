@@ -8,11 +8,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from mmrep import modality
 from mmrep.config import Data
@@ -296,3 +297,9 @@ def eval_batches(
 
 def collate(entries: Sequence[HostBatch]) -> HostBatch:
     return {k: np.stack([e[k] for e in entries]) for k in entries[0]}
+
+
+def embed_rows(function: Callable[[HostBatch], Any], split: Split, n: int, size: int = 256) -> Float[np.ndarray, "N D"]:
+    """`function` of the first n records of a split, `size` at a time."""
+    parts = [np.asarray(function(b))[:real] for b, real in islice(eval_batches(split, size), -(-n // size))]
+    return np.concatenate(parts)[:n]

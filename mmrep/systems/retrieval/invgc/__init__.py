@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from mmrep.data.pipeline import embed_rows
 from mmrep.errors import ConfigError, check_fields
 from mmrep.losses.contrastive import symmetric_info_nce
 from mmrep.losses.large_batch import LargeBatch, in_micro_batches
@@ -22,7 +23,6 @@ from mmrep.nn.dual import dual_encoder
 from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.text import TextEncoder
 from mmrep.system import Batch, Extras, Infer, Metrics, Params, System, stateless
-from mmrep.systems.retrieval.invgc.data import embed_rows
 from mmrep.systems.retrieval.invgc.model import local_adj, mean_of_banks, num_neighbours
 
 PARTNER = {"image": "text", "text": "image"}

@@ -1,24 +1,10 @@
-"""Banks of training embeddings, and synthetic embeddings whose galleries are crowded."""
-
-from collections.abc import Callable
-from itertools import islice
+"""Synthetic embeddings whose galleries are crowded."""
 
 import numpy as np
 from jaxtyping import Array, Float
 
-from mmrep.data import pipeline
-from mmrep.system import Batch
-
 Pair = tuple[Float[Array | np.ndarray, "_ D"], Float[Array | np.ndarray, "_ D"]]
 """Queries and their gallery: row i of one belongs to row i of the other."""
-
-
-def embed_rows(
-    function: Callable[[Batch], Array], split: pipeline.Split, n: int, size: int = 256
-) -> Float[np.ndarray, "N D"]:
-    """`function` of the first n records of a split, `size` at a time."""
-    parts = [np.asarray(function(b))[:real] for b, real in islice(pipeline.eval_batches(split, size), -(-n // size))]
-    return np.concatenate(parts)[:n]
 
 
 def crowded(

@@ -12,12 +12,13 @@ from jaxtyping import Array, Float
 from scipy.stats import skew
 
 from mmrep.data import pipeline
+from mmrep.data.pipeline import embed_rows
 from mmrep.errors import DataError
 from mmrep.evals import retrieval
 from mmrep.evals.retrieval import dot, unit
 from mmrep.model import Model
 from mmrep.nn.heads import l2_normalise
-from mmrep.systems.retrieval.invgc.data import Pair, embed_rows
+from mmrep.systems.retrieval.invgc.data import Pair
 from mmrep.systems.retrieval.invgc.model import (
     Step,
     inv_gc,
