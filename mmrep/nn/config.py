@@ -29,6 +29,8 @@ class TransformerConfig:
         `mmrep.nn.positions.rotary`; None: no rotation.
     drop_path: stochastic depth (Huang et al. 2016), in [0, 1): the drop rate of the last block, rising linearly from 0 at the first.
         It acts while an encoder is fine-tuned (its batch has a key "rng"), not in the training of a dual encoder itself.
+    dropout: of the outputs of attention and MLP, number by number, before they are added to the residual stream (Vaswani et al. 2017,
+        section 5.4), in [0, 1). It acts where an rng "dropout" is given: in encoders of a dual encoder where the batch has a key "rng".
     scan: compile one block whatever the depth; parameters are stacked under "blocks".
     remat: recompute a block's activations in the backward pass instead of keeping them.
     implementation: of attention, see `mmrep.nn.attention.attend`.
@@ -50,6 +52,7 @@ class TransformerConfig:
     qk_norm: bool = False
     rotary: float | None = None
     drop_path: float = 0.0
+    dropout: float = 0.0
     scan: bool = False
     remat: bool = False
     implementation: Literal["xla", "matmul", "cudnn"] | None = None
@@ -81,8 +84,9 @@ class TransformerConfig:
                 raise ConfigError(f"{name} is {value!r}{near(value, [k for k in known if k])}")
         if self.use_bias not in (True, False, "qkv"):
             raise ConfigError(f"use_bias is {self.use_bias!r}; choose True, False or 'qkv'.")
-        if not 0 <= self.drop_path < 1:
-            raise ConfigError(f"drop_path is {self.drop_path}; it must be in [0, 1).")
+        for name in ("drop_path", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 1).")
 
     @property
     def hidden(self) -> int:

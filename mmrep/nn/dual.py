@@ -63,8 +63,10 @@ def inputs(batch: Batch, name: str) -> tuple[Any, ...]:
 
 
 def drop_rngs(batch: Batch) -> dict[str, PRNGKeyArray] | None:
-    """The key of stochastic depth: a batch has one, "rng", while an encoder is fine-tuned, and none otherwise."""
-    return {"drop": batch["rng"]} if "rng" in batch else None
+    """Keys of stochastic depth and dropout: from the batch's "rng", which a system adds in training, say while an encoder is fine-tuned."""
+    if "rng" not in batch:
+        return None
+    return {"drop": batch["rng"], "dropout": jax.random.fold_in(batch["rng"], 1)}
 
 
 def init_parts(rng: PRNGKeyArray, modules: Mapping[str, nn.Module], batch: Batch) -> Params:

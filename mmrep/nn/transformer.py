@@ -106,7 +106,7 @@ class Block(nn.Module):
     `bias` and `context_bias` are added to the logits of self- and cross-attention; `positions` as in Transformer.
     `at` [B] computes one token of each example alone: [B,1,D], equal to that row of the full output at a fraction of the work.
     `drop` is the probability that a part is left out for an example, all its tokens at once, where an rng "drop" is given
-    (stochastic depth, Huang et al. 2016); parts that stay are scaled by 1 / (1 - drop).
+    (stochastic depth, Huang et al. 2016); parts that stay are scaled by 1 / (1 - drop). `config.dropout` acts where an rng "dropout" is given.
     `cache`, written from index `start` on: see `init_cache`.
     """
 
@@ -176,6 +176,9 @@ class Block(nn.Module):
             return Mlp(c.hidden, self.dtype, c.activation, c.bias, name="mlp")(y)
 
         def dropped(y: Array) -> Array:
+            if c.dropout and self.has_rng("dropout"):
+                kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - c.dropout, y.shape)
+                y = jnp.where(kept, y / (1 - c.dropout), jnp.zeros((), y.dtype))
             if drop is None or not self.has_rng("drop"):
                 return y
             stays = jax.random.bernoulli(self.make_rng("drop"), 1 - drop, (len(y), 1, 1))
@@ -195,7 +198,8 @@ class Transformer(nn.Module):
 
     Returns (y, out): y is the final (normed) [B,N,D], out holds it as "tokens" and every block's output as "block00", "block01", ...,
     or with `config.scan` as "blocks" [depth,B,N,D], whose parameters are stacked under "blocks" (see `stack_blocks`).
-    `cross`, `norm_context`, `bias` and `context_bias` as in Block. `config.drop_path` acts where an rng "drop" is given.
+    `cross`, `norm_context`, `bias` and `context_bias` as in Block. `config.drop_path` acts where an rng "drop" is given,
+    `config.dropout` where an rng "dropout" is.
     `positions`: of the tokens, for `config.rotary`; None: 0, 1, ..., counted from the tokens in the cache.
     `at` [B] computes one token of each example: y is [B,1,D] and the last block processes it alone; out has neither "tokens" nor that block.
     `cache` (see `init_cache`): x are the next N tokens of sequences whose earlier tokens are in it; self-attention takes place over all of
@@ -243,7 +247,7 @@ class Transformer(nn.Module):
             layers = nn.scan(
                 layer,
                 variable_axes={"params": 0},
-                split_rngs={"params": True, "drop": True},
+                split_rngs={"params": True, "drop": True, "dropout": True},
                 in_axes=(
                     nn.broadcast if drops is None else 0, nn.broadcast if cache is None else 0, *[nn.broadcast] * 7
                 ),

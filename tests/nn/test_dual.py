@@ -1,6 +1,6 @@
 """Dual encoders of any encoder config, here one that is defined in this file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -67,6 +67,16 @@ def test_any_encoder_has_a_projection_into_the_shared_space():
         np.testing.assert_allclose(infer[name](params, {}, BATCH), x, atol=1e-6)
         assert {"tokens", "pooled"} <= set(infer[f"{name}_layers"](params, {}, BATCH))
     assert len(inputs(BATCH, "points")) == 2 and len(inputs(BATCH, "text")) == 1
+
+
+def test_dropout_acts_where_the_batch_has_a_key():
+    encoder = replace(TEXT, transformer=replace(TEXT.transformer, dropout=0.3))
+    model = dual_encoder({"text": encoder}, dim=4)
+    params = model.init(KEY, BATCH)
+    embed = jax.jit(lambda batch: model.embed(params, batch, "text"))
+    plain, first, second = embed(BATCH), embed(BATCH | {"rng": KEY}), embed(BATCH | {"rng": jax.random.key(1)})
+    np.testing.assert_array_equal(plain, dual_encoder({"text": TEXT}, dim=4).embed(params, BATCH, "text"))
+    assert not np.allclose(plain, first, atol=1e-3) and not np.allclose(first, second, atol=1e-3)
 
 
 def test_parts_without_inputs():

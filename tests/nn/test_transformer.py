@@ -174,6 +174,23 @@ def test_kept_parts_are_scaled_up():
     np.testing.assert_allclose(found[kept], 4 * want[kept], atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"scan": True}])
+def test_dropout_zeroes_numbers_of_each_part_and_scales_the_others(options):
+    config = shape(8, 2, dropout=0.25, **options)
+    model = Transformer(config, final_norm=False)
+    x = jax.random.normal(jax.random.key(0), (50, 4, 8))
+    params = model.init(jax.random.key(1), x)
+    silent = jax.tree_util.tree_map_with_path(lambda path, v: v * ("attn" not in str(path)), params)  # MLPs alone
+    plain = model.apply(silent, x)[1]  # no rng, as where one infers
+    found = jax.jit(lambda key: model.apply(silent, x, rngs={"dropout": key})[1])(jax.random.key(2))
+    first, second = found["blocks"] if "scan" in options else (found["block00"], found["block01"])
+    want = (plain["blocks"][0] if "scan" in options else plain["block00"]) - x
+    part, kept = np.asarray(first - x), np.abs(first - x) > 1e-6
+    np.testing.assert_allclose(part[kept], (want / 0.75)[kept], rtol=1e-2, atol=1e-5)
+    assert abs(kept.mean() - 0.75) < 4 * (0.25 * 0.75 / kept.size) ** 0.5
+    assert (kept != (np.abs(second - first) > 1e-6)).mean() > 0.2, "both blocks drop the same numbers"
+
+
 EVERY_OPTION = {
     "rotary": 100.0, "kv_heads": 1, "qk_norm": True, "norm_type": "rms", "use_bias": False, "activation": "swiglu",
 }  # fmt: skip
