@@ -45,11 +45,11 @@ TODO: dict[str, set[str]] = {
         "recipes/finetune has more than 500 lines",
     },
     "users": {
-        "mmrep.nn.prompts has 1 user(s): move it, and its test, to finetune",
-        "mmrep.losses.geometry has 0 user(s): nothing imports it: delete it",
-        "mmrep.evals.geometry has 0 user(s): nothing imports it: delete it",
-        "mmrep.nn.fusion has 0 user(s): nothing imports it: delete it",
         "mmrep.evals.answers has 0 user(s): nothing imports it: delete it",
+        "mmrep.evals.geometry has 1 user(s): move it, and its test, to contrastive_gap",
+        "mmrep.losses.geometry has 1 user(s): move it, and its test, to contrastive_gap",
+        "mmrep.nn.fusion has 0 user(s): nothing imports it: delete it",
+        "mmrep.nn.prompts has 1 user(s): move it, and its test, to finetune",
     },
 }
 

@@ -11,12 +11,12 @@ from configs.contrastive._image_text import image_text
 from mmrep.config import Arm, Expect, Experiment, Optim, Proof, Rule
 from mmrep.data.scenes import CaptionSpec, Noise, SceneData, WorldSpec
 from mmrep.data.scenes.world import COLOURS, SHAPES
+from mmrep.evals.arithmetic import QueryArithmetic
 from mmrep.evals.suite import Retrieval, ZeroShot
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.contrastive.align import Config
-from mmrep.systems.contrastive.align.evals import QueryArithmetic
 
 SIZES = ("tiny", "small", "paper")
 VOCAB, LENGTH = 512, 18

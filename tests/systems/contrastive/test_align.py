@@ -8,6 +8,7 @@ import pytest
 from mmrep import modality
 from mmrep.config import flatten
 from mmrep.errors import ConfigError
+from mmrep.evals.arithmetic import compose
 from mmrep.losses.contrastive import info_nce
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.image import ImageEncoder
@@ -15,7 +16,6 @@ from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.contrastive import align
 from mmrep.systems.contrastive.align import Config
 from mmrep.systems.contrastive.align.data import keep_pairs
-from mmrep.systems.contrastive.align.evals import compose
 
 PAIR = (modality.image("image", 16), modality.text("text", 8, 32))
 TINY = Config(

@@ -3,7 +3,7 @@
 Section 3, frequency-based filtering             data.keep_pairs
 Equations 1 and 2, with label smoothing          align_loss
 Learned temperature                              Config.temperature, mmrep.nn.heads.LogScale
-Section 5.4, image plus or minus text queries    evals.compose, evals.QueryArithmetic
+Section 5.4, image plus or minus text queries    mmrep.evals.arithmetic
 """
 
 import math

@@ -1,4 +1,4 @@
-"""ALIGN's query arithmetic: an image plus a text, or minus one, finds the changed image (Jia et al. 2021, section 5.4)."""
+"""Query arithmetic: an image plus a text, or minus one, finds the changed image (Jia et al. 2021, ALIGN, section 5.4)."""
 
 from dataclasses import dataclass
 
