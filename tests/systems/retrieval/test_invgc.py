@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from configs.retrieval.invgc import get_config
-from configs.retrieval.invgc.proof import synthetic
+from configs.retrieval.invgc.proof import crowding, shared_meaning
 from mmrep.data import pipeline
 from mmrep.errors import ConfigError, DataError
 from mmrep.system import System
 from mmrep.systems.retrieval.invgc import Config, collect_banks
-from mmrep.systems.retrieval.invgc.evals import check_bank, qb_norm
+from mmrep.systems.retrieval.invgc.data import clustered
+from mmrep.systems.retrieval.invgc.evals import best_steps, check_bank, qb_norm, recall_at_1
 from mmrep.systems.retrieval.invgc.model import (
     inv_gc,
     local_adj,
@@ -126,11 +127,21 @@ def test_qb_norm_demotes_a_hub():
     np.testing.assert_array_equal(qb_norm(scores, away, 10.0), scores)
 
 
-def test_crowded_embeddings_gain_and_spread_ones_do_not():
-    cone = synthetic(100, cone=8.0, nuisance=0.6)
+def test_crowded_embeddings_gain_spread_ones_do_not_and_shared_meaning_loses():
+    cone = crowding(100, cone=8.0, nuisance=0.6)
     assert cone["LocalAdj"] > cone["base"] + 0.05 and cone["InvGC"] > cone["base"] + 0.05
     assert cone["sign flipped"] < cone["base"] and abs(cone["centred"] - cone["base"]) < 0.02
-    assert abs(synthetic(100, cone=0.0, nuisance=0.0, noise=1.2)["gain"]) < 0.005
+    shared = shared_meaning(100)
+    assert shared["steps"] == 0.0 and shared["LocalAdj, fixed"] < shared["base"] < shared["sign flipped"]
+
+
+def test_the_two_step_sizes_are_chosen_apart():
+    rng = np.random.default_rng(100)
+    val, banks = (clustered(rng, unit(rng.standard_normal((5, 16))), 60, 0.5, 0.5) for _ in range(2))
+    score = lambda r: recall_at_1((val[0], mean_of_banks(*(inv_gc(val[1], b, x) for b, x in zip(banks[::-1], r)))))  # noqa: E731
+    steps = (0.0, 1.0, 4.0)
+    found = best_steps(inv_gc, val, banks, steps)
+    assert score(found) == max(score((a, b)) for a in steps for b in steps)
 
 
 def test_the_banks_are_the_embeddings_of_the_first_training_pairs():
