@@ -11,30 +11,33 @@ def get_proof() -> Proof:
         metric="b|a,c R@1",
         arms=(
             Arm("symile", xor(1.0)), Arm("pairwise", xor(1.0, "pairwise")), Arm("sum", xor(1.0, "sum")),
-            Arm("symile p=0", xor(0.0)), Arm("pairwise p=0", xor(0.0, "pairwise")),
-            Arm("words symile", polyglot()), Arm("words pairwise", polyglot("pairwise")), Arm("words sum", polyglot("sum")),
+            Arm("symile p=0", xor(0.0)),
+            Arm("words symile", polyglot()), Arm("words pairwise", polyglot("pairwise")),
         ),
         expects=(
             Expect(better="symile", worse=0.95, statement="at p = 1, Symile predicts b from a and c"),
-            Expect(better=0.2, worse="pairwise", statement="pairwise CLIP stays at chance, 1/8"),
             Expect(
-                better=0.2, worse="sum",
-                statement="and so do Symile's tuples scored by a sum of pairs: the product captures the XOR",
+                better="symile", worse="pairwise", margin=0.5,
+                statement="50 points more often than pairwise CLIP, which cannot exceed chance, 1/8",
             ),
-            Expect(better=0.2, worse="symile p=0", statement="at p = 0 b is independent of a and c, and Symile does not predict it"),
-            Expect(better="symile p=0/c|a,b R@1", worse=0.95, statement="at p = 0, Symile predicts c, the copy of a"),
-            Expect(better="pairwise p=0/c|a,b R@1", worse=0.95, statement="and so does pairwise CLIP"),
             Expect(
-                better=f"words symile/{image}", worse=0.6,
-                statement="with 4 languages, Symile retrieves the image from text and speech (chance 1/20)",
+                better=f"words symile/{image}", worse=0.35,
+                statement="with 4 languages, Symile retrieves the image from text and speech more often than 1/4 + .1; no score of pairs can exceed 1/4",
             ),
             Expect(
                 better=f"words symile/{image}", worse=f"words pairwise/{image}", margin=0.2,
-                statement="20 points more often than pairwise CLIP, which can reach one in 4",
+                statement="20 points more often than pairwise CLIP",
             ),
             Expect(
-                better=f"words symile/{image}", worse=f"words sum/{image}", margin=0.2,
-                statement="and 20 points more often than the sum of pairs in Symile's tuples",
+                better="symile", worse="sum", margin=0.5, headline=False,
+                statement="Symile's tuples scored by a sum of pairs stay at chance: the product captures the XOR",
+            ),
+            Expect(
+                better=0.2, worse="symile p=0", headline=False,
+                statement="at p = 0 b is independent of a and c, and Symile does not predict it",
+            ),
+            Expect(
+                better="symile p=0/c|a,b R@1", worse=0.95, headline=False, statement="at p = 0, Symile predicts c, the copy of a"
             ),
             Expect(
                 better="symile p=0/c|a, b averaged R@1", worse=0.95, headline=False,
@@ -45,5 +48,7 @@ def get_proof() -> Proof:
                 statement="or be left out of the product, as in the paper",
             ),
         ),
+        seeds=(10, 11, 12),
         data="XOR bits; synthetic triples of image, text and speech",
+        notes="The ceiling of a score that sees pairs only is exact: 1/8 for the bits, 1 language in 4 for the words.",
     )  # fmt: skip

@@ -56,8 +56,8 @@ def pair(size: int = SIDE, length: int = LENGTH, vocab: int = VOCAB) -> tuple[mo
 ID = modality.label("id", 2**31 - 1)
 
 
-def experiment(system: Config, noise: float = 0.0, steps: int = 400) -> Experiment:
-    data = Data(scenes(noise), (*pair(), ID), Tokenizer(VOCAB, kind="word"), batch_size=64)
+def experiment(system: Config, noise: float = 0.0, *, steps: int, n_eval: int = 256) -> Experiment:
+    data = Data(scenes(noise, n_eval=n_eval), (*pair(), ID), Tokenizer(VOCAB, kind="word"), batch_size=64)
     optim = Optim(lr=3e-3, warmup=40, weight_decay=0.02)
     return Experiment(
         system, data, phases=(Phase(steps=steps),), optim=optim, evals=evals(), train=Train(log_every=50)

@@ -3,48 +3,40 @@
 from dataclasses import replace
 
 from configs.fusion.albef.base import SMALL, experiment
-from mmrep.config import Arm, Expect, Proof
+from mmrep.config import Arm, Expect, Experiment, Proof
+from mmrep.systems.fusion.albef import Config
 
 
 def get_proof() -> Proof:
-    plain, random = replace(SMALL, alpha=0.0), replace(SMALL, alpha=0.0, negatives="random")
+    random = replace(SMALL, alpha=0.0, negatives="random")
+
+    def arm(name: str, system: Config) -> Arm:
+        made: Experiment = experiment(system, steps=200, n_eval=128)
+        return Arm(name, made)
+
     return Proof(
         claim="Contrasting image and text features before they are fused lets the fusion encoder learn matching in fewer steps.",
         metric="match R@1",
         arms=(
-            Arm("ITM+MLM", experiment(replace(random, itc_weight=0.0))),
-            Arm("ITC+ITM+MLM", experiment(random)),
-            Arm("hard negatives", experiment(plain)),
-            Arm("distillation", experiment(SMALL)),
-            Arm("noisy", experiment(plain, noise=0.4)),
-            Arm("noisy, distillation", experiment(SMALL, noise=0.4)),
+            arm("ITM+MLM", replace(random, itc_weight=0.0)), arm("ITC+ITM+MLM", random),
+            arm("ALBEF", SMALL),
         ),
         expects=(
             Expect(
-                better="ITC+ITM+MLM", worse="ITM+MLM", margin=0.10,
-                statement="with ITC, ranking all candidates by ITM is 10 points better than without",
+                better="ITC+ITM+MLM", worse="ITM+MLM", margin=0.15,
+                statement="after 200 steps with ITC, ranking all candidates by ITM is 15 points better than without",
             ),
             Expect(
-                better="distillation", worse="ITM+MLM", margin=0.10, headline=False,
-                statement="full ALBEF is 10 points better than ITM and MLM alone",
+                better="ALBEF", worse="ITM+MLM", margin=0.15,
+                statement="and so it is with all of ALBEF, hard negatives and momentum distillation",
             ),
             Expect(
-                better="hard negatives/swap accuracy", worse="ITC+ITM+MLM/swap accuracy", margin=0.05, headline=False,
-                statement="hard negatives distinguish swapped colours 5 points better than random ones",
-            ),
-            Expect(
-                better="noisy, distillation", worse="noisy", margin=0.02, headline=False,
-                statement="momentum distillation helps at 40 % noise",
-            ),
-            Expect(
-                better="distillation", worse="hard negatives", headline=False,
-                statement="momentum distillation helps without noise",
-            ),
-            Expect(
-                better="hard negatives/rerank R@1", worse="hard negatives/contrast R@1", headline=False,
-                statement="re-ranking 16 candidates by ITM is better than ITC alone",
+                better="ITC+ITM+MLM/rerank R@1", worse="ITM+MLM/rerank R@1", margin=0.15, headline=False,
+                statement="ITM re-ranks the 16 candidates of ITC",
             ),
         ),
-        notes="Equal steps, data and learning rate; ITM+MLM keeps ITC's parameters, which it does not train. "
-        "Settings were chosen on validation with seed 100, out of three worlds (32 pixels; this one; this one with 4 shapes and colours).",
+        seeds=(10, 11, 12),
+        notes="Equal steps, data and learning rate; ITM+MLM keeps ITC's parameters, which it does not train. The claim is about speed: with enough "
+        "steps both arms reach the ceiling of a matcher that knows which colours and shapes are there and not which belong together. Hard negatives and "
+        "distillation act on that binding, which is not learnt in 200 steps: captions with swapped colours are told from true ones at chance.",
     )  # fmt: skip
