@@ -36,7 +36,7 @@ class Config:
     weights:   "frozen": w_ij = (1 + <p_i, p_j>) / 2.   "identity": plain contrast in both directions, as in locked-image tuning.
                Ablations of the geometry: "permuted": the weights of other rows, the diagonal kept; "untrained": the weights of a
                text encoder at its initialisation, kept in the extras.
-    kernel:    None for the paper's linear weights; t for exp((cos - 1) / t), as in later work.
+    kernel:    None for the paper's linear weights; t for exp((cos - 1) / t), which is sharper and not the paper's.
     intents:   classes of the first phase.   temperature: at the start, learned down to 0.01.   large_batch: see LargeBatch.
     """
 
