@@ -117,7 +117,8 @@ class Segmentation:
 class CrossPrediction:
     """One map predicted from other modalities, without its own patches: those of the same example, and those of another example.
 
-    Reports the mean absolute error of both, their ratio (1: the input had no information), and that of the training mean.
+    Reports the mean absolute error of both, their ratio (1: the input had no information), that of the training mean, and R2: 1 minus
+    the squared error in units of the training mean's.
     """
 
     map: DenseModality
@@ -129,17 +130,18 @@ class CrossPrediction:
 
     def run(self, model: Model) -> dict[str, float]:
         records = model.records(self.split, self.limit)
-        truth = self._truth(records)
+        truth = self._truth(model, records)
         own = self._predict(model, records)
         other = self._predict(model, records[1:] + records[:1])
-        mean = self._truth(model.records("train", 2000)).mean(0)
+        mean = self._truth(model, model.records("train", 2000)).mean(0)
         errors = {"L1": np.abs(own - truth).mean(), "L1 of another": np.abs(other - truth).mean()}
         errors |= {"ratio": errors["L1"] / errors["L1 of another"], "L1 of the mean": np.abs(mean - truth).mean()}
+        errors["R2"] = 1 - np.square(own - truth).mean() / max(np.square(mean - truth).mean(), 1e-12)
         label = self.name or f"{self.map.name}|{'+'.join(self.given)}"
         return {f"{label} {k}": float(v) for k, v in errors.items()}
 
-    def _truth(self, records: Sequence[Any]) -> np.ndarray:
-        return np.asarray(self.map.standard(np.stack([np.asarray(r[self.map.name], np.float32) for r in records])))
+    def _truth(self, model: Model, records: Sequence[Any]) -> np.ndarray:
+        return np.asarray(self.map.standard(encoded(model, self.map.name, records)))
 
     def _predict(self, model: Model, records: Sequence[Any]) -> np.ndarray:
         return np.asarray(model.call(self.features, **model.values(records, self.given))[self.map.name])
