@@ -42,7 +42,7 @@ class Config:
 
     mask_optical, mask_radar: share of each sensor's patches that is masked, drawn independently.
     contrastive_weight, mae_weight: of the two losses; a loss of weight 0 is not computed and its parts are left out.
-    positions:   "alibi", distances as attention biases, or "sincos2d", added to the tokens (then no attention has a bias).
+    positions:   "alibi", distances as attention biases, or "sincos2d", added to the tokens (then no attention has a bias), of position_base.
     normalise:   targets are patches normalised over both sensors' values jointly, as in the authors' code, or over each "sensor" by itself.
     share_cross_bias: self-attention of the fusion has the bias of its cross-attention, as in the authors' pre-training code, although its
                  keys are radar tokens. It makes no difference where nothing is masked, and needs equally many visible tokens of both.
@@ -57,6 +57,7 @@ class Config:
     contrastive_weight: float = 1.0
     mae_weight: float = 1.0
     positions: Literal["alibi", "sincos2d"] = "alibi"
+    position_base: float = 10_000.0
     normalise: Literal["joint", "sensor"] = "joint"
     share_cross_bias: bool = False
     encoder: TransformerConfig = TransformerConfig(width=768, depth=12, heads=16)
@@ -92,10 +93,8 @@ class Config:
 
     def model(self) -> CromaModel:
         kind, half = jnp.dtype(self.dtype), replace(self.encoder, depth=self.encoder.depth // 2)
-        modules: dict[str, Any] = {
-            "optical": SensorEncoder(self.encoder, self.optical.patch, self.positions, kind),
-            "radar": SensorEncoder(half, self.radar.patch, self.positions, kind),
-        }
+        own = ("optical", self.encoder, self.optical.patch), ("radar", half, self.radar.patch)
+        modules: dict[str, Any] = {k: SensorEncoder(c, p, self.positions, kind, self.position_base) for k, c, p in own}
         if self.mae_weight:
             modules["fusion"] = Transformer(half, cross=True, norm_context="shared", dtype=kind)
         if self.mae_weight and not self.released:

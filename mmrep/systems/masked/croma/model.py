@@ -35,6 +35,7 @@ class SensorEncoder(nn.Module):
     patch: int
     positions: str = "alibi"
     dtype: Any = jnp.float32
+    position_base: float = 10_000.0
 
     @nn.compact
     def __call__(
@@ -51,7 +52,7 @@ class SensorEncoder(nn.Module):
         blocks = Transformer(self.config, dtype=self.dtype, name="transformer")
         if self.positions == "alibi":
             return blocks(x, bias=alibi_2d(at, at, columns, self.config.heads))
-        table = sincos_2d(images.shape[1] // self.patch, columns, self.config.width, trained)
+        table = sincos_2d(images.shape[1] // self.patch, columns, self.config.width, trained, self.position_base)
         return blocks(x + table[at].astype(self.dtype))
 
 
