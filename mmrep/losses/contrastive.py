@@ -93,6 +93,24 @@ def info_nce(
     return cross_entropy(logits, targets_from_positives(positives, smoothing, kept), kept)
 
 
+def distribution_matching(
+    logits: Float[Array, "B N"],
+    positives: Bool[Array, "B N"] | Float[Array, "B N"],
+    eps: float = 1e-8,
+    unit: bool = False,
+) -> Float[Array, " B"]:
+    """KL(softmax(logits) || q) of each row, q = positives / sum (SDM, Jiang and Ye 2023, equation 3; CMPM, Zhang and Lu 2018, equation 4).
+
+    A reverse KL: similarity outside of the positives costs up to -log(eps) per unit of probability.
+    positives: several a row, or weights at least 0.   eps: added to q within the logarithm.
+    unit: divide positives by their L2 norm, as the released code of CMPM does; with several positives q does not sum to one then.
+    """
+    q = positives.astype(jnp.float32)
+    q /= jnp.maximum(jnp.linalg.norm(q, axis=-1, keepdims=True) if unit else q.sum(-1, keepdims=True), eps)
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return (jnp.exp(log_p) * (log_p - jnp.log(q + eps))).sum(-1)
+
+
 def symmetric_info_nce_of_logits(
     logits_xy: Float[Array, "B B"],
     logits_yx: Float[Array, "B B"],

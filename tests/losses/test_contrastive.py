@@ -196,6 +196,24 @@ def test_sigmoid_loss_equals_naive():
     check_grads(sigmoid_loss, (logits,))
 
 
+def test_distribution_matching_by_hand():
+    # Identical features and distinct ids: p is uniform (the closed form of IRRA's dossier, B = 2).
+    found = contrastive.distribution_matching(jnp.zeros((2, 2)), jnp.eye(2, dtype=bool))
+    np.testing.assert_allclose(found, [8.5172, 8.5172], atol=1e-4)
+    logits, positives = rows(0, 3, 4) * 3, jnp.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]], bool)
+    p = np.exp(np.asarray(logits, np.float64))
+    p /= p.sum(1, keepdims=True)
+    q = np.array([[0.5, 0, 0.5, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
+    expected = (p * (np.log(p) - np.log(q + 1e-8))).sum(1)
+    np.testing.assert_allclose(contrastive.distribution_matching(logits, positives), expected, rtol=1e-5)
+    q[0] *= 2**0.5
+    expected = (p * (np.log(p) - np.log(q + 1e-8))).sum(1)
+    np.testing.assert_allclose(contrastive.distribution_matching(logits, positives, unit=True), expected, rtol=1e-5)
+    half = contrastive.distribution_matching(logits.astype(jnp.float16), positives)
+    assert half.dtype == jnp.float32 and np.isfinite(half).all()
+    check_grads(lambda x: contrastive.distribution_matching(x, positives), (logits,))
+
+
 @pytest.mark.mesh
 def test_sharded_batch_equals_one_device():
     assert jax.device_count() >= 4
