@@ -172,7 +172,8 @@ class Classifier(NamedTuple):
     def scores(self, values: Any) -> Float[np.ndarray, "N C"]:
         if isinstance(self.prompts, np.ndarray):
             return self.model.embed(**{self.query: values}) @ self.prompts.T
-        pairs = self.model.score_matrix(self.model.encode_tokens(**{self.query: values}), self.prompts)
+        tokens = self.model.encode_tokens(**{self.query: values})
+        pairs = self.model.score_matrix(tokens, self.prompts, names=(self.query, "text"))
         return prompts.average_over_templates(pairs, len(self.templates))
 
     def predict(self, values: Any) -> list[str]:

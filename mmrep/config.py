@@ -417,6 +417,8 @@ def fingerprint(config: Any) -> str:
 _LATER: Mapping[tuple[str, str], Any] = {
     ("mmrep.config:Optim", "factors"): [],
     ("mmrep.nn.config:TransformerConfig", "dropout"): 0.0,
+    ("mmrep.evals.suite:Retrieval", "truth"): "",
+    ("mmrep.evals.suite:Retrieval", "by"): "",
 }
 
 

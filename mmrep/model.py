@@ -182,10 +182,8 @@ class Model:
         if len(values) != 2:
             raise ConfigError(f"similarity takes two modalities, {len(values)} are given: {', '.join(values)}")
         (a, x), (b, y) = values.items()
-        if {a, b} == {"image", "text"} and "score" in self.names:
-            sides = {name: self.encode_tokens(**{name: v}) for name, v in ((a, x), (b, y))}
-            found = self.score_matrix(sides["image"], sides["text"])
-            return found if a == "image" else found.T
+        if {"score", f"{a}_tokens", f"{b}_tokens"} <= {*self.names}:
+            return self.score_matrix(self.encode_tokens(**{a: x}), self.encode_tokens(**{b: y}), names=(a, b))
         return self.embed(**{a: x}) @ self.embed(**{b: y}).T
 
     def preprocess(self, name: str, value: Any) -> np.ndarray:
@@ -321,16 +319,17 @@ class Model:
         return self._functions[name](*self._parameters(), batch)
 
     def score_pairs(
-        self, image: TokenSet, text: TokenSet, rows: Int[np.ndarray, " n"], columns: Int[np.ndarray, " n"],
-        block: int = 512, name: str = "score",
+        self, left: TokenSet, right: TokenSet, rows: Int[np.ndarray, " n"], columns: Int[np.ndarray, " n"],
+        block: int = 512, name: str = "score", names: tuple[str, str] = ("image", "text"),
     ) -> Float[np.ndarray, " n"]:  # fmt: skip
-        """`infer[name]` of the pairs (image rows[k], text columns[k]), `block` pairs at a time.
+        """`infer[name]` of the pairs (left rows[k], right columns[k]), `block` pairs at a time.
 
-        image, text: as `encode_tokens` returns them.   Raises ConfigError for a system without that pair score.
+        left, right: as `encode_tokens` returns them, of the modalities `names`.   Raises ConfigError for a system without that pair score.
         """
-        if self._function(name) not in self._pair_scores:
-            self._pair_scores[name] = jax.jit(partial(_gathered, self.system.infer[name]))
-        score, found, sides = self._pair_scores[name], np.empty(len(rows), np.float32), jax.device_put((image, text))
+        if (self._function(name), names) not in self._pair_scores:
+            self._pair_scores[name, names] = jax.jit(partial(_gathered, self.system.infer[name], names))
+        score, found = self._pair_scores[name, names], np.empty(len(rows), np.float32)
+        sides = jax.device_put((left, right))
         for start in range(0, len(rows), block):
             at = np.minimum(np.arange(start, start + block), len(rows) - 1)  # the last block is filled up by repetition
             values = score(*self._parameters(), *sides, rows[at], columns[at])
@@ -339,12 +338,13 @@ class Model:
         return found
 
     def score_matrix(
-        self, image: TokenSet, text: TokenSet, block: int = 512, name: str = "score"
-    ) -> Float[np.ndarray, "N M"]:
+        self, left: TokenSet, right: TokenSet, block: int = 512, name: str = "score",
+        names: tuple[str, str] = ("image", "text"),
+    ) -> Float[np.ndarray, "N M"]:  # fmt: skip
         """`score_pairs` of all pairs."""
-        n, m = len(image[1]), len(text[1])
+        n, m = len(left[1]), len(right[1])
         rows, columns = np.divmod(np.arange(n * m), max(m, 1))
-        return self.score_pairs(image, text, rows, columns, block, name).reshape(n, m)
+        return self.score_pairs(left, right, rows, columns, block, name, names).reshape(n, m)
 
     def _parameters(self) -> tuple[Params, Extras]:
         """Parameters on the device: those of a file are moved there once."""
@@ -406,14 +406,15 @@ class Model:
         return self._embedded[key]
 
     def score_split(
-        self, name: str, split: str = "test", image_fields: Fields = (), text_fields: Fields = ()
-    ) -> Float[np.ndarray, "N N"]:
-        """infer[name] of every image with every text of the split; cached."""
-        key = (name, split, image_fields, text_fields)
+        self, name: str, split: str = "test", left_fields: Fields = (), right_fields: Fields = (),
+        names: tuple[str, str] = ("image", "text"),
+    ) -> Float[np.ndarray, "N N"]:  # fmt: skip
+        """infer[name] of every row of the modality names[0] with every row of names[1] in the split; cached."""
+        key = (name, split, left_fields, right_fields, names)
         if key not in self._embedded:
-            image = self.embed_split("image_tokens", split, image_fields)
-            text = self.embed_split("text_tokens", split, text_fields)
-            self._embedded[key] = self.score_matrix(image, text, name=name)
+            left = self.embed_split(f"{names[0]}_tokens", split, left_fields)
+            right = self.embed_split(f"{names[1]}_tokens", split, right_fields)
+            self._embedded[key] = self.score_matrix(left, right, name=name, names=names)
         return self._embedded[key]
 
     def on(self, data: Any) -> "Model":
@@ -496,11 +497,18 @@ class Model:
 
 
 def _gathered(
-    score: Infer, params: Params, extras: Extras, image: TokenSet, text: TokenSet, i: Array, j: Array
+    score: Infer,
+    names: tuple[str, str],
+    params: Params,
+    extras: Extras,
+    left: TokenSet,
+    right: TokenSet,
+    i: Array,
+    j: Array,
 ) -> Float[Array, " n"]:
-    """`score` of the pairs of images i and texts j."""
-    pairs = {"image_tokens": image[0][i], "image_valid": image[1][i]}
-    return score(params, extras, pairs | {"text_tokens": text[0][j], "text_valid": text[1][j]})
+    """`score` of the pairs of rows i on the left and j on the right."""
+    pairs = {f"{names[0]}_tokens": left[0][i], f"{names[0]}_valid": left[1][i]}
+    return score(params, extras, pairs | {f"{names[1]}_tokens": right[0][j], f"{names[1]}_valid": right[1][j]})
 
 
 def _is_part(m: Modality, value: Any) -> bool:

@@ -31,7 +31,7 @@ class System(NamedTuple):
             "<modality>" [B, D], one embedding a row; "fused" [B, D], one of several modalities together;
             "<modality>_tokens" (tokens [B, N, D], valid [B, N] bool); "<modality>_layers" {layer: [B, D]};
             "score" [B], of systems whose pair score is no dot product, of the batch {"image_tokens", "image_valid", "text_tokens",
-            "text_valid"} as the "_tokens" functions return them, row by row.
+            "text_valid"} (or of another pair of modalities) as the "_tokens" functions return them, row by row.
     update: (params, extras) -> extras, after the optimiser step: EMA teacher, centres, codebooks.
     tokens: (params, extras) -> the decoder of a system that generates, with `generate(batch, targets, ...) -> {target: array}`.
     """

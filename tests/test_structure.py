@@ -49,6 +49,7 @@ TODO: dict[str, set[str]] = {
         "mmrep.evals.geometry has 1 user(s): move it, and its test, to contrastive_gap",
         "mmrep.losses.geometry has 1 user(s): move it, and its test, to contrastive_gap",
         "mmrep.nn.fusion has 0 user(s): nothing imports it: delete it",
+        "mmrep.evals.order has 0 user(s): nothing imports it: delete it",
         "mmrep.nn.prompts has 1 user(s): move it, and its test, to finetune",
         "mmrep.evals.grounding has 0 user(s): nothing imports it: delete it",
         "mmrep.evals.precision has 0 user(s): nothing imports it: delete it",

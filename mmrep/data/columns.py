@@ -55,9 +55,10 @@ class Blocks(Sequence[Record]):
         names = getattr(self.data, "class_names", None)
         return () if names is None else names(field)
 
-    def truth(self) -> np.ndarray:
-        """The source's boolean matrix of true (text, other) pairs of this split, see `mmrep.evals.suite.Retrieval`."""
-        return self.data.truth(self.split)  # type: ignore[attr-defined]
+    def truth(self) -> np.ndarray | None:
+        """The source's boolean matrix of true pairs of this split (see `mmrep.evals.suite.Retrieval`); None where it has none."""
+        matrix = getattr(self.data, "truth", None)
+        return None if matrix is None else matrix(self.split)
 
     def _block(self, b: int) -> dict[str, Any]:
         if b not in self._blocks:

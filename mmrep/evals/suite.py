@@ -19,7 +19,10 @@ class Retrieval:
 
     query, target: modalities, or other infer names of one vector a row; ranked by dot product, ties by their mean rank.
     group:   a record field; candidates with the query's value are all correct.
-    score:   an infer function of pairs that ranks instead ("score"); query and target are then "image" and "text".
+    truth:   the modality, query or target, that the rows of the source's own matrix of true pairs are about (of synthetic clips:
+             their texts); all of a query's true candidates are correct.
+    by:      a record field; the metrics of the queries of each of its values as well, as in "text->video R@1 [heard]".
+    score:   an infer function of pairs that ranks instead ("score"); the system has "<query>_tokens" and "<target>_tokens".
     rerank:  with `score`, only the k best of each query by dot product are scored, the others stay behind them (ALBEF, section 4); 0: all.
     two_way: the other direction, too, and the mean over both of each metric.
     captions: a record field with several texts, which all count (the protocol of Flickr30k and COCO): an image is found by any of its
@@ -38,12 +41,18 @@ class Retrieval:
     rerank: int = 0
     two_way: bool = False
     captions: str = ""
+    truth: str = ""
+    by: str = ""
 
     def __post_init__(self) -> None:
-        if self.score and {self.query, self.target} != {"image", "text"}:
-            raise ConfigError(f"Retrieval.score ranks image and text, not {self.query!r} and {self.target!r}")
-        if self.captions and (self.group or self.rerank):
-            raise ConfigError("Retrieval.captions names the correct pairs itself: leave out group and rerank")
+        if self.captions and (self.group or self.rerank or self.truth or self.by):
+            raise ConfigError(
+                "Retrieval.captions names the correct pairs itself: leave out group, truth, by and rerank"
+            )
+        if self.truth and (self.group or self.truth not in (self.query, self.target)):
+            raise ConfigError(
+                f"Retrieval.truth is {self.truth!r}: name {self.query!r} or {self.target!r}, and leave out group"
+            )
         if self.rerank and not self.score:
             raise ConfigError(f"Retrieval.rerank is {self.rerank}: name the pair score in Retrieval.score")
 
@@ -70,10 +79,13 @@ class Retrieval:
         checks.ks(self.ks)
         if self.score:
             checks.functions(names, **{"Retrieval.score": self.score})
-        else:
+            checks.functions(names, **{f"Retrieval.{s}": f"{getattr(self, s)}_tokens" for s in ("query", "target")})
+        if not self.score or self.rerank:
             checks.functions(names, **{"Retrieval.query": self.query, "Retrieval.target": self.target})
+        if self.truth:
+            split(self.split).truth()
         fields = [f for _, f in (*self.query_fields, *self.target_fields)]
-        checks.fields(split(self.split), [self.group, self.captions, *fields])
+        checks.fields(split(self.split), [self.group, self.captions, self.by, *fields])
 
     def _other_way(self) -> "Retrieval":
         return replace(
@@ -91,6 +103,9 @@ class Retrieval:
         if self.group:
             keys = np.asarray([str(v) for v in model.column(self.group, self.split)])
             positives = keys[:, None] == keys[None, :]
+        elif self.truth:
+            positives = model.split(self.split).truth()
+            positives = positives if self.truth == self.query else positives.T
         if self.score:
             scores = self.scores(model)
             positives = np.arange(len(scores)) if positives is None else positives
@@ -99,8 +114,13 @@ class Retrieval:
             queries, targets = self.embeddings(model)
             positives = np.arange(len(queries)) if positives is None else positives
             ranks, count = retrieval.ranks(queries, targets, positives), len(targets)
-        correct = positives.sum(1) if self.group else 1
-        found = retrieval.retrieval_metrics(ranks, count, self.ks, correct)
+        correct = positives.sum(1) if self.group or self.truth else np.ones(len(ranks), np.int64)
+        parts = {"": slice(None)} | ({} if not self.by else by_value(model, self.by, self.split))
+        found = {
+            f"{k}{n}": v
+            for n, at in parts.items()
+            for k, v in retrieval.retrieval_metrics(ranks[at], count, self.ks, correct[at]).items()
+        }
         return {k: float(v) for k, v in found.items()}
 
     def _of_all_captions(self, model: Model) -> dict[str, float]:
@@ -114,8 +134,11 @@ class Retrieval:
         forward = kinds[1] == "text"
         text, other = (self.target, self.query) if forward else (self.query, self.target)
         if self.score:
-            images = model.embed_split("image_tokens", self.split, self.query_fields if forward else self.target_fields)
-            scores = model.score_matrix(images, model.call("text_tokens", text=texts), name=self.score)
+            rows = model.embed_split(
+                f"{other}_tokens", self.split, self.query_fields if forward else self.target_fields
+            )
+            columns = model.call(f"{text}_tokens", **{text: texts})
+            scores = model.score_matrix(rows, columns, name=self.score, names=(other, text))
         else:
             rows = model.embed_split(other, self.split, self.query_fields if forward else self.target_fields)
             scores = retrieval.dot(rows, model.call(text, **{text: texts}))
@@ -130,16 +153,75 @@ class Retrieval:
         """Dot products, or the pair scores of queries and targets: -inf where a candidate is not among the `rerank` best."""
         if not self.score:
             return retrieval.dot(*self.embeddings(model))
-        forward = self.query == "image"
-        image, text = (self.query_fields, self.target_fields) if forward else (self.target_fields, self.query_fields)
+        # One order of the two names, so that both directions share one matrix.
+        forward = self.query <= self.target
+        here = self if forward else self._other_way()
+        names = here.query, here.target
         by_dot = retrieval.dot(*self.embeddings(model)) if self.rerank else None
         if by_dot is None or self.rerank >= by_dot.shape[1]:
-            whole = model.score_split(self.score, self.split, image, text)
+            whole = model.score_split(self.score, self.split, here.query_fields, here.target_fields, names)
             return whole if forward else whole.T
-        sides = model.embed_split("image_tokens", self.split, image), model.embed_split("text_tokens", self.split, text)
-        score = partial(model.score_pairs, *sides, name=self.score)
-        rescore = score if forward else (lambda texts, images: score(images, texts))
+        fields = here.query_fields, here.target_fields
+        sides = [model.embed_split(f"{n}_tokens", self.split, f) for n, f in zip(names, fields)]
+        score = partial(model.score_pairs, *sides, name=self.score, names=names)
+        rescore = score if forward else (lambda queries, targets: score(targets, queries))
         return retrieval.rerank(by_dot, rescore, self.rerank)
+
+
+def by_value(model: Model, field: str, split: str) -> dict[str, Any]:
+    """{" [value]": rows} of a record field's values, by their names where the source has them."""
+    values = np.asarray(model.column(field, split))
+    known = model.split(split).class_names(field)
+    return {f" [{known[v] if known else v}]": np.flatnonzero(values == v) for v in np.unique(values)}
+
+
+@dataclass(frozen=True)
+class Foil:
+    """How often the true text scores above its foil (a record field), by the pair score and by dot product; equal scores count half.
+
+    foil:  the field.   where: a record field; only records in which it is true count.   by: a field; its values apart, too.
+    other: the modality that both are compared with.   score: an infer function of pairs; empty: dot products alone, as "accuracy".
+    Metrics: "<name> accuracy" by the score and "<name> contrast accuracy" by dot product; chance is 1/2.
+    """
+
+    foil: str = "caption_hard"
+    where: str = ""
+    split: str = "test"
+    name: str = "swap"
+    other: str = "image"
+    text: str = "text"
+    score: str = "score"
+    by: str = ""
+
+    def check(self, names: Sequence[str], split: checks.Open) -> None:
+        """Raises ConfigError for settings that do not fit the system's infer functions or the split's records."""
+        sides = {"Foil.other": self.other, "Foil.text": self.text}
+        checks.functions(names, **sides)
+        if self.score:
+            checks.functions(names, **{"Foil.score": self.score}, **{k: f"{v}_tokens" for k, v in sides.items()})
+        checks.fields(split(self.split), [self.foil, self.where, self.by])
+
+    def run(self, model: Model) -> dict[str, float]:
+        other = model.embed_split(self.other, self.split)
+
+        def by_score(fields: Fields) -> Float[np.ndarray, " n"]:
+            tokens, names = model.embed_split(f"{self.other}_tokens", self.split), (self.other, self.text)
+            texts = model.embed_split(f"{self.text}_tokens", self.split, fields)
+            rows = np.arange(len(other))
+            return model.score_pairs(tokens, texts, rows, rows, name=self.score, names=names)
+
+        def by_dot(fields: Fields) -> Float[np.ndarray, " n"]:
+            return (other * model.embed_split(self.text, self.split, fields)).sum(-1)
+
+        scores = {"accuracy": by_score, "contrast accuracy": by_dot} if self.score else {"accuracy": by_dot}
+        counted = np.asarray(model.column(self.where, self.split), bool) if self.where else np.ones(len(other), bool)
+        parts = {"": np.arange(len(other))} | ({} if not self.by else by_value(model, self.by, self.split))
+        found = {}
+        for k, score in scores.items():
+            margin = score(()) - score(((self.text, self.foil),))
+            right = (margin > 0) + 0.5 * (margin == 0)
+            found |= {f"{self.name} {k}{n}": float(right[at[counted[at]]].mean()) for n, at in parts.items()}
+        return found
 
 
 @dataclass(frozen=True)
@@ -186,9 +268,8 @@ class ZeroShot:
         prompts = [t.format(c) for c in self.classes for t in self.templates]
         if self.score:
             tokens = model.embed_split(f"{self.query}_tokens", self.split, self.query_fields)
-            pairs = model.score_matrix(
-                tokens, model.call(f"{self.text}_tokens", **{self.text: prompts}), name=self.score
-            )
+            texts = model.call(f"{self.text}_tokens", **{self.text: prompts})
+            pairs = model.score_matrix(tokens, texts, name=self.score, names=(self.query, self.text))
             return zero_shot.average_over_templates(pairs, len(self.templates))
         embedded = model.call(self.text, **{self.text: prompts})
         embedded = embedded.reshape(len(self.classes), len(self.templates), -1)

@@ -3,13 +3,16 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from mmrep.errors import ConfigError
 from mmrep.nn.attention import Attention
 from mmrep.nn.config import TransformerConfig
-from mmrep.nn.norms import norm_layer
+from mmrep.nn.heads import l2_normalise
+from mmrep.nn.norms import layer_norm, norm_layer
 from mmrep.nn.transformer import Mlp
 from mmrep.system import Batch, Extras, Infer, Params
 
@@ -87,3 +90,61 @@ class AttentionPool(nn.Module):
         x, _ = Attention(c, self.dtype, name="attn")(probe, tokens, mask=mask)
         x = x + Mlp(c.hidden, self.dtype, c.activation, c.bias, name="mlp")(norm_layer(c, self.dtype, "norm")(x))
         return x[:, 0]
+
+
+class TextConditionedPool(nn.Module):
+    """For each pair of a text and a video, the video's frames pooled by the text's attention to them (Gorti et al. 2022, X-Pool, section 3.3).
+
+    r(c|v) = LN(f(a) + a), a = LN(softmax(q k' / sqrt(d)) v) out: one LayerNorm for texts and frames, then queries of the texts, keys and
+    values of the frames; all linear maps start as the identity. Frames that are not `valid` are left out; without any the mean is taken.
+    dropout: of f(a), where an rng "dropout" is given.   Raises ConfigError unless `heads` divides the width.
+    """
+
+    heads: int = 1
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, text: Float[Array, "T D"], frames: Float[Array, "V F D"], valid: Bool[Array, "V F"] | None = None
+    ) -> Float[Array, "V T D"]:
+        width, heads = text.shape[-1], self.heads
+        if heads < 1 or width % heads:
+            raise ConfigError(f"heads is {heads} and the width is {width}; choose heads that divide the width.")
+
+        def linear(name: str, x: Array) -> Array:
+            init = lambda key, shape, dtype=jnp.float32: jnp.eye(*shape, dtype=dtype)  # noqa: E731
+            return nn.Dense(width, kernel_init=init, dtype=self.dtype, name=name)(x)
+
+        norm = layer_norm(self.dtype, "norm_in")
+        text, frames = norm(text), norm(frames)
+        q = linear("query", text).reshape(-1, heads, width // heads)
+        k, v = (linear(name, frames).reshape(*frames.shape[:2], heads, -1) for name in ("key", "value"))
+        logits = jnp.einsum("thk,vfhk->vhtf", q, k, preferred_element_type=jnp.float32) * (width // heads) ** -0.5
+        if valid is not None:
+            logits = jnp.where(valid[:, None, None], logits, jnp.float32(0.7 * jnp.finfo(jnp.float32).min))
+        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+        pooled = jnp.einsum("vhtf,vfhk->vthk", weights, v).reshape(len(frames), -1, width)
+        pooled = layer_norm(self.dtype, "norm_attn")(linear("out", pooled))
+        more = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(linear("linear", pooled))
+        return layer_norm(self.dtype, "norm_out")(pooled + more)
+
+
+def conditioned_similarity(
+    pool: Callable[[Float[Array, "_ D"]], Float[Array, "V _ D"]], text: Float[Array, "T D"], chunk: int = 0
+) -> Float[Array, "T V"]:
+    """Cosine of each text and each video's vector for it (X-Pool, equation 4).
+
+    pool:  texts [t, D] -> the videos' vectors for them [V, t, D], such as a TextConditionedPool of the videos' frames.
+    chunk: texts at a time, so that memory is V * chunk * D; the backward pass pools again. 0: all at once; it divides T.
+    """
+
+    def of(texts: Array) -> Array:
+        x, y = l2_normalise(texts.astype(jnp.float32)), l2_normalise(pool(texts).astype(jnp.float32))
+        return jnp.einsum("td,vtd->tv", x, y, precision=jax.lax.Precision.HIGHEST)
+
+    if not chunk or chunk >= len(text):
+        return of(text)
+    if len(text) % chunk:
+        raise ConfigError(f"chunk is {chunk} and there are {len(text)} texts; choose a divisor.")
+    return jax.lax.map(jax.checkpoint(of), text.reshape(-1, chunk, text.shape[-1])).reshape(len(text), -1)

@@ -1,12 +1,17 @@
 """Retrieval and ZeroShot by dot product and by a pair score, against loops over pairs."""
 
+from dataclasses import dataclass
+
+import jax
 import numpy as np
 import pytest
 import toy
 
+from mmrep.data.clips import ClipData, ClipSpec
 from mmrep.errors import ConfigError
 from mmrep.evals import retrieval
-from mmrep.evals.suite import Retrieval, ZeroShot
+from mmrep.evals.order import FrameOrder, Permuted, permutation
+from mmrep.evals.suite import Foil, Retrieval, ZeroShot
 from mmrep.model import Model
 from mmrep.system import System
 
@@ -123,9 +128,107 @@ def test_zero_shot_averages_scores_over_templates_and_takes_any_of_several_label
 
 
 def test_settings_that_cannot_work_are_one_sentence(model):
-    with pytest.raises(ConfigError, match="ranks image and text, not 'speech' and 'text'"):
-        Retrieval("speech", "text", score="score")
+    with pytest.raises(ConfigError, match="truth is 'speech': name 'image' or 'text'"):
+        Retrieval("image", "text", truth="speech")
     with pytest.raises(ConfigError, match=r"Retrieval\.rerank is 4: name the pair score"):
         Retrieval("image", "text", rerank=4)
     with pytest.raises(ConfigError, match=r"no infer function 'scores'"):
         Retrieval("image", "text", score="scores").run(model)
+
+
+class Numbers(Model):
+    """The part of Model that Foil uses: the score of a true caption less that of its foil is -20, 1, 1, 0 and 5."""
+
+    def __init__(self):
+        pass
+
+    def embed_split(self, name, split="test", fields=()):
+        return np.full(5, len(fields)) if name == "text_tokens" else np.ones((5, 2), np.float32)
+
+    def column(self, field, split="test"):
+        return [1, 1, 1, 1, 0] if field == "hard_swap" else [0, 0, 1, 1, 1]
+
+    def split(self, name="test"):
+        return self
+
+    def class_names(self, field):
+        return ("seen", "heard")
+
+    def score_pairs(self, image, text, rows, columns, name="score", names=("image", "text")):
+        np.testing.assert_array_equal(rows, columns)
+        return np.where(text[columns], 20.0, np.array([0.0, 21, 21, 20, 25])[columns])
+
+
+def test_foil_counts_swapped_records_only_and_ties_half():
+    found = Foil(where="hard_swap", by="kind").run(Numbers())
+    np.testing.assert_allclose(found["swap accuracy"], 2.5 / 4)
+    np.testing.assert_allclose(found["swap accuracy [seen]"], 1 / 2)
+    np.testing.assert_allclose(found["swap accuracy [heard]"], 1.5 / 2)
+    np.testing.assert_allclose(found["swap contrast accuracy"], 0.5)  # the same text on both sides
+    assert Foil(score="").run(Numbers())["swap accuracy"] == 0.5
+
+
+class Clips(Model):
+    """Captions and clips as the sets of items that they tell and show, over a real source."""
+
+    def __init__(self, data, blind=False):
+        experiment = toy.experiment(1)
+        super().__init__(experiment, {}, system=System(lambda r, b: ({}, {}), lambda *a: a, {}))
+        self.source, self.blind = data, blind
+
+    def split(self, name="test"):
+        from mmrep.config import Data
+        from mmrep.data.pipeline import Split
+
+        return Split(Data(self.source, ()), self.source, self.source.open(name), None, name)
+
+    def records(self, split="test", limit=0):
+        return [dict(r) for r in self.source.open(split)]
+
+    def embed_split(self, name, split="test", fields=()):
+        rows = np.zeros((len(self.records(split)), self.source.spec.items), np.float32)
+        for i, r in enumerate(self.records(split)):
+            items = r["told" if name == "text" else "shown"]
+            rows[i, [k for k in items if k]] = 1 / np.count_nonzero(items) if name == "text" else 1
+            if self.blind and name != "text":
+                rows[i, 1 + self.source.spec.kinds :] = 0
+        return rows
+
+
+def test_truth_of_the_source_and_metrics_by_a_field():
+    spec = ClipSpec(8, 2, sounds=2, shapes=4, colours=4, verbs=1, modes=("seen", "heard", "both"), twins=True)
+    data = ClipData(n_test=200, spec=spec, sensors=("caption",))
+    evaluator = Retrieval("text", "video", truth="text", by="kind", ks=(1,))
+    found = evaluator.run(Clips(data))
+    assert all(found[f"text->video R@1{n}"] == 1 for n in ("", " [seen]", " [heard]", " [both]"))
+    assert found["text->video chance_R@1 [seen]"] > found["text->video chance_R@1 [both]"]
+    deaf = evaluator.run(Clips(data, blind=True))
+    assert (
+        deaf["text->video R@1 [seen]"] == 1
+        and deaf["text->video R@1 [heard]"] == 0
+        and deaf["text->video R@1 [both]"] < 1
+    )
+    back = Retrieval("video", "text", truth="text", ks=(1,)).run(Clips(data))
+    assert back["video->text R@1"] == 1
+    evaluator.check(("text", "video"), Clips(data).split)
+
+
+def test_frames_in_another_order():
+    assert all((permutation(n, s) != np.arange(n)).any() for n in (2, 3) for s in range(20))
+    data = ClipData(n_test=3, spec=ClipSpec(4, 4), sensors=("codes", "frames"))
+    shuffled, order = Permuted(data, ("codes", "frame_captions")), permutation(4)
+    record = data.open("test")[0]
+    view = shuffled.view(record, None)
+    np.testing.assert_array_equal(view["codes"], record["codes"][order])
+    assert view["frame_captions"] == [record["frame_captions"][i] for i in order]
+    model = Model(toy.experiment(1), *toy.experiment(1).system.build().init(jax.random.key(0), {}))
+    found = FrameOrder(FirstNumber(), ("x",)).run(model)  # the points are (i / 50, 1): their two numbers change places
+    assert found["first permuted"] == 1.0 and found["first drop"] == pytest.approx(np.mean(np.arange(12) / 50) - 1)
+
+
+@dataclass(frozen=True)
+class FirstNumber:
+    split: str = "test"
+
+    def run(self, model):
+        return {"first": float(np.mean([x[0] for x in model.column("x", self.split)]))}

@@ -5,12 +5,11 @@ from dataclasses import replace
 from mmrep import modality
 from mmrep.config import Data, Experiment, Optim, Phase, Tokenizer, Train
 from mmrep.data.scenes import CaptionSpec, Noise, SceneData, WorldSpec
-from mmrep.evals.suite import Retrieval
+from mmrep.evals.suite import Foil, Retrieval
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.fusion.albef import Config
-from mmrep.systems.fusion.albef.evals import Foil
 
 SIDE, VOCAB, LENGTH = 16, 64, 10
 SHAPE = TransformerConfig(width=48, depth=1, heads=2)
@@ -27,7 +26,7 @@ def evals(rerank: int = 16, group: str = "caption") -> tuple:
     """R@1 both ways by ITM of the `rerank` best candidates, by ITM of all, and by ITC; captions against foils."""
     both = Retrieval("image", "text", ks=(1,), group=group, two_way=True)
     by_itm = replace(both, score="score", rerank=rerank, name="rerank"), replace(both, score="score", name="match")
-    return (*by_itm, replace(both, name="contrast"), Foil())
+    return (*by_itm, replace(both, name="contrast"), Foil(where="hard_swap"))
 
 
 def scenes(noise: float = 0.0, size: int = SIDE, n_train: int = 6000, n_eval: int = 256) -> SceneData:
