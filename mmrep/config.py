@@ -416,6 +416,7 @@ def fingerprint(config: Any) -> str:
 # Fields that came after the first results, with the JSON value at which a config equals one without the field.
 _LATER: Mapping[tuple[str, str], Any] = {
     ("mmrep.config:Optim", "factors"): [],
+    ("mmrep.modality:Modality", "missing"): False,
     ("mmrep.nn.config:TransformerConfig", "dropout"): 0.0,
     ("mmrep.evals.suite:Retrieval", "truth"): "",
     ("mmrep.evals.suite:Retrieval", "by"): "",

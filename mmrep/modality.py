@@ -43,6 +43,7 @@ class Modality:
     rate:      samples per second (audio).
     patch:     side of a patch in pixels (image, video, map), for models that divide it into a grid.
     mean, std: models standardise numbers as (x - mean) / std; one value, or one per channel.
+    missing:   whether NaN may stand for a missing number (vector); a single NaN is a vector that is missing as a whole.
     crop:      pictures and frames are resized by their shorter side and cut at the centre (CLIP); else both sides are resized.
     """
 
@@ -57,6 +58,7 @@ class Modality:
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
     crop: bool = False
+    missing: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -174,8 +176,8 @@ def label_map(name: str, size: Side, classes: int, field: str = "", *, patch: in
     return Modality(name, "map", _sides(size), field, classes, patch=patch)
 
 
-def vector(name: str, *shape: int, field: str = "") -> Modality:
-    return Modality(name, "vector", shape, field)
+def vector(name: str, *shape: int, field: str = "", missing: bool = False) -> Modality:
+    return Modality(name, "vector", shape, field, missing=missing)
 
 
 def ids(name: str, *shape: int, vocab: int, field: str = "") -> Modality:
@@ -239,6 +241,8 @@ def _plain(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
     array = raw.numbers(value, m.name)
     if m.kind == "map":
         array = coarser(array, m.shape)
+    if m.missing and array.ndim == 0 and array != array:
+        array = np.full(m.shape, np.nan)
     if array.shape != m.shape:
         raise DataError(f"{m.name}: expected shape {m.shape}, found {array.shape}")
     if m.kind in ("label", "map", "ids"):
@@ -248,7 +252,7 @@ def _plain(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
             raise DataError(f"{m.name}: ids must lie in [0, {m.vocab}), found {array.min()}..{array.max()}")
     with np.errstate(over="ignore"):
         array = array.astype(m.dtype)
-    if m.kind == "vector" and not np.isfinite(array).all():
+    if m.kind == "vector" and not (np.isfinite(array) | (m.missing & np.isnan(array))).all():
         raise DataError(f"{m.name}: the vector has NaN or infinite values")
     return {m.name: array}
 
@@ -265,7 +269,10 @@ def _example_audio(m: Modality, rng: np.random.Generator, n: int) -> dict[str, n
 
 
 def _example_vector(m: Modality, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
-    return {m.name: rng.standard_normal((n, *m.shape), np.float32)}
+    numbers = rng.standard_normal((n, *m.shape), np.float32)
+    if m.missing:
+        numbers[rng.random(n) < 0.25] = np.nan
+    return {m.name: numbers}
 
 
 def _example_ids(m: Modality, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:

@@ -115,6 +115,15 @@ def test_a_group_of_texts_is_tokenised_text_by_text():
     assert encode(ids("x", 2, vocab=3), [0, 2], None)["x"].dtype == np.int32
 
 
+def test_missing_numbers_are_nan_where_they_are_allowed():
+    m = vector("x", 2, missing=True)
+    assert np.isnan(encode(m, [1.0, np.nan], None)["x"]).tolist() == [False, True]
+    assert np.isnan(encode(m, np.nan, None)["x"]).all() and encode(m, np.nan, None)["x"].shape == (2,)
+    assert np.isnan(example([m], 64)["x"]).any()
+    with pytest.raises(DataError, match="NaN or infinite"):
+        encode(m, [1.0, np.inf], None)
+
+
 def test_one_value_or_a_list_of_values():
     group, clip = texts("group", 2, 5, 9), video("clip", 2, 4)
     assert as_list(group, ["a", "b"]) == [["a", "b"]] and len(as_list(group, [["a", "b"], ["c", "d"]])) == 2

@@ -26,7 +26,8 @@ class Table:
     Cells of a .parquet may hold an encoded file itself, as bytes or {"bytes", "path"}; such columns are kept in memory.
 
     image, audio, label: columns, or None.   text: a column, several (each also a field of its own name), or None.
-    extra:     columns passed on unchanged: numbers, lists of numbers as arrays, lists of texts (a group, for `modality.texts`), else text.
+    extra:     columns passed on unchanged: numbers, lists of numbers as arrays, lists of texts (a group, for `modality.texts`), NaN for
+               an absent value of a .jsonl or .parquet, else text.
     classes:   names of the labels in the order of their ids. Empty: where most labels are whole numbers ("2" or "2.0") they are the ids,
                and other labels make their row bad; elsewhere the ids count the labels sorted as text.
     split:     column with train, val or test; the default is used where the table has it. None: hashed splits.
@@ -57,8 +58,8 @@ class Table:
             raise ConfigError(f"path {self.path!r} ends in {ending!r}: a table is one of {', '.join(FORMATS)}")
         if len(self.delimiter) > 1:
             raise ConfigError(f"delimiter {self.delimiter!r} has {len(self.delimiter)} characters: give one")
-        if not (self.image or self.audio or self.text_columns):
-            raise ConfigError("image, audio and text are all None: name at least one column")
+        if not (self.image or self.audio or self.text_columns or self.extra):
+            raise ConfigError("image, audio, text and extra are all empty: name at least one column")
         if len({*self.classes}) < len(self.classes):
             raise ConfigError(f"classes names a class twice: {', '.join(self.classes)}")
 
@@ -329,6 +330,8 @@ def _value(value: Any, where: str) -> Any:
         except (TypeError, ValueError):
             raise DataError(f"{where}: expected numbers in lists of one length") from None
         return array
-    if value is None or isinstance(value, (dict, bytes)):
+    if value is None:
+        return float("nan")
+    if isinstance(value, (dict, bytes)):
         raise DataError(f"{where}: expected a number, numbers or text, found {type(value).__name__}")
     return value

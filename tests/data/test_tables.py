@@ -177,3 +177,10 @@ def test_a_list_of_texts_in_an_extra_column_is_a_group(tmp_path):
     record = table.open("train")[0]
     assert table.view(record, np.random.default_rng(0))["options"] == record["options"] and len(record["options"]) == 2
     assert {record["name"] if "name" in record else record["text"][0], *record["options"]} < {*table.texts("train")}
+
+
+def test_a_table_of_numbers_has_missing_cells(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"age": 3, "vitals": [1, null]}\n{"age": null, "vitals": null}\n')
+    records = Table(tmp_path / "t.jsonl", image=None, text=None, extra=("age", "vitals"), fractions=EVERY).open("train")
+    np.testing.assert_array_equal(records[0]["vitals"], [1, np.nan])
+    assert records[0]["age"] == 3 and np.isnan(records[1]["age"]) and np.isnan(records[1]["vitals"])
