@@ -393,7 +393,7 @@ def test_table_says_what_is_wrong_with_the_table(tmp_path, pairs):
         lambda: Table("a.csv", image=None, text=None),
         lambda: Table("a.csv", delimiter="::"),
     ):
-        with pytest.raises(ConfigError, match=r"path|None|delimiter"):
+        with pytest.raises(ConfigError, match=r"path|all empty|delimiter"):
             bad()
 
 
