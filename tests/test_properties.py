@@ -15,11 +15,10 @@ from hypothesis.extra.numpy import arrays
 from experiments import _overrides
 from mmrep.config import Data, Experiment, Mesh, Optim, Phase, Rule, Train, fingerprint, from_json, to_json
 from mmrep.errors import ConfigError
-from mmrep.losses import contrastive
+from mmrep.losses import contrastive, late_interaction
 from mmrep.losses.reduce import masked_mean
 from mmrep.modality import BOS, PAD, vector
 from mmrep.nn.attention import attend, causal_mask, padding_mask
-from mmrep.systems.contrastive.filip import model as late_interaction
 from mmrep.systems.contrastive.symile import model as multilinear
 from mmrep.systems.fusion.albef import losses as albef
 from mmrep.systems.fusion.albef.losses import mask_tokens
@@ -190,11 +189,11 @@ def test_masked_prediction_looks_at_targets_only(logits, labels, target):
 
 late = jax.jit(
     jax.value_and_grad(
-        lambda x, vx, y, vy: sum(s.sum() for s in late_interaction.token_max_similarity((x, vx), (y, vy))), (0, 2)
+        lambda x, vx, y, vy: sum(s.sum() for s in late_interaction.late_similarity((x, vx), (y, vy))), (0, 2)
     )
 )
 late_values = jax.jit(
-    lambda x, vx, y, vy, chunk=None: late_interaction.token_max_similarity((x, vx), (y, vy), chunk),
+    lambda x, vx, y, vy, chunk=None: late_interaction.late_similarity((x, vx), (y, vy), chunk),
     static_argnames="chunk",
 )
 

@@ -54,6 +54,11 @@ TODO: dict[str, set[str]] = {
         "mmrep.evals.grounding has 0 user(s): nothing imports it: delete it",
         "mmrep.evals.precision has 0 user(s): nothing imports it: delete it",
         "mmrep.losses.ranking has 0 user(s): nothing imports it: delete it",
+        "mmrep.losses.late_interaction has 1 user(s): move it, and its test, to filip",
+        "mmrep.losses.games has 0 user(s): nothing imports it: delete it",
+        "mmrep.nn.spans has 0 user(s): nothing imports it: delete it",
+        "mmrep.nn.set_prediction has 0 user(s): nothing imports it: delete it",
+        "mmrep.evals.temporal has 0 user(s): nothing imports it: delete it",
     },
 }
 

@@ -166,6 +166,31 @@ def symmetric_info_nce(
     return symmetric_info_nce_of_logits(logits, logits.T, ids, smoothing, multi_positive)
 
 
+def nt_xent(
+    x: Float[Array, "B D"],
+    y: Float[Array, "B D"],
+    scale: Scalar,
+    within: Scalar = 1.0,
+    ids: Int[Array, " B"] | None = None,
+) -> Float[Array, " B"]:
+    """SimCLR's loss (Chen et al. 2020): rows of both sides are anchors, and an anchor's negatives are the other rows of both sides.
+
+    Returns the mean of each pair's two anchors. An anchor is no candidate of its own.
+    x, y: unit rows, pairs aligned.   scale: 1 / temperature.   within: factor of the logits between rows of one side (M3EL: 0.8).
+    ids: rows that share an id are ignored as negatives.
+    """
+    own = jnp.eye(len(x), dtype=bool)
+    alike = own if ids is None else same_id(ids, ids)
+    positives = jnp.concatenate([own, jnp.zeros_like(own)], axis=1)
+    ignore = jnp.concatenate([alike & ~own, alike], axis=1)
+
+    def of(anchors: Array, others: Array) -> Array:
+        logits = scale * jnp.concatenate([similarity(anchors, others), within * similarity(anchors, anchors)], axis=1)
+        return info_nce(logits, positives, ignore=ignore)
+
+    return 0.5 * (of(x, y) + of(y, x))
+
+
 def pairwise_info_nce(
     embeddings: Sequence[Float[Array, "B D"]],
     scale: Scalar,

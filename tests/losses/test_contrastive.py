@@ -9,8 +9,8 @@ from jax.test_util import check_grads as numeric_check
 from mmrep.errors import ConfigError
 from mmrep.losses import contrastive
 from mmrep.losses.contrastive import false_negatives, same_id, similarity
+from mmrep.losses.late_interaction import late_similarity
 from mmrep.losses.reduce import masked_mean
-from mmrep.systems.contrastive.filip.model import token_max_similarity
 from mmrep.systems.contrastive.symile.model import symile_loss
 
 
@@ -222,7 +222,7 @@ def test_sharded_batch_equals_one_device():
     ids, valid = jnp.array([0, 1, 0, 2, 3, 4, 4, 5]), jnp.ones((8, 5), bool)
 
     def loss(x):
-        s_xy, s_yx = token_max_similarity((x[0], valid), (x[1], valid), chunk=3)
+        s_xy, s_yx = late_similarity((x[0], valid), (x[1], valid), chunk=3)
         v = x.mean(2)
         pairs = contrastive.symmetric_info_nce(v[0], v[1], 10.0, ids, 0.1)
         triples = symile_loss(list(v), 5.0, jax.random.key(1))
@@ -233,3 +233,18 @@ def test_sharded_batch_equals_one_device():
     assert len(four[1].sharding.device_set) == 4
     np.testing.assert_allclose(one[0], four[0], rtol=1e-5)
     np.testing.assert_allclose(one[1], four[1], rtol=1e-5, atol=1e-6)
+
+
+def test_nt_xent_equals_a_loop():
+    x, y, ids = unit(0, 4, 5), unit(1, 4, 5), jnp.array([3, 1, 3, 2])
+    for within, given in ((1.0, None), (0.8, None), (1.0, ids)):
+        expected = np.zeros(4)
+        for a, b in ((x, y), (y, x)):
+            for i in range(4):
+                kept = [j for j in range(4) if j == i or given is None or ids[j] != ids[i]]
+                logits = [5 * float(a[i] @ b[j]) for j in kept] + [
+                    5 * within * float(a[i] @ a[j]) for j in kept if j != i
+                ]
+                expected[i] += 0.5 * (np.log(np.exp(logits).sum()) - 5 * float(a[i] @ b[i]))
+        np.testing.assert_allclose(jax.jit(contrastive.nt_xent)(x, y, 5.0, within, given), expected, rtol=1e-5)
+    assert float(contrastive.nt_xent(x[:1], y[:1], 5.0)[0]) == 0.0  # no negative

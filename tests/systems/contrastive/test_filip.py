@@ -16,7 +16,7 @@ from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.contrastive import filip
 from mmrep.systems.contrastive.filip import model as functions
 
-token_max_similarity = jax.jit(functions.token_max_similarity, static_argnames="chunk")
+late_similarity = jax.jit(functions.late_similarity, static_argnames="chunk")
 filip_similarity = jax.jit(functions.filip_similarity)
 filip_loss = jax.jit(functions.filip_loss)
 pair_similarity = jax.jit(functions.pair_similarity)
@@ -42,19 +42,8 @@ def unit(seed, *shape):
     return jnp.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True))
 
 
-def loop(x, y):
-    """Both similarities, one pair of token sets at a time, in float64."""
-    s_xy, s_yx = np.zeros((2, len(x[0]), len(y[0])))
-    for i, (a, u) in enumerate(zip(*map(np.asarray, x))):
-        for j, (b, v) in enumerate(zip(*map(np.asarray, y))):
-            s = a[u].astype(np.float64) @ b[v].T
-            if s.size:
-                s_xy[i, j], s_yx[i, j] = s.max(1).mean(), s.max(0).mean()
-    return s_xy, s_yx
-
-
 def test_golden_numbers():
-    s_image, s_text = token_max_similarity(IMAGES, TEXTS)
+    s_image, s_text = late_similarity(IMAGES, TEXTS)
     np.testing.assert_allclose(s_image, S_IMAGE, rtol=1e-6)
     np.testing.assert_allclose(s_text, S_TEXT, rtol=1e-6)
     np.testing.assert_allclose(info_nce(s_image / 0.5).mean(), 0.9630234, rtol=1e-6)
@@ -68,37 +57,9 @@ def test_golden_numbers():
 
 
 def test_padding_without_its_mask_would_be_matched():
-    s_image, s_text = token_max_similarity(IMAGES, (TEXTS[0], jnp.ones((2, 3), bool)))
+    s_image, s_text = late_similarity(IMAGES, (TEXTS[0], jnp.ones((2, 3), bool)))
     np.testing.assert_allclose(s_image[0, 0], 1.0, atol=1e-6)  # the second patch equals the padding (0, 1)
     np.testing.assert_allclose(s_text[0, 0], 2 / 3, atol=1e-6)  # and the mean runs over three tokens
-
-
-@pytest.mark.parametrize("chunk", [None, 1, 3, 9])
-def test_values_and_gradients_equal_a_loop_whatever_the_chunk(chunk):
-    x, y = unit(0, 4, 3, 5), unit(1, 7, 6, 5)
-    vx = jnp.ones((4, 3), bool).at[1, 2].set(False)
-    vy = jnp.arange(6) < jnp.array([6, 1, 2, 3, 4, 5, 0])[:, None]  # the last text has no token
-    found = token_max_similarity((x, vx), (y, vy), chunk)
-    for a, b in zip(found, loop((x, vx), (y, vy))):
-        np.testing.assert_allclose(a, b, atol=1e-6)
-    np.testing.assert_array_equal(found[0][:, 6], 0.0)
-    weights = jax.random.normal(jax.random.key(0), (2, 4, 7))
-
-    def total(x, y, chunk):
-        s = functions.token_max_similarity((x, vx), (y, vy), chunk)
-        return (weights[0] * s[0] + weights[1] * s[1]).sum()
-
-    gradients = jax.jit(jax.grad(total, (0, 1)), static_argnums=2)
-    for a, b in zip(gradients(x, y, chunk), gradients(x, y, None)):
-        np.testing.assert_allclose(a, b, atol=1e-6)
-    np.testing.assert_array_equal(gradients(x, y, chunk)[1][6], 0.0)
-
-
-def test_low_precision_tokens_are_reduced_in_float32():
-    x, y = (unit(0, 2, 3, 5), jnp.ones((2, 3), bool)), (unit(1, 2, 4, 5), jnp.ones((2, 4), bool))
-    low = token_max_similarity(*((v.astype(jnp.bfloat16), valid) for v, valid in (x, y)))
-    assert low[0].dtype == low[1].dtype == jnp.float32
-    np.testing.assert_allclose(low[0], token_max_similarity(x, y)[0], atol=0.02)
 
 
 def test_selection_keeps_the_best_valid_tokens():
@@ -118,8 +79,8 @@ def test_maxima_run_over_selected_keys_and_means_over_all_queries():
     half, full = filip_similarity(IMAGES, TEXTS, keys), filip_similarity(IMAGES, TEXTS)
     assert (half[0] <= full[0] + 1e-6).all() and (half[1] <= full[1] + 1e-6).all()
     assert not np.allclose(half[1], full[1])
-    np.testing.assert_allclose(half[0], loop(IMAGES, keys[1])[0], atol=1e-6)
-    np.testing.assert_allclose(half[1], loop(keys[0], TEXTS)[1], atol=1e-6)
+    np.testing.assert_allclose(half[0], late_similarity(IMAGES, keys[1])[0], atol=1e-6)
+    np.testing.assert_allclose(half[1], late_similarity(keys[0], TEXTS)[1], atol=1e-6)
 
 
 @pytest.mark.parametrize("blocks", [None, Blocks(2)])

@@ -1,6 +1,6 @@
 """FILIP: a dual encoder whose similarity is token-wise (Yao et al. 2022, arXiv 2111.07783).
 
-Section 3.1, token-wise maximum similarity, s^I and s^T     model.token_max_similarity
+Section 3.1, token-wise maximum similarity, s^I and s^T     losses.late_interaction.late_similarity
 Section 3.1, contrastive loss over both similarities        model.filip_loss
 Section 3.1, 25 % of the tokens selected on each worker     model.select_tokens_locally, Config.token_keep_ratio
 Section 3.2, prompts averaged by their similarities         mmrep.evals.suite.ZeroShot(score="score_image")

@@ -1,67 +1,24 @@
 """FILIP's similarity, loss and token selection (Yao et al. 2022, section 3.1); MaxSim of Khattab and Zaharia 2020, in both directions."""
 
 import math
-from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from mmrep.errors import ConfigError
 from mmrep.losses.blocks import MASKED, Blocks, Side, Softmax, contrast, in_blocks, ring_size, side
 from mmrep.losses.contrastive import Scalar, symmetric_info_nce_of_logits
-
-TokenSet: TypeAlias = tuple[Float[Array, "_ _ _"], Bool[Array, "_ _"]]
-"""(unit vectors [B, n, D], mask of the valid ones [B, n])."""
-
-
-def _mean_of_max(
-    s: Float[Array, "B C n m"], valid: Bool[Array, "*b n"], other: Bool[Array, "*c m"]
-) -> Float[Array, "B C"]:
-    best = jnp.max(jnp.where(other[..., None, :], s, MASKED), axis=-1)
-    kept = valid & jnp.any(other, axis=-1, keepdims=True)
-    return jnp.sum(jnp.where(kept, best, 0.0), axis=-1) / jnp.maximum(kept.sum(-1, dtype=jnp.float32), 1.0)
-
-
-def _all_pairs(x: TokenSet, y: TokenSet) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:
-    s = jnp.einsum(
-        "bnd,cmd->bcnm", x[0], y[0], precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
-    )  # fmt: skip
-    rows, columns = x[1][:, None], y[1][None]
-    return _mean_of_max(s, rows, columns), _mean_of_max(s.swapaxes(-1, -2), columns, rows)
-
-
-def token_max_similarity(
-    x: TokenSet, y: TokenSet, chunk: int | None = None
-) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:
-    """(s_xy, s_yx), both with rows x: the mean over x's tokens of the maximum similarity to a token of y, and the reverse.
-
-    Of images x and texts y these are s^I and s^T. They differ in general: retrieval from y uses the columns of s_yx. A pair in which
-    one side has no valid token has similarity 0. Ties share the gradient equally.
-    chunk: y is processed that many at a time, and again in the backward pass: B x chunk x n x m products in memory, not B x C x n x m.
-    """
-    if chunk is None or chunk >= len(y[0]):
-        return _all_pairs(x, y)
-    if chunk < 1:
-        raise ConfigError(f"token_max_similarity: chunk is {chunk}; it must be positive, or None for all at once")
-    columns = len(y[0])
-
-    @jax.checkpoint
-    def step(carry: None, part: TokenSet) -> tuple[None, tuple[Array, Array]]:
-        return carry, _all_pairs(x, part)
-
-    _, both = jax.lax.scan(step, None, in_blocks(y, chunk))
-    s_xy, s_yx = (jnp.moveaxis(s, 0, 1).reshape(len(x[0]), -1)[:, :columns] for s in both)
-    return s_xy, s_yx
+from mmrep.losses.late_interaction import TokenSet, late_similarity
 
 
 def filip_similarity(
     x: TokenSet, y: TokenSet, keys: tuple[TokenSet, TokenSet] | None = None, chunk: int | None = None
 ) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:
-    """`token_max_similarity` in which queries use all tokens and, with `keys` of x and of y, maxima run over the selected tokens only."""
+    """`late_similarity` in which queries use all tokens and, with `keys` of x and of y, maxima run over the selected tokens only."""
     if keys is None:
-        return token_max_similarity(x, y, chunk)
-    return token_max_similarity(x, keys[1], chunk)[0], token_max_similarity(keys[0], y, chunk)[1]
+        return late_similarity(x, y, chunk)
+    return late_similarity(x, keys[1], chunk)[0], late_similarity(keys[0], y, chunk)[1]
 
 
 def filip_loss(
@@ -103,7 +60,7 @@ def pair_similarity(
 
 
 def _both_scores(shared: dict[str, Array], rows: Side, columns: Side, own: Array) -> tuple[Array, Array]:
-    s_xy, s_yx = _all_pairs((rows.vectors, rows.aux), (columns.vectors, columns.aux))
+    s_xy, s_yx = late_similarity((rows.vectors, rows.aux), (columns.vectors, columns.aux))
     return shared["scale"] * s_xy, shared["scale"] * s_yx
 
 
