@@ -1,5 +1,7 @@
 """What holds for every system, over one compiled step of its tiny config: these tests are the contract."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from generic.shared import assert_close, equal, every_system, of_the_panel, take
 
 from mmrep.config import flatten
 from mmrep.data import pipeline
+from mmrep.errors import ConfigError
 from mmrep.modality import EOS, FIRST_PIECE, PAD
 from mmrep.training import loop
 from mmrep.training.checkpoint import Checkpoints
@@ -82,6 +85,23 @@ def test_infer_rows_are_independent_of_each_other(slug):
     for name in whole:
         assert_close(take(whole[name], order), permuted[name], name)
         assert_close(take(whole[name], order[:2]), take(repeated[name], slice(2)), name)
+
+
+@every_system
+def test_a_batch_of_one_row(slug):
+    """Its loss and gradients are finite, or one sentence says that the loss needs more rows; infer gives the row's own result."""
+    m = shared.one_step(slug)
+    try:
+        value, found = m.smallest()
+    except ConfigError as error:
+        assert "\n" not in str(error) and re.search(r"batch|row", str(error)), error
+        return
+    bad = [] if value is None else [p for p, g in value[1].items() if not np.isfinite(g).all()]
+    assert value is None or np.isfinite(value[0]), value[0]
+    assert not bad, f"gradients that are not finite: {bad}"
+    whole = m.infer(m.batch)
+    for name in found:
+        assert_close(take(whole[name], slice(1)), found[name], name)
 
 
 @every_system
