@@ -1,0 +1,64 @@
+"""Florence on rendered scenes, half of them described by the name of their shape alone."""
+
+import math
+from dataclasses import replace
+
+from mmrep import modality
+from mmrep.config import Data, Experiment, Optim, Phase, Rule, Tokenizer, Train
+from mmrep.data.scenes import CaptionSpec, SceneData, WorldSpec
+from mmrep.data.scenes.world import SHAPES
+from mmrep.evals.suite import Retrieval, ZeroShot
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
+from mmrep.systems.contrastive.florence import Config
+from mmrep.systems.contrastive.florence.data import Descriptions
+
+NAMES = SHAPES[:8]
+EVALS = (
+    Retrieval("image", "text", two_way=True),
+    ZeroShot(NAMES, "shape", templates=("{}", "a photo of the {}", "a {}"), name="zero-shot shape"),
+)
+
+
+def pictures(
+    image: TransformerConfig, text: TransformerConfig, *, n: int, steps: tuple[int, int], batch: int, size: int = 32, patch: int = 8,
+    vocab: int = 512, length: int = 40, dim: int = 64, lr: float = 1e-3, tests: int = 500, temperature: float = 0.07,
+    dtype: str = "float32",
+) -> Experiment:  # fmt: skip
+    """Two stages: all descriptions, short ones in templates; then the captions alone."""
+    world, words = WorldSpec(n_objects=(1, 2)), CaptionSpec("list", place=False, setting=False)
+    scenes = SceneData(n, size=size, world=world, caption=words, n_val=tests, n_test=tests)
+    source = Descriptions(scenes, "caption", "shape", NAMES, share=0.5)
+    parts = modality.image("image", size, field="rgb"), modality.text("text", length, vocab, field="caption")
+    system = Config(
+        ImageEncoder(image, patch=patch), TextEncoder(text, vocab=vocab, length=length, causal=True, pool="eos"), dim,
+        temperature=temperature, dtype=dtype,
+    )  # fmt: skip
+    first = Phase("all", steps=steps[0])
+    second = Phase("natural", steps=steps[1], data=replace(source, keep="natural"), optim=Optim(lr=lr / 3))
+    return Experiment(
+        system, Data(source, parts, Tokenizer(vocab, kind="word"), batch_size=batch), phases=(first, second),
+        optim=Optim(lr=lr, warmup=min(100, steps[0] // 10), weight_decay=0.05), evals=EVALS, train=Train(log_every=50),
+    )  # fmt: skip
+
+
+def tiny() -> Experiment:
+    shape = TransformerConfig(width=32, depth=1, heads=2)
+    return pictures(shape, shape, n=64, steps=(4, 2), batch=8, vocab=64, dim=32, tests=16)
+
+
+def small() -> Experiment:
+    shape = TransformerConfig(width=64, depth=2, heads=4)
+    return pictures(shape, shape, n=8000, steps=(2000, 500), batch=64)
+
+
+def paper() -> Experiment:
+    """637 M parameters of pictures of 384 pixels and 256 M of text; batch 24,576, a million steps and 180,000."""
+    image = TransformerConfig(width=1280, depth=32, heads=16, scan=True, remat=True)
+    text = TransformerConfig(width=1024, depth=12, heads=16, scan=True, remat=True)
+    large = pictures(
+        image, text, n=1_000_000, steps=(1_000_000, 180_000), batch=24_576, size=384, patch=16, vocab=49_408, length=76, dim=1024,
+        temperature=1 / math.e, dtype="bfloat16",
+    )  # fmt: skip
+    return replace(large, sharding=(Rule(".*", "fsdp"),))
