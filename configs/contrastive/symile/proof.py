@@ -50,5 +50,6 @@ def get_proof() -> Proof:
         ),
         seeds=(10, 11, 12),
         data="XOR bits; synthetic triples of image, text and speech",
-        notes="The ceiling of a score that sees pairs only is exact: 1/8 for the bits, 1 language in 4 for the words.",
+        notes="The ceiling of a score of pairs is exact: 1/8 for the bits, 1 language in 4 for the words. A modality left out of the product may flip the "
+        "score's sign, since modalities may change signs in pairs; its mean does not.",
     )  # fmt: skip
