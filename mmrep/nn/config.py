@@ -14,7 +14,7 @@ IMPLEMENTATIONS = (None, "xla", "matmul", "cudnn")
 class TransformerConfig:
     """A stack of transformer blocks: every module that contains one takes this config whole.
 
-    width, depth, heads: size of a token's vector, number of blocks, attention heads in each.
+    width, depth, heads: size of a token's vector, number of blocks, attention heads in each. Depth 0: each token by itself, then the final norm.
     kv_heads: heads of keys and values, each shared by heads / kv_heads heads of queries (grouped queries, Ainslie et al. 2023; 1 is
         multi-query attention). None: `heads`.   head_dim: size of a head. None: width / heads.
     mlp_ratio: hidden width of the MLP over `width`; a gated MLP has two thirds of that, so that its three matrices have the
@@ -59,9 +59,9 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads", "kv_heads", "head_dim"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}; it must be at least 1.")
+            value, least = getattr(self, name), 0 if name == "depth" and not self.scan else 1
+            if value is not None and value < least:
+                raise ConfigError(f"{name} is {value}; it must be at least {least}.")
         if self.head_dim is None and self.width % self.heads:
             raise ConfigError(f"heads is {self.heads} and width is {self.width}; choose heads that divide the width.")
         if self.heads % self.key_heads:

@@ -229,6 +229,8 @@ class Transformer(nn.Module):
         c = self.config
         if c.scan and at is not None:
             raise ConfigError("pooled_only (or `at`) treats the last block apart, which a scan cannot; set scan=False.")
+        if not c.depth and at is not None:
+            raise ConfigError("depth is 0: there is no last block for `at` (pooled_only); set depth to at least 1.")
         drops = np.linspace(0, c.drop_path, c.depth).astype(np.float32) if c.drop_path else None
         settings = {"config": c, "cross": self.cross, "norm_context": self.norm_context, "dtype": self.dtype}
         block = nn.remat(Block, prevent_cse=not c.scan) if c.remat else Block

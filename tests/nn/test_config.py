@@ -21,7 +21,8 @@ def unchecked(config, **changes):
     ("config", "change", "message"),
     [
         (TransformerConfig(), {"width": 0}, "width is 0"),
-        (TransformerConfig(), {"depth": 0}, "depth is 0"),
+        (TransformerConfig(), {"depth": -1}, "depth is -1"),
+        (TransformerConfig(scan=True), {"depth": 0}, "depth is 0"),
         (TransformerConfig(), {"heads": 5}, "choose heads that divide"),
         (TransformerConfig(), {"kv_heads": 3}, "kv_heads is 3"),
         (TransformerConfig(), {"kv_heads": 0}, "kv_heads is 0"),
