@@ -29,14 +29,22 @@ def stream(n: int = 3000, n_test: int = 400, size: int = 32) -> Joint:
     ))  # fmt: skip
 
 
-def experiment(source: Joint, system: Config, *, steps: tuple[int, ...], batch: int, vocab: int = VOCAB) -> Experiment:
+def experiment(
+    source: Joint,
+    system: Config,
+    *,
+    steps: tuple[int, ...],
+    batch: int,
+    vocab: int = VOCAB,
+    names: tuple[str, ...] = NAMES,
+) -> Experiment:
     """A phase for each domain; each but the first begins with a snapshot of the model before it, and the first has no teacher."""
     phases = tuple(
         Phase(
             name, n, data=Domain(source, i), begin=snapshot if i else None,
             system=None if i else replace(system, alpha=0.0),
         )
-        for i, (name, n) in enumerate(zip(NAMES, steps))
+        for i, (name, n) in enumerate(zip(names, steps))
     )  # fmt: skip
     pair = (
         modality.image("image", source.sources[0].size, field="rgb"),
@@ -44,7 +52,7 @@ def experiment(source: Joint, system: Config, *, steps: tuple[int, ...], batch: 
     )
     return Experiment(
         system, Data(source, pair, Tokenizer(vocab, kind="word"), batch_size=batch), phases=phases,
-        optim=Optim(lr=1e-3, warmup=steps[-1] // 10, weight_decay=0.01), evals=(Domains(NAMES),), train=Train(log_every=50),
+        optim=Optim(lr=1e-3, warmup=steps[-1] // 10, weight_decay=0.01), evals=(Domains(names),), train=Train(log_every=50),
     )  # fmt: skip
 
 
