@@ -16,8 +16,9 @@ TARGETS = (*IMAGES, "caption")
 # Half of the time pixels alone are the input and all else is predicted, half of the time all predicts all.
 FROM_PIXELS = DirichletMixture(alphas(pixels=1000.0), alphas(TARGETS))
 ALL_TO_ALL = DirichletMixture(alphas(("pixels", *TARGETS)), alphas(TARGETS))
-# The paper's text-to-image bias: all to all rarely gives a caption as the only input.
-FROM_CAPTION = DirichletMixture(alphas(("pixels", *IMAGES), 0.05, caption=5.0), alphas(IMAGES))
+# The paper's text-to-image bias, with whole captions: all to all rarely gives a caption as the only input.
+WHOLE = (("caption", "all"),)
+FROM_CAPTION = DirichletMixture(alphas(("pixels", *IMAGES), 0.05, caption=5.0), alphas(IMAGES), keep=WHOLE)
 SMALL = shared.small_system(shared.token_modalities(PARTS), (FROM_PIXELS, ALL_TO_ALL, FROM_CAPTION))
 
 ACCURACY = TokenAccuracy(("pixels",), ("depth", "semseg", "caption"))

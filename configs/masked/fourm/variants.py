@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from configs.masked import _fourm_shared as shared
-from configs.masked.fourm.base import ACCURACY, GENERATION, PARTS, SMALL, data, experiment
+from configs.masked.fourm.base import ACCURACY, GENERATION, PARTS, SMALL, WHOLE, data, experiment
 from mmrep import modality
 from mmrep.config import Experiment
 from mmrep.data.tokenised import Tokenised
@@ -33,7 +33,6 @@ def superres(steps: int = 3000, start: Experiment | None = None) -> Experiment:
 
 
 # Captions to classes, captions and classes to colour, captions to colour.
-WHOLE = (("caption", "all"),)
 TEXT_TO_IMAGE = (
     DirichletMixture(alphas(caption=1.0), alphas(semseg=1.0), keep=WHOLE),
     DirichletMixture(alphas(semseg=2.0, caption=2.0), alphas(rgb=1.0), keep=WHOLE),

@@ -40,4 +40,4 @@ def test_super_resolution_is_compared_with_enlarged_images():
     enlarged = np.asarray(images["rgb"]).repeat(2, axis=1).repeat(2, axis=2)
     nearest = scores["rgb->rgb_fine PSNR nearest"]
     assert nearest == pytest.approx(errors(enlarged, np.asarray(images["rgb_fine"]))["PSNR"], abs=1e-4)
-    assert scores["rgb->rgb_fine PSNR made"] < nearest  # the model is untrained
+    assert scores["rgb->rgb_fine PSNR generated"] < nearest  # the model is untrained

@@ -184,7 +184,7 @@ class SuperResolution:
             return np.asarray(infer.detokenize({name: np.asarray(ids)})[name])
 
         small, truth = image(self.coarse, ids[self.coarse]), image(self.fine, ids[self.fine])
-        images = {"made": image(self.fine, made[self.fine])} | {
+        images = {"generated": image(self.fine, made[self.fine])} | {
             method: np.asarray(jax.image.resize(small, truth.shape, method)) for method in ("nearest", "bilinear")
         }
         label = f"{'+'.join(names)}->{self.fine}"
@@ -220,6 +220,6 @@ class TextLeak:
         free = Target(self.target, "autoregressive", temperature=0.0)
         made = generated(infer, given, values, (free,))[self.target]
         return {
-            f"{self.target} read loss": float(-(at * real).sum() / real.sum()),
-            f"{self.target} written accuracy": mean_accuracy(made, np.asarray(targets), True),
+            f"{self.target} teacher-forced loss": float(-(at * real).sum() / real.sum()),
+            f"{self.target} generated accuracy": mean_accuracy(made, np.asarray(targets), True),
         }

@@ -78,7 +78,7 @@ class Steering:
         requested, found = np.repeat(values, self.limit), np.concatenate(measured)
         constant = requested.std() == 0 or found.std() == 0
         correlation = 0.0 if constant else float(np.corrcoef(requested, found)[0, 1])
-        return {f"{self.measure} asked~made correlation": correlation}
+        return {f"{self.measure} correlation": correlation}
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class PaletteSteering:
     """Images from a caption and another scene's palette: distance of their main colour from the palette's.
 
     The main colour is the palette's first, and the median over an image's pixels. Mean Euclidean distance, RGB in [0, 1].
-    "without": the same without the palette.   min_colours: palettes with fewer colours are skipped (one colour is an average).
+    "without palette": the same from the caption alone.   min_colours: palettes with fewer colours are skipped (one colour is an average).
     """
 
     serial: Serialised
@@ -104,11 +104,11 @@ class PaletteSteering:
         ids, _ = tokens_of(model, self.split, self.limit)
         given = {"caption": np.asarray(ids["caption"])[np.roll(rows, 1)], "palette": np.asarray(ids["palette"])[rows]}
         scores = {}
-        for label, names in (("", ("caption", "palette")), (" without", ("caption",))):
+        for label, names in (("", ("caption", "palette")), (" without palette", ("caption",))):
             own = {k: given[k] for k in names}
             images = generated_colour(infer, own, names[1:], self.guidance, self.decoding_steps)
             main = np.median(images.reshape(len(rows), -1, 3), axis=1)
-            scores[f"palette asked~made distance{label}"] = float(np.linalg.norm(main - requested, axis=1).mean())
+            scores[f"palette distance{label}"] = float(np.linalg.norm(main - requested, axis=1).mean())
         return scores
 
 
