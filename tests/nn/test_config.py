@@ -34,7 +34,7 @@ def unchecked(config, **changes):
         (TransformerConfig(), {"drop_path": 1.0}, "drop_path"),
         (TransformerConfig(), {"norm": "mid"}, "choose from post, pre"),
         (TransformerConfig(), {"activation": "gelo"}, "did you mean 'gelu'"),
-        (TransformerConfig(), {"implementation": "flash"}, "choose from matmul, xla"),
+        (TransformerConfig(), {"implementation": "flash"}, "choose from cudnn, matmul, xla"),
         (ImageEncoder(), {"pool": "max"}, "did you mean 'map'"),
         (ImageEncoder(), {"positions": "rope"}, "positions"),
         (ImageEncoder(), {"patch": 0}, "patch"),
