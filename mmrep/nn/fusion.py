@@ -1,4 +1,4 @@
-"""Fusing the tokens of several encoders: one joint stream, or two streams that attend to each other."""
+"""Fusing the tokens of several encoders: one joint stream, a stream that attends to another, or two that attend to each other."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -65,6 +65,33 @@ class JointEncoder(nn.Module):
         ends = [sum(x.shape[1] for x in rows[: i + 1]) for i in range(len(rows))]
         out["valid"], out["parts"] = whole, dict(zip(names, jnp.split(y, ends[:-1], axis=1)))
         out["pooled"] = pooled = mean_pool(y, whole)
+        return pooled, out
+
+
+class FusionEncoder(nn.Module):
+    """A text stream whose blocks also attend to another modality's tokens (ALBEF, Li et al. 2021, section 3.1).
+
+    The upper half of ALBEF's text stack: its tokens are those of a TextTransformer of the same `config` but for the depth.
+    The context may have any width. Returns (pooled [B,D], out): pooled is the first token.
+    """
+
+    config: TransformerConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Float[Array, "B N D"],
+        context: Float[Array, "B M E"],
+        valid: Bool[Array, "B N"] | None = None,
+        context_valid: Bool[Array, "B M"] | None = None,
+    ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
+        mask, context_mask = (None if v is None else padding_mask(v) for v in (valid, context_valid))
+        fusion = Transformer(self.config, cross=True, dtype=self.dtype, name="transformer")
+        x, out = fusion(tokens, mask, context, context_mask)
+        if valid is not None:
+            out["valid"] = valid
+        out["pooled"] = pooled = x[:, 0]
         return pooled, out
 
 

@@ -4,8 +4,8 @@ import numpy as np
 
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.text import TextEncoder
+from mmrep.nn.fusion import FusionEncoder
 from mmrep.nn.transformer import Transformer, stack_blocks
-from mmrep.systems.fusion.albef.model import FusionEncoder
 
 KEY = jax.random.key(0)
 IDS = np.array([[1, 9, 8, 7, 2], [1, 6, 2, 0, 0]], np.int32)

@@ -4,7 +4,7 @@ Equations 1, 2 and 6, image-text contrast (ITC) with a queue     losses.itc_loss
 Equations 3 and 7, masked language modelling (MLM)               losses.mask_tokens, losses.mlm_loss
 Equation 4, image-text matching (ITM) on hard negatives          losses.itm_loss, losses.hard_negatives, losses.itm_pairs
 Equation 5, their sum                                            albef_loss
-Section 3.1, fusion encoder                                      model.FusionEncoder, model.fuse
+Section 3.1, fusion encoder                                      mmrep.nn.fusion.FusionEncoder, model.fuse
 Momentum update of the teacher                                   momentum_update
 Section 4, ranking the best candidates by ITM                    mmrep.evals.suite.Retrieval(score="score", rerank=k)
 

@@ -2,47 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from mmrep.nn.attention import padding_mask
-from mmrep.nn.config import TransformerConfig
 from mmrep.nn.dual import DualEncoder, dual_encoder
 from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.text import TextEncoder
+from mmrep.nn.fusion import FusionEncoder
 from mmrep.nn.heads import MaskedLmHead, Projection
-from mmrep.nn.transformer import Transformer
 from mmrep.system import Batch, Extras, Infer, Params
-
-
-class FusionEncoder(nn.Module):
-    """A text stream whose blocks also attend to another modality's tokens (ALBEF, Li et al. 2021, section 3.1).
-
-    The upper half of ALBEF's text stack: its tokens are those of a TextTransformer of the same `config` but for the depth.
-    The context may have any width. Returns (pooled [B,D], out): pooled is the first token.
-    """
-
-    config: TransformerConfig
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self,
-        tokens: Float[Array, "B N D"],
-        context: Float[Array, "B M E"],
-        valid: Bool[Array, "B N"] | None = None,
-        context_valid: Bool[Array, "B M"] | None = None,
-    ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
-        mask, context_mask = (None if v is None else padding_mask(v) for v in (valid, context_valid))
-        fusion = Transformer(self.config, cross=True, dtype=self.dtype, name="transformer")
-        x, out = fusion(tokens, mask, context, context_mask)
-        if valid is not None:
-            out["valid"] = valid
-        out["pooled"] = pooled = x[:, 0]
-        return pooled, out
 
 
 class Albef(NamedTuple):
