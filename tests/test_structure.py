@@ -45,7 +45,7 @@ TODO: dict[str, set[str]] = {
         "recipes/finetune has more than 500 lines",
     },
     "users": {
-        "mmrep.evals.answers has 0 user(s): nothing imports it: delete it",
+        "mmrep.evals.answers has 1 user(s): move it, and its test, to lxmert",
         "mmrep.evals.geometry has 1 user(s): move it, and its test, to contrastive_gap",
         "mmrep.evals.grounding has 0 user(s): nothing imports it: delete it",
         "mmrep.evals.order has 0 user(s): nothing imports it: delete it",
@@ -55,7 +55,6 @@ TODO: dict[str, set[str]] = {
         "mmrep.losses.geometry has 1 user(s): move it, and its test, to contrastive_gap",
         "mmrep.losses.late_interaction has 1 user(s): move it, and its test, to filip",
         "mmrep.losses.ranking has 0 user(s): nothing imports it: delete it",
-        "mmrep.nn.fusion has 1 user(s): move it, and its test, to albef",
         "mmrep.nn.prompts has 1 user(s): move it, and its test, to finetune",
         "mmrep.nn.set_prediction has 0 user(s): nothing imports it: delete it",
         "mmrep.nn.spans has 0 user(s): nothing imports it: delete it",

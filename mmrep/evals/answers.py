@@ -44,7 +44,8 @@ class Answers:
             for group in np.unique(groups):
                 here = groups == group
                 value = measured(logits[here], labels[here], self.measure)[self.measure]
-                found[f"{self.name} {self.measure} [{group}]"] = value
+                if not np.isnan(value):
+                    found[f"{self.name} {self.measure} [{group}]"] = value
         return found
 
     def check(self, names: Sequence[str], split: checks.Open) -> None:

@@ -21,6 +21,7 @@ from mmrep.data.scenes import (
     pose,
     radar,
     raster,
+    regions,
     relief,
     rgb,
     teacher,
@@ -62,6 +63,8 @@ class SceneData:
         pose       pose float32 [6 K]: of each slot 1, x, y, radius, cosine and sine of the rotation;   teacher: teacher float32 [64],
                    the unit embedding of a frozen random network of the latent scene, not of its pixels
         words      words float32 [16, 32]: an embedding of each word of the (first) caption by a frozen random network, zeros behind them
+        regions    regions float32 [K, 36], a detector's feature and box for each object; region_shape, region_colour int32 [K] and
+                   region_confidence float32 [K] in [0.5, 1]: all zero in empty slots
         objects    object_valid bool [K]; object_shape, object_colour, object_size int32 [K], -1 in empty slots; object_xy float32 [K, 2]
 
     size:  image side in pixels.   seed: another seed is another set of scenes of the same world.
@@ -341,11 +344,16 @@ def _objects(block: _Block) -> Columns:
     return {f"object_{name}": v for name, v in ids.items()} | {"object_xy": xy, "object_valid": s.valid}
 
 
+def _regions(block: _Block) -> Columns:
+    names = "regions", "region_shape", "region_colour", "region_confidence"
+    return dict(zip(names, regions.regions(block.scenes)))
+
+
 SENSORS: Mapping[str, Callable[[_Block], Columns]] = {
     "rgb": _rgb, "caption": _caption, "grounding": _grounding, "hard": _hard, "semseg": _semseg, "instances": _instances,
     "boxes": _boxes, "objects": _objects, "depth": _depth, "normals": _normals,
     "optical": _optical, "radar": _radar, "landcover": _landcover, "edges": _edges, "palette": _palette, "metadata": _metadata,
-    "detections": _detections, "pose": _pose, "teacher": _teacher, "words": _words,
+    "detections": _detections, "pose": _pose, "teacher": _teacher, "words": _words, "regions": _regions,
 }  # fmt: skip
 """Name -> record fields. A new sensor is a file with a pure function of the scenes, and a line here."""
 

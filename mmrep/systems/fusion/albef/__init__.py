@@ -1,7 +1,7 @@
 """ALBEF: align before fuse, with momentum distillation (Li et al. 2021, arXiv 2107.07651).
 
 Equations 1, 2 and 6, image-text contrast (ITC) with a queue     losses.itc_loss, losses.soft_targets, losses.enqueue
-Equations 3 and 7, masked language modelling (MLM)               losses.mask_tokens, losses.mlm_loss
+Equations 3 and 7, masked language modelling (MLM)               mmrep.masking.tokens, losses.mlm_loss
 Equation 4, image-text matching (ITM) on hard negatives          losses.itm_loss, losses.hard_negatives, losses.itm_pairs
 Equation 5, their sum                                            albef_loss
 Section 3.1, fusion encoder                                      mmrep.nn.fusion.FusionEncoder, model.fuse
@@ -25,6 +25,7 @@ from mmrep.errors import ConfigError, check_fields
 from mmrep.losses.contrastive import similarity
 from mmrep.losses.large_batch import LargeBatch, in_micro_batches
 from mmrep.losses.reduce import masked_mean
+from mmrep.masking.tokens import mask_tokens
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.text import TextEncoder
@@ -126,7 +127,7 @@ def albef_loss(
     kept = jnp.concatenate([jnp.ones(rows, bool), has_image, has_text])
     itm = masked_mean(losses.itm_loss(match_logits, is_match), kept)
 
-    corrupted, target = losses.mask_tokens(for_mask, batch["text"], config.text.vocab, config.mask_rate)
+    corrupted, target = mask_tokens(for_mask, batch["text"], config.text.vocab, config.mask_rate)
 
     def predict(part: tuple[Array, ...]) -> tuple[Array, Array]:
         corrupted, labels, target, image_tokens, teacher_tokens = part
