@@ -13,6 +13,7 @@ from dataclasses import replace
 from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
 from mmrep.data.scenes import CaptionSpec, SceneData, WorldSpec
+from mmrep.data.scenes.questions import Asked
 from mmrep.data.scenes.regions import DIM
 from mmrep.data.scenes.world import COLOURS, SHAPES
 from mmrep.evals.answers import Answers
@@ -20,7 +21,6 @@ from mmrep.evals.suite import Retrieval
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.masked.lxmert import TASKS, Config
-from mmrep.systems.masked.lxmert.data import Asked
 from mmrep.systems.masked.lxmert.evals import Hidden
 
 SIZES = ("tiny", "small", "paper")

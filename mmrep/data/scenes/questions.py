@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mmrep.data.columns import Record
-from mmrep.data.scenes import SceneData
+from mmrep.data.scenes.source import SceneData
 from mmrep.data.scenes.world import COLOURS, SHAPES
 from mmrep.errors import ConfigError
 
