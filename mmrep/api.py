@@ -79,7 +79,9 @@ def load(what: str | Path, size: str = "small", variant: str = "", *, system: An
         found = foreign.read_foreign(path)
         if found is None:
             raise DataError(f"{path} holds no run of mmrep, and no weights that a system here recognises")
-        return Model(*found)
+        experiment, params, extras = found
+        experiment, tokenizer = foreign.with_tokenizer(path, experiment)
+        return Model(experiment, params, extras, tokenizer)
     run = Path("runs") / "-".join(filter(None, (str(what), size, variant)))
     if (run / "config.json").exists():
         return restore(run, system)

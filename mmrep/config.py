@@ -17,15 +17,17 @@ from mmrep.modality import Modality
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """sentencepiece, trained on the source's own training text; cached and versioned by the hash of text and settings.
+    """sentencepiece, trained on the source's own training text; cached and versioned by the hash of text and settings. Or the tokenizer
+    that others published with their weights.
 
     vocab: number of ids, the five special ones and 256 byte pieces included.
-    kind: unigram | bpe | char | word.   lower: case-fold the text first.
+    kind: unigram | bpe | char | word; published: that of the folder of weights (see `mmrep.data.published`), which ignores the other fields.
+    lower: case-fold the text first.
     symbols: words that are one id each, whatever the training text holds ("v0=12" and its like, see `mmrep.data.serialise`).
     """
 
     vocab: int = 2048
-    kind: Literal["unigram", "bpe", "char", "word"] = "unigram"
+    kind: Literal["unigram", "bpe", "char", "word", "published"] = "unigram"
     lower: bool = True
     symbols: tuple[str, ...] = ()
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -33,7 +33,7 @@ class Model:
 
     experiment:    the config.   system: what its last phase builds, unless given.   data: `experiment.data`.
     params:        those that evaluation uses (the average where one is kept).   extras: state that is not learnt by gradient.
-    sentencepiece: the serialised tokenizer; None: fitted to the data's training text on first use.
+    sentencepiece: the serialised tokenizer, a published one too; None: fitted to the data's training text on first use.
     metrics:       of the evaluation after training.   rows: those of metrics.jsonl.
     compilations:  of the training step, over all phases; one for each phase is right.
 
@@ -242,7 +242,7 @@ class Model:
         """
         if name not in self._functions:
             raise ConfigError(f"{self.name} has no infer function {name!r}{near(name, self.names)}")
-        rows = self._rows(name, values)
+        rows = self._short(self._rows(name, values), values)
         if not rows:  # nothing in, nothing out: arrays of 0 rows
             one = modality.example([self.modality(k) for k in values], 1)
             shapes = jax.eval_shape(self.system.infer[name], self.params, self.extras, one)
@@ -276,6 +276,17 @@ class Model:
             {k: v for m, value in zip(lists, row) for k, v in self._encode(self.modality(m), value).items()}
             for row in zip(*lists.values())
         ]
+
+    def _short(self, rows: list[dict[str, np.ndarray]], names: Iterable[str]) -> list[dict[str, np.ndarray]]:
+        """Rows of a published tokenizer without most of the padding that all of them share: such models take thousands of ids."""
+        for name in names:
+            pad = getattr(self.tokenize, "pad", None) if rows and self.modality(name).kind == "text" else None
+            if pad is None:
+                continue
+            # An id beyond the last word stays: the end of a text may be the padding, too.
+            longest = max(int(np.flatnonzero(row[name] != pad).max(initial=-1)) + 2 for row in rows)
+            rows = [row | {name: row[name][: 1 << (longest - 1).bit_length()]} for row in rows]
+        return rows
 
     def _encode(self, m: Modality, value: Any) -> dict[str, np.ndarray]:
         if m.kind in ("image", "audio") and isinstance(value, (str, Path)):

@@ -192,6 +192,10 @@ def fit_tokenizer(data: Data, sources: Sequence[Any], cache: Path | None) -> byt
         return None
     from mmrep.data import text
 
+    if data.tokenizer.kind == "published":
+        raise ConfigError(
+            "data.tokenizer.kind is 'published' and no tokenizer is given: name the folder that holds it in Pretrained(file=...) of a phase"
+        )
     texts = [t for s in sources for t in s.texts("train")]
     if not texts:
         raise DataError(without_text(sources[0]))
@@ -205,11 +209,13 @@ def without_text(source: Any) -> str:
 
 
 def load_tokenizer(data: Data, model: bytes | None) -> Any:
-    """Token function of a fitted model, or None where the data has no text."""
+    """Token function of a fitted or published tokenizer, or None where the data has no text."""
     if data.tokenizer is None or model is None:
         return None
-    from mmrep.data import text
+    from mmrep.data import published, text
 
+    if published.is_packed(model):
+        return published.Published(model, data.tokenizer.vocab)
     return text.tokenizer(model, data.tokenizer)
 
 

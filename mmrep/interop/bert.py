@@ -154,9 +154,8 @@ def read(arrays: n.Arrays, about: Mapping[str, Any]) -> tuple[Experiment, dict[s
         config.text.module(jnp.float32).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), np.int32)
     )
     params = n.to_params(table(config), kept, shapes["params"])
-    # The source is None, so no tokenizer is fitted: texts come as ids of the file's own tokenizer.
     text = modality.text("text", len(rows), config.text.vocab)
-    return Experiment(config, Data(None, (text,), Tokenizer(config.text.vocab, lower=False))), params
+    return Experiment(config, Data(None, (text,), Tokenizer(config.text.vocab, "published", lower=False))), params
 
 
 def _offset(kind: str, pad: int) -> int:

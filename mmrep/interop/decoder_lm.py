@@ -43,6 +43,8 @@ LLAMA = (
     )),
     n.unused("layers.{i}.self_attn.rotary_emb.inv_freq"),
 )  # fmt: skip
+LENGTH = 4096
+"""The greatest length of a text in `Data`; newer models have room for much more."""
 OWN_OUTPUT = n.Row("lm_head.weight", "out/kernel", n.DENSE)
 TIED_OUTPUT = n.Row("lm_head.weight", "embed/embedding", tied=True)
 
@@ -145,8 +147,9 @@ def read(arrays: n.Arrays, about: Mapping[str, Any]) -> tuple[Experiment, dict[s
     ends = [about.get(f"{name}_token_id") for name in ("pad", "eos")]
     # Some files have several ends of a text.
     pads = [end[0] if isinstance(end, list) else end for end in ends if end is not None]
-    # The source is None, so no tokenizer is fitted: texts come as ids of the file's own tokenizer.
-    data = Data(None, (modality.text("text", lm.length, lm.vocab),), Tokenizer(lm.vocab, lower=False))
+    data = Data(
+        None, (modality.text("text", min(lm.length, LENGTH), lm.vocab),), Tokenizer(lm.vocab, "published", lower=False)
+    )
     return Experiment(Config(lm, pads[0] if pads else 0), data), params
 
 

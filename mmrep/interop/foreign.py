@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from mmrep.config import Experiment
+from mmrep.config import Experiment, replace
+from mmrep.data import published
 from mmrep.errors import DataError
+from mmrep.interop import safetensors
 from mmrep.system import Extras, Params
 
 TORCH = (".pt", ".pth", ".bin", ".ckpt")
@@ -40,6 +42,40 @@ def read_foreign(path: str | Path) -> tuple[Experiment, Params, Extras] | None:
         known = module.read(arrays, about)
         if known is not None:
             return *known, {}
+    return None
+
+
+def with_tokenizer(path: Path, experiment: Experiment) -> tuple[Experiment, bytes | None]:
+    """The experiment, its texts no longer than its tokenizer allows, and the tokenizer of the folder as bytes; None where it has none."""
+    data = experiment.data
+    if data.tokenizer is None or data.tokenizer.kind != "published":
+        return experiment, None
+    folder = path if path.is_dir() else path.parent
+    about = read_about(folder)
+    # open_clip has a tokenizer of its own unless its config names another one.
+    own = "model_cfg" in about and not (about["model_cfg"].get("text_cfg") or {}).get("hf_tokenizer_name")
+    kind = "open_clip" if own else str(about.get("model_type", ""))
+    tokenizer = published.pack(folder, kind, getattr(experiment.system, "pad", None))
+    limit = published.greatest_length(folder) if tokenizer else None
+    if limit is not None:
+        parts = (replace(m, shape=(min(m.shape[0], limit),)) if m.kind == "text" else m for m in data.modalities)
+        experiment = replace(experiment, data=replace(data, modalities=tuple(parts)))
+    return experiment, tokenizer
+
+
+def tokenizer_of_phases(experiment: Experiment) -> bytes | None:
+    """The published tokenizer beside the first file of weights of the phases that has one; None for tokenizers that are fitted."""
+    if experiment.data.tokenizer is None or experiment.data.tokenizer.kind != "published":
+        return None
+    for part in (part for phase in experiment.phases for part in phase.start if part.file):
+        path = Path(part.file)
+        if path.suffix == ".safetensors" and safetensors.is_ours(path):
+            found = safetensors.read_tokenizer(path)
+        else:
+            known = read_foreign(path) if path.exists() else None
+            found = with_tokenizer(path, known[0])[1] if known else None
+        if found is not None and published.is_packed(found):
+            return found
     return None
 
 

@@ -56,6 +56,12 @@ def read_parameters(path: Path) -> tuple[Params, Extras]:
     return tree.get("params", {}), tree.get("extras", {})
 
 
+def read_tokenizer(path: Path) -> bytes | None:
+    """The tokenizer of a file that `write` wrote; None where it has none. Raises DataError as `read` does."""
+    tokenizer = _read(path, arrays=False)[0].get("tokenizer")
+    return base64.b64decode(tokenizer) if tokenizer else None
+
+
 def read(path: Path, system: Any = None) -> tuple[Experiment, Params, Extras, bytes | None]:
     """(experiment, params, extras, tokenizer) as `write` wrote them. Nothing in the file is ever unpickled.
 
@@ -63,9 +69,8 @@ def read(path: Path, system: Any = None) -> tuple[Experiment, Params, Extras, by
     """
     params, extras = read_parameters(path)
     about, _ = _read(path, arrays=False)
-    tokenizer = about.get("tokenizer")
     experiment = experiment_from_json(json.loads(about["experiment"]), system)
-    return experiment, params, extras, base64.b64decode(tokenizer) if tokenizer else None
+    return experiment, params, extras, read_tokenizer(path)
 
 
 def _read(path: Path, arrays: bool = True) -> tuple[dict[str, str], dict[str, np.ndarray]]:

@@ -70,6 +70,5 @@ def read(arrays: n.Arrays, about: Mapping[str, Any]) -> tuple[Experiment, dict[s
         kept["shared.weight"] = kept["encoder.embed_tokens.weight"]
     shapes = jax.eval_shape(encoder.module(np.float32).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), np.int32))
     params = n.to_params(table(encoder), kept, shapes["params"])
-    # The source is None, so no tokenizer is fitted: texts come as ids of the file's own tokenizer.
     text = modality.text("text", LENGTH, encoder.vocab)
-    return Experiment(Config(encoder), Data(None, (text,), Tokenizer(encoder.vocab, lower=False))), params
+    return Experiment(Config(encoder), Data(None, (text,), Tokenizer(encoder.vocab, "published", lower=False))), params

@@ -13,6 +13,7 @@ from mmrep import paths
 from mmrep.config import Experiment, differences, fingerprint, to_json
 from mmrep.data import contents, pipeline
 from mmrep.errors import ConfigError, DataError
+from mmrep.interop import foreign
 
 # Fields that may change between the parts of one run: they do not change what is learnt.
 FREE = ("evals", "mesh", "sharding", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.checkpoint_minutes",
@@ -71,7 +72,11 @@ def open_workdir(
     sources = list(
         {fingerprint(s): s for s in [experiment.data.source, *[p.data for p in experiment.phases if p.data]]}.values()
     )
-    fitted = lambda: sentencepiece or pipeline.fit_tokenizer(experiment.data, sources, paths.cache() / "tokenizers")  # noqa: E731
+
+    def fitted() -> bytes | None:
+        given = sentencepiece or foreign.tokenizer_of_phases(experiment)
+        return given or pipeline.fit_tokenizer(experiment.data, sources, paths.cache() / "tokenizers")
+
     if workdir is None:
         return fitted()
     stored, now = to_json(experiment), contents.of_run(experiment)

@@ -195,5 +195,5 @@ def _experiment(
     system = Config(image, text, dim=dim, temperature=math.exp(-scale), min_temperature=floor)
     parts = modality.image("image", size, patch=patch, crop=True), modality.text("text", text.length, text.vocab)
     shapes = jax.eval_shape(system.build().init, jax.random.key(0), modality.example(parts, 1))[0]
-    data = Data(None, parts, tokenizer=Tokenizer(text.vocab))
+    data = Data(None, parts, tokenizer=Tokenizer(text.vocab, "published"))
     return Experiment(system, data), n.to_params(rows, weights, shapes)
