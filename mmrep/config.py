@@ -422,6 +422,7 @@ _LATER: Mapping[tuple[str, str], Any] = {
     ("mmrep.nn.config:TransformerConfig", "dropout"): 0.0,
     ("mmrep.evals.suite:Retrieval", "truth"): "",
     ("mmrep.evals.suite:Retrieval", "by"): "",
+    ("mmrep.data.tables:Table", "video"): None,
 }
 
 

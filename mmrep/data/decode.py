@@ -139,6 +139,50 @@ def image(data: bytes, where: str, limits: Limits = Limits()) -> np.ndarray:
         raise DataError(f"{where}: not a whole image file ({_brief(error)}): replace it") from None
 
 
+def frames(data: bytes, where: str, limits: Limits = Limits()) -> list[np.ndarray]:
+    """The pictures of an animation (.gif, .webp, .apng, .tiff), or of a .npy array [T, H, W, C], each as `image` returns one.
+
+    Raises DataError, naming `where`, for content that is neither, or with more than limits.pixels pixels in all.
+    """
+    from PIL import Image, ImageSequence
+
+    if data.startswith(b"\x93NUMPY"):
+        try:
+            return list(np.load(io.BytesIO(data), allow_pickle=False))
+        except ValueError as error:
+            raise DataError(f"{where}: not a whole .npy file ({_brief(error)}): replace it") from None
+    image(data, where, limits)  # one frame, which meets every other error
+    found: list[np.ndarray] = []
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            for frame in ImageSequence.Iterator(opened):
+                found.append(raw.rgb(frame, where))
+                if sum(f.shape[0] * f.shape[1] for f in found) > limits.pixels:
+                    raise DataError(
+                        f"{where}: the frames have more pixels than the limit of {limits.pixels:,}: raise limits.pixels"
+                    )
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's codecs raise many kinds for broken bytes
+        raise DataError(f"{where}: not a whole animation ({_brief(error)}): replace it") from None
+    return found
+
+
+def video(path: str, limits: Limits = Limits(), where: str = "") -> list[np.ndarray]:
+    """The frames of `path`: of a folder its pictures in the order of their names, of a file its `frames`.
+
+    Raises DataError for a folder without pictures, a missing or broken file.
+    """
+    path = locate(path)
+    if not os.path.isdir(path):
+        return frames(read(path, limits, where), f"{where}{path}", limits)
+    names = sorted(n for n in os.listdir(path) if n.lower().endswith(image_endings()))
+    if not names:
+        raise DataError(f"{where}{path} has no pictures: put the frames there")
+    files = [os.path.join(path, n) for n in names]
+    return [image(read(f, limits, where), f"{where}{f}", limits) for f in files]
+
+
 def audio(data: bytes, where: str, rate: int, limits: Limits = Limits()) -> np.ndarray:
     """An encoded sound as mono float32 [T] in [-1, 1] at `rate` samples a second.
 

@@ -20,18 +20,20 @@ from mmrep.errors import ConfigError, DataError, near
 class Table:
     """Rows of `path` (.csv with quotes, .tsv without, .jsonl, .parquet); paths in it are relative to the table.
 
-    Records: image uint8 [H, W, 3], text, audio float32 [T] in [-1, 1] at `rate`, label, the `extra` columns, file (table and line).
-    Rows with the same image and sound are one record with several captions: training draws one, evaluation takes the first;
+    Records: image uint8 [H, W, 3], text, audio float32 [T] in [-1, 1] at `rate`, label, the `extra` columns, file (table and line),
+    and video, a list of frames uint8 [H, W, 3]: of an animation (.gif, .webp), an array (.npy, [T, H, W, C]), a folder whose pictures are
+    the frames in the order of their names, or a list of pictures (in a cell of a .jsonl or .parquet).
+    Rows with the same image, video and sound are one record with several captions: training draws one, evaluation takes the first;
     a cell of a .jsonl or .parquet may also hold a list of captions. A row that cannot be read is a bad record of the training split.
     Cells of a .parquet may hold an encoded file itself, as bytes or {"bytes", "path"}; such columns are kept in memory.
 
-    image, audio, label: columns, or None.   text: a column, several (each also a field of its own name), or None.
+    image, audio, video, label: columns, or None.   text: a column, several (each also a field of its own name), or None.
     extra:     columns passed on unchanged: numbers, lists of numbers as arrays, lists of texts (a group, for `modality.texts`), NaN for
                an absent value of a .jsonl or .parquet, else text.
     classes:   names of the labels in the order of their ids. Empty: where most labels are whole numbers ("2" or "2.0") they are the ids,
                and other labels make their row bad; elsewhere the ids count the labels sorted as text.
     split:     column with train, val or test; the default is used where the table has it. None: hashed splits.
-    group:     column whose equal rows stay in one split; empty: the image's path, else the sound's, else the text.
+    group:     column whose equal rows stay in one split; empty: the path of the image, of the video, or of the sound, else the text.
     fractions: shares of train, val and test of the hashed split.
     delimiter: of a .csv; empty: a comma.
     """
@@ -49,6 +51,7 @@ class Table:
     rate: int = 16_000
     delimiter: str = ""
     limits: Limits = field(default_factory=Limits)
+    video: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", os.fspath(self.path))
@@ -58,8 +61,8 @@ class Table:
             raise ConfigError(f"path {self.path!r} ends in {ending!r}: a table is one of {', '.join(FORMATS)}")
         if len(self.delimiter) > 1:
             raise ConfigError(f"delimiter {self.delimiter!r} has {len(self.delimiter)} characters: give one")
-        if not (self.image or self.audio or self.text_columns or self.extra):
-            raise ConfigError("image, audio, text and extra are all empty: name at least one column")
+        if not (self.image or self.video or self.audio or self.text_columns or self.extra):
+            raise ConfigError("image, video, audio, text and extra are all empty: name at least one column")
         if len({*self.classes}) < len(self.classes):
             raise ConfigError(f"classes names a class twice: {', '.join(self.classes)}")
 
@@ -90,7 +93,13 @@ class Table:
 
     def check_columns(self, columns: Sequence[str]) -> list[str]:
         """Those of `columns` that are read. Raises DataError for a column that is named and missing."""
-        named = {"image": self.image, "audio": self.audio, "label": self.label, "group": self.group}
+        named = {
+            "image": self.image,
+            "video": self.video,
+            "audio": self.audio,
+            "label": self.label,
+            "group": self.group,
+        }
         wanted: list[tuple[str, str]] = [(f, c) for f, c in named.items() if c]
         wanted += [("text", c) for c in self.text_columns] + [("extra", c) for c in self.extra]
         wanted += [("split", self.split)] if self.split not in (None, "split") else []  # type: ignore[list-item]
@@ -131,6 +140,8 @@ class TableRecords(Sequence):
         if source.image:
             data, name = self._file(cells.columns[source.image][row], source.image, where)
             record["image"] = decode.image(data, name, source.limits)
+        if source.video:
+            record["video"] = self._video(cells.columns[source.video][row], source.video, where)
         if source.audio:
             data, name = self._file(cells.columns[source.audio][row], source.audio, where)
             record["audio"] = decode.audio(data, name, source.rate, source.limits)
@@ -182,6 +193,15 @@ class TableRecords(Sequence):
                     found.append(decode.caption(one, where, self.source.limits))
         return tuple(dict.fromkeys(found))
 
+    def _video(self, value: Any, column: str, where: str) -> list[np.ndarray]:
+        if isinstance(value, str) and value.strip() and "\0" not in value and "://" not in value:
+            path = os.path.join(os.path.dirname(self.cells.path), os.path.expanduser(value.strip()))
+            return decode.video(path, self.source.limits, f"{where}, {column}: ")
+        if isinstance(value, list):
+            found = [self._file(v, column, where) for v in value]
+            return [decode.image(data, name, self.source.limits) for data, name in found]
+        return decode.frames(*self._file(value, column, where), self.source.limits)
+
     def _file(self, value: Any, column: str, where: str) -> tuple[bytes, str]:
         if isinstance(value, Mapping):  # as Hugging Face writes images and sounds
             value = value.get("bytes") or value.get("path")
@@ -215,7 +235,7 @@ class TableRecords(Sequence):
 
 def _merged(source: Table, cells: Cells) -> list[Sequence[int]]:
     """The rows of each record, in order: those with the same image and sound are one record."""
-    columns = [cells.columns[c] for c in (source.image, source.audio) if c]
+    columns = [cells.columns[c] for c in (source.image, source.video, source.audio) if c]
     if not columns:
         return [(row,) for row in range(len(cells.lines))]
     items: list[Sequence[int]] = []
@@ -233,13 +253,15 @@ def _merged(source: Table, cells: Cells) -> list[Sequence[int]]:
 
 
 def _path_key(value: Any) -> str:
+    if isinstance(value, list):
+        return "\n".join(_path_key(v) for v in value)
     text = value.strip() if isinstance(value, str) else ""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def _splits(source: Table, cells: Cells, items: Sequence[Sequence[int]], column: str | None) -> list[str]:
     """The split of each record."""
-    ways = [c for c in (source.image, source.audio, *source.text_columns) if c]
+    ways = [c for c in (source.image, source.video, source.audio, *source.text_columns) if c]
 
     def group(row: int) -> str:
         for name in [source.group] if source.group else ways:

@@ -10,6 +10,7 @@ from itertools import combinations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -28,6 +29,13 @@ def similarity(x: Float[Array, "B D"], y: Float[Array, "N D"]) -> Float[Array, "
 def same_id(row_ids: Int[Array, " B"], column_ids: Int[Array, " N"]) -> Bool[Array, "B N"]:
     """True where row and column carry the same id: the positives of a multi-positive loss."""
     return row_ids[:, None] == column_ids[None, :]
+
+
+def true_of(told: Int[Array | np.ndarray, "B Q"], shown: Int[Array | np.ndarray, "N S"]) -> Bool[Array, "B N"]:
+    """True where a column shows every item that the row tells; item 0 stands for none. Of synthetic clips: the pairs of true captions."""
+    told, shown = jnp.asarray(told), jnp.asarray(shown)
+    found = (told[:, None, :, None] == shown[None, :, None, :]).any(-1)
+    return (found | (told == 0)[:, None]).all(-1)
 
 
 def false_negatives(

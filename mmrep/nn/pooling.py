@@ -97,7 +97,7 @@ class TextConditionedPool(nn.Module):
 
     r(c|v) = LN(f(a) + a), a = LN(softmax(q k' / sqrt(d)) v) out: one LayerNorm for texts and frames, then queries of the texts, keys and
     values of the frames; all linear maps start as the identity. Frames that are not `valid` are left out; without any the mean is taken.
-    dropout: of f(a), where an rng "dropout" is given.   Raises ConfigError unless `heads` divides the width.
+    dropout: of f(a), where an rng "dropout" is given.   weights_only: returns each head's attention instead.   Raises ConfigError unless `heads` divides the width.
     """
 
     heads: int = 1
@@ -106,28 +106,36 @@ class TextConditionedPool(nn.Module):
 
     @nn.compact
     def __call__(
-        self, text: Float[Array, "T D"], frames: Float[Array, "V F D"], valid: Bool[Array, "V F"] | None = None
-    ) -> Float[Array, "V T D"]:
+        self,
+        text: Float[Array, "T D"],
+        frames: Float[Array, "V F D"],
+        valid: Bool[Array, "V F"] | None = None,
+        weights_only: bool = False,
+    ) -> Float[Array, "V T D"] | Float[Array, "V H T F"]:
+        weights, v = self._attend(text, frames, valid)
+        if weights_only:
+            return weights
+        pooled = jnp.einsum("vhtf,vfhk->vthk", weights.astype(v.dtype), v).reshape(len(frames), len(text), -1)
+        pooled = layer_norm(self.dtype, "norm_attn")(self._linear("out", pooled))
+        drop = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))
+        return layer_norm(self.dtype, "norm_out")(pooled + drop(self._linear("linear", pooled)))
+
+    def _attend(self, text: Array, frames: Array, valid: Array | None) -> tuple[Array, Array]:
         width, heads = text.shape[-1], self.heads
         if heads < 1 or width % heads:
             raise ConfigError(f"heads is {heads} and the width is {width}; choose heads that divide the width.")
-
-        def linear(name: str, x: Array) -> Array:
-            init = lambda key, shape, dtype=jnp.float32: jnp.eye(*shape, dtype=dtype)  # noqa: E731
-            return nn.Dense(width, kernel_init=init, dtype=self.dtype, name=name)(x)
-
         norm = layer_norm(self.dtype, "norm_in")
         text, frames = norm(text), norm(frames)
-        q = linear("query", text).reshape(-1, heads, width // heads)
-        k, v = (linear(name, frames).reshape(*frames.shape[:2], heads, -1) for name in ("key", "value"))
+        q = self._linear("query", text).reshape(-1, heads, width // heads)
+        k, v = (self._linear(name, frames).reshape(*frames.shape[:2], heads, -1) for name in ("key", "value"))
         logits = jnp.einsum("thk,vfhk->vhtf", q, k, preferred_element_type=jnp.float32) * (width // heads) ** -0.5
         if valid is not None:
             logits = jnp.where(valid[:, None, None], logits, jnp.float32(0.7 * jnp.finfo(jnp.float32).min))
-        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-        pooled = jnp.einsum("vhtf,vfhk->vthk", weights, v).reshape(len(frames), -1, width)
-        pooled = layer_norm(self.dtype, "norm_attn")(linear("out", pooled))
-        more = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(linear("linear", pooled))
-        return layer_norm(self.dtype, "norm_out")(pooled + more)
+        return jax.nn.softmax(logits, axis=-1), v
+
+    def _linear(self, name: str, x: Array) -> Array:
+        init = lambda key, shape, dtype=jnp.float32: jnp.eye(*shape, dtype=dtype)  # noqa: E731
+        return nn.Dense(x.shape[-1], kernel_init=init, dtype=self.dtype, name=name)(x)
 
 
 def conditioned_similarity(

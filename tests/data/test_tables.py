@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from files import EVERY, encoded, picture, write_table
+from PIL import Image
 
 from mmrep.data.sources import Table
 from mmrep.errors import ConfigError, DataError
@@ -184,3 +185,24 @@ def test_a_table_of_numbers_has_missing_cells(tmp_path):
     records = Table(tmp_path / "t.jsonl", image=None, text=None, extra=("age", "vitals"), fractions=EVERY).open("train")
     np.testing.assert_array_equal(records[0]["vitals"], [1, np.nan])
     assert records[0]["age"] == 3 and np.isnan(records[1]["age"]) and np.isnan(records[1]["vitals"])
+
+
+def test_videos_are_folders_of_frames_animations_arrays_and_lists_of_pictures(tmp_path):
+    shades = [10, 120, 240]
+    frames = [Image.new("RGB", (6, 4), (s, s, s)) for s in shades]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "b").mkdir()
+    for i, frame in enumerate(frames):
+        frame.save(tmp_path / "b" / f"{i}.png")
+    np.save(tmp_path / "c.npy", np.stack([np.asarray(f) for f in frames]))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.gif").write_bytes(b"GIF89a")
+    videos = ["a.gif", "b", "c.npy", ["b/0.png", "b/1.png", "b/2.png"], "empty", "broken.gif", "none.gif"]
+    rows = [json.dumps({"video": v, "caption": f"row {i}", "split": "test"}) for i, v in enumerate(videos)]
+    (tmp_path / "t.jsonl").write_text("\n".join(rows))
+    records = Table(tmp_path / "t.jsonl", image=None, video="video").open("test")
+    for i in range(4):
+        assert [int(f[2, 3, 1]) for f in records[i]["video"]] == pytest.approx(shades, abs=1)
+    for i, match in ((4, "has no pictures"), (5, "not a whole"), (6, "cannot be read")):
+        with pytest.raises(DataError, match=match):
+            records[i]

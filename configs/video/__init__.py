@@ -1,0 +1,1 @@
+"""Videos and texts: retrieval, events and their order, moments"""
