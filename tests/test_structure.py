@@ -45,7 +45,6 @@ TODO: dict[str, set[str]] = {
         "recipes/finetune has more than 500 lines",
     },
     "users": {
-        "mmrep.evals.answers has 1 user(s): move it, and its test, to lxmert",
         "mmrep.evals.geometry has 1 user(s): move it, and its test, to contrastive_gap",
         "mmrep.evals.grounding has 0 user(s): nothing imports it: delete it",
         "mmrep.evals.order has 0 user(s): nothing imports it: delete it",

@@ -91,6 +91,10 @@ def train(
         raise ConfigError(
             f"data.batch_size {experiment.data.batch_size} does not divide over mesh.data (x mesh.fsdp) {parts} x train.accumulate {config.accumulate}"
         )
+    if evaluate is not None and experiment.data.eval_batch_size % parts:
+        raise ConfigError(
+            f"data.eval_batch_size {experiment.data.eval_batch_size} does not divide over mesh.data (x mesh.fsdp) {parts}"
+        )
     with ExitStack() as stack:
         stack.enter_context(faults.full_disk(workdir))
         if workdir and jax.process_index() == 0:

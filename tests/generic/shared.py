@@ -31,8 +31,13 @@ def assert_close(a: Any, b: Any, name: str, atol: float = 2e-5, rtol: float = 1e
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two trees hold the same bits."""
-    return jax.tree.all(jax.tree.map(lambda x, y: bool(np.array_equal(np.asarray(x), np.asarray(y))), a, b))
+    """Whether two trees hold the same bits; NaN equals NaN."""
+
+    def same(x: Any, y: Any) -> bool:
+        x, y = np.asarray(x), np.asarray(y)
+        return bool(np.array_equal(x, y, equal_nan=x.dtype.kind == "f"))
+
+    return jax.tree.all(jax.tree.map(same, a, b))
 
 
 def take(tree: Any, rows: Any) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import toy
 
-from mmrep.config import Optim, Phase, Pretrained, Train, to_json
+from mmrep.config import Mesh, Optim, Phase, Pretrained, Train, to_json
 from mmrep.errors import ConfigError, DataError
 from mmrep.evals.suite import evaluate
 from mmrep.system import System
@@ -168,6 +168,12 @@ def test_a_batch_that_does_not_divide_is_refused():
     config = toy.experiment(1)
     with pytest.raises(ConfigError, match=r"not a multiple of train\.accumulate 3"):
         dataclasses.replace(config, train=Train(accumulate=3))
+
+
+def test_an_evaluation_batch_that_does_not_divide_over_the_mesh_is_refused():
+    config = toy.experiment(1, mesh=Mesh(2, 1))
+    with pytest.raises(ConfigError, match=r"data.eval_batch_size 3 does not divide over mesh.data \(x mesh.fsdp\) 2"):
+        quiet(dataclasses.replace(config, data=dataclasses.replace(config.data, eval_batch_size=3)))
 
 
 def test_a_factor_of_0_holds_its_parameters_and_one_that_matches_nothing_is_refused():
