@@ -45,13 +45,11 @@ TODO: dict[str, set[str]] = {
         "recipes/finetune has more than 500 lines",
     },
     "users": {
-        "mmrep.evals.geometry has 1 user(s): move it, and its test, to contrastive_gap",
         "mmrep.evals.grounding has 0 user(s): nothing imports it: delete it",
         "mmrep.evals.order has 0 user(s): nothing imports it: delete it",
         "mmrep.evals.precision has 0 user(s): nothing imports it: delete it",
         "mmrep.evals.temporal has 0 user(s): nothing imports it: delete it",
         "mmrep.losses.games has 0 user(s): nothing imports it: delete it",
-        "mmrep.losses.geometry has 1 user(s): move it, and its test, to contrastive_gap",
         "mmrep.losses.late_interaction has 1 user(s): move it, and its test, to filip",
         "mmrep.losses.ranking has 0 user(s): nothing imports it: delete it",
         "mmrep.nn.prompts has 1 user(s): move it, and its test, to finetune",

@@ -8,6 +8,7 @@ from mmrep.config import Data, Experiment, Optim, Phase, Rule, Tokenizer, Train
 from mmrep.data.scenes import CaptionSpec, SceneData, WorldSpec
 from mmrep.data.scenes.world import SHAPES
 from mmrep.evals.suite import Retrieval, ZeroShot
+from mmrep.losses.large_batch import LargeBatch
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.text import TextEncoder
@@ -61,4 +62,8 @@ def paper() -> Experiment:
         image, text, n=1_000_000, steps=(1_000_000, 180_000), batch=24_576, size=384, patch=16, vocab=49_408, length=76, dim=1024,
         temperature=1 / math.e, dtype="bfloat16",
     )  # fmt: skip
-    return replace(large, sharding=(Rule(".*", "fsdp"),))
+    return replace(
+        large,
+        system=replace(large.system, large_batch=LargeBatch("ring", micro_batches=16)),
+        sharding=(Rule(".*", "fsdp"),),
+    )
