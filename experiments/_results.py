@@ -2,7 +2,7 @@
 
 results/SLUG.json         claim, verdict, one line an expectation (mean and spread over seeds), versions, commit
 results/full/SLUG.json    every arm, seed and metric, the rule and the notes
-results/dryrun/SLUG.json  one line a size: memory, FLOPs and traffic of a training step, with the fingerprint of its config
+results/dryrun/SLUG.json  one line a size: memory, FLOPs and traffic of a training step, with the fingerprint of what the step is made of
 """
 
 import json
@@ -22,6 +22,15 @@ def read(slug: str, kind: str = "", folder: Path = FOLDER) -> dict[str, Any]:
     """A stored file ({} where there is none); kind: "" | "full" | "dryrun"."""
     path = folder / kind / f"{slug}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def step_fingerprint(experiment: Any) -> str:
+    """Of what a training step is compiled from: evaluators do not count."""
+    from dataclasses import replace
+
+    from mmrep.config import fingerprint
+
+    return fingerprint(replace(experiment, evals=()))
 
 
 def write_proof(

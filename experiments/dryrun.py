@@ -61,9 +61,7 @@ def run() -> None:
     o, name = command.options, {"size": command.size, "variant": command.variant}
     mesh = parse_mesh(o.limits.mesh)
     if o.here:
-        from mmrep.config import fingerprint
-
-        row = {**name, "mesh": mesh, "fingerprint": fingerprint(command.experiment)}
+        row = {**name, "mesh": mesh, "fingerprint": _results.step_fingerprint(command.experiment)}
         return _cli.dump(row | measure(command.experiment, mesh, o.phase))
     if o.limits.write and (command.overrides or o.phase is not None):
         raise ConfigError("--write stores the step of an unchanged config: leave out --phase and the overrides")

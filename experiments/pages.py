@@ -157,10 +157,10 @@ def dryrun_table(found: Sequence[Entry]) -> str:
 
 
 def _dryrun_line(entry: Entry, row: Mapping[str, Any]) -> str:
-    from mmrep.config import fingerprint
-
     known = row["size"] in entry.sizes and row["variant"] in ("", *entry.variants)
-    fresh = known and row["fingerprint"] == fingerprint(catalogue.experiment(entry.slug, row["size"], row["variant"]))
+    fresh = known and row["fingerprint"] == _results.step_fingerprint(
+        catalogue.experiment(entry.slug, row["size"], row["variant"])
+    )
     name = " ".join(filter(None, (f"`{entry.slug}`", row["size"], row["variant"]))) + ("" if fresh else " (old)")
     mesh = " x ".join(f"{k} {v}" for k, v in row["mesh"].items() if v > 1)
     if "failed" in row:
