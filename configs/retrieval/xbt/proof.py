@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from configs.retrieval.xbt.base import PHI
 from mmrep import modality
-from mmrep.config import Arm, Data, Experiment, Optim, Phase, Pretrained, Proof, Train
+from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Pretrained, Proof, Train
 from mmrep.data.views import View, Views
 from mmrep.nn.encoders.vector import VectorEncoder
 from mmrep.systems.retrieval.xbt import Config, DualConfig, procrustes_phi
