@@ -19,12 +19,12 @@ import numpy as np
 from mmrep.config import Experiment, replace
 from mmrep.data import published
 from mmrep.errors import DataError
-from mmrep.interop import safetensors
+from mmrep.interop import safetensors, torch_files
 from mmrep.system import Extras, Params
 
 TORCH = (".pt", ".pth", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", ".npz", *TORCH)
-TOOLS = ("foreign", "names", "safetensors")
+TOOLS = ("foreign", "names", "safetensors", "torch_files")
 """Files of this folder that describe no format of others."""
 
 
@@ -118,8 +118,8 @@ def weight_maps() -> Iterator[ModuleType]:
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
     """The arrays of a file, or of a folder's files of one format, and the folder's `read_about`; None where there is no such file.
 
-    Nested entries are joined by dots; a file that wraps its weights in one entry "model" or "state_dict" is unwrapped. Nothing is unpickled
-    but plain arrays. Raises DataError for a damaged file, or a PyTorch file where PyTorch is not installed.
+    Nested entries are joined by dots; a file that wraps its weights in one entry "model" or "state_dict" is unwrapped. Nothing is unpickled.
+    Raises DataError for a damaged file.
     """
     if path.is_dir():
         by_suffix = ([p for p in sorted(path.iterdir()) if p.suffix == s] for s in SUFFIXES)
@@ -171,22 +171,8 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        torch: Any = importlib.import_module("torch")
-    except ImportError:
-        raise DataError(
-            f"{path} is a PyTorch file and PyTorch is not installed: install it (pip install torch), or convert the file to safetensors"
-            " where it is (safetensors.torch.save_file of the file's state dict)"
-        ) from None
-    # Training scripts store their command line beside the weights.
-    import argparse
-
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            tree = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises several kinds
-        raise DataError(f"{path} cannot be read as plain PyTorch weights: {str(error).splitlines()[0]}") from None
-    return {k: v.float().numpy() for k, v in flat_arrays(tree, torch.is_tensor).items()}
+    found = flat_arrays(torch_files.read(path), lambda value: isinstance(value, np.ndarray))
+    return {name: np.asarray(value, np.float32) for name, value in found.items()}
 
 
 _READERS = {".safetensors": _safetensors, ".npz": _npz} | dict.fromkeys(TORCH, _torch)

@@ -1,8 +1,6 @@
 """The language of name maps: both directions, every size checked, and files of others recognised by their names."""
 
 import json
-import sys
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -155,7 +153,7 @@ def test_what_no_row_names_and_what_has_no_place_is_refused():
         to_arrays(TABLE, {"more": np.ones(2)})
 
 
-def test_files_are_read_by_format_and_unknown_ones_are_nothing(tmp_path, monkeypatch):
+def test_files_are_read_by_format_and_unknown_ones_are_nothing(tmp_path):
     from safetensors.numpy import save_file
 
     arrays = {"a": np.arange(4.0, dtype=np.float32), "b": np.ones((2, 2), np.float32)}
@@ -176,50 +174,6 @@ def test_files_are_read_by_format_and_unknown_ones_are_nothing(tmp_path, monkeyp
     for name in ("broken.safetensors", "broken.npz"):
         with pytest.raises(DataError, match=name):
             foreign.read_arrays(tmp_path / name)
-    (tmp_path / "x.pth").write_bytes(b"")
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(DataError, match="PyTorch is not installed.*safetensors"):
-        foreign.read_arrays(tmp_path / "x.pth")
-
-
-def test_torch_files_are_loaded_as_plain_weights(tmp_path, monkeypatch):
-    class Tensor(np.ndarray):
-        def float(self):
-            return self.astype(np.float32)
-
-        def numpy(self):
-            return np.asarray(self)
-
-    saved = {
-        "model": {"module.a": np.ones(2).view(Tensor), "part": {"b": np.zeros(3).view(Tensor)}, "step": 7},
-        "args": 1,
-    }
-    asked = {}
-
-    class safe_globals:  # noqa: N801
-        def __init__(self, kinds):
-            asked["kinds"] = kinds
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            return None
-
-    def load(path, **options):
-        asked.update(options)
-        return saved
-
-    torch = ModuleType("torch")
-    torch.__dict__.update(
-        load=load,
-        is_tensor=lambda x: isinstance(x, Tensor),
-        serialization=SimpleNamespace(safe_globals=safe_globals),
-    )
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    (tmp_path / "x.pth").write_bytes(b"")
-    found = foreign.read_arrays(tmp_path / "x.pth")
-    assert asked["weights_only"] is True and {k: v.shape for k, v in found[0].items()} == {"a": (2,), "part.b": (3,)}
 
 
 def test_shapes_are_those_of_a_tree():
