@@ -253,7 +253,7 @@ def _library() -> Any:
         import tokenizers
     except ImportError:
         raise ConfigError(
-            "the tokenizer of this folder needs the tokenizers library: pip install -r requirements-pretrained.txt, or give token ids to model.infer"
+            "the tokenizer of this folder needs the tokenizers library: pip install --no-deps -r requirements-pretrained.txt, or give token ids to model.infer"
         ) from None
     return tokenizers
 
@@ -366,6 +366,6 @@ def _ftfy() -> Callable[[str], str]:
         import ftfy
     except ImportError:
         raise ConfigError(
-            "open_clip repairs texts with ftfy before its tokenizer: pip install -r requirements-pretrained.txt, or give token ids to model.infer"
+            "open_clip repairs texts with ftfy before its tokenizer: pip install --no-deps -r requirements-pretrained.txt, or give token ids to model.infer"
         ) from None
     return ftfy.fix_text

@@ -19,12 +19,12 @@ import numpy as np
 from mmrep.config import Experiment, replace
 from mmrep.data import published
 from mmrep.errors import DataError
-from mmrep.interop import safetensors, torch_files
+from mmrep.interop import ctranslate2, safetensors, torch_files
 from mmrep.system import Extras, Params
 
 TORCH = (".pt", ".pth", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", ".npz", *TORCH)
-TOOLS = ("foreign", "names", "safetensors", "torch_files")
+TOOLS = ("ctranslate2", "foreign", "names", "safetensors", "torch_files", "vision")
 """Files of this folder that describe no format of others."""
 
 
@@ -171,6 +171,8 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _torch(path: Path) -> dict[str, np.ndarray]:
+    if path.suffix == ".bin" and ctranslate2.is_model(path):
+        return ctranslate2.read(path)
     found = flat_arrays(torch_files.read(path), lambda value: isinstance(value, np.ndarray))
     return {name: np.asarray(value, np.float32) for name, value in found.items()}
 

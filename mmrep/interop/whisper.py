@@ -1,4 +1,4 @@
-"""The audio encoder of Hugging Face folders of Whisper: the decoder in the file is left out."""
+"""The audio encoder of Whisper, from Hugging Face folders and CTranslate2 files: the decoder in the file is left out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,6 +73,8 @@ def read(arrays: n.Arrays, about: Mapping[str, Any]) -> tuple[Experiment, dict[s
 
     Raises DataError for arrays that do not fit config.json.
     """
+    if "encoder/conv1/weight" in arrays and "encoder/num_heads" in arrays:
+        arrays, about = _of_ctranslate2(arrays)
     if about.get("model_type") != "whisper":
         return None
     transformer = TransformerConfig(
@@ -86,3 +88,37 @@ def read(arrays: n.Arrays, about: Mapping[str, Any]) -> tuple[Experiment, dict[s
     shapes = jax.eval_shape(encoder.module(jnp.float32).init, jax.random.key(0), wave, length)
     params = n.to_params(TABLE, kept, shapes["params"])
     return Experiment(Config(encoder), Data(None, (modality.audio("audio", encoder.samples),))), params
+
+
+CTRANSLATE2 = (
+    ("encoder/layer_norm", "encoder.layer_norm"), ("encoder/layer_", "encoder.layers."),
+    ("/self_attention/layer_norm", ".self_attn_layer_norm"), ("/self_attention/linear_1", ".self_attn.out_proj"),
+    ("/ffn/layer_norm", ".final_layer_norm"), ("/ffn/linear_0", ".fc1"), ("/ffn/linear_1", ".fc2"),
+    ("encoder/position_encodings/encodings", "encoder.embed_positions.weight"), ("encoder/conv", "encoder.conv"),
+    ("/weight", ".weight"), ("/bias", ".bias"), ("/gamma", ".weight"), ("/beta", ".bias"),
+)  # fmt: skip
+"""CTranslate2's names <-> Hugging Face's, but for the queries, keys and values, which are one array there."""
+
+
+def _of_ctranslate2(arrays: n.Arrays) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """An encoder's arrays under Hugging Face's names, and the entries of config.json that they imply."""
+    found: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        if not name.startswith("encoder/") or not array.ndim:
+            continue
+        for theirs, other in CTRANSLATE2:
+            name = name.replace(theirs, other)
+        if "/self_attention/linear_0" not in name:
+            found[name] = array
+            continue
+        start, _, leaf = name.partition("/self_attention/linear_0")
+        for part, rows in zip("qkv", np.split(array, 3)):
+            if (part, leaf) != ("k", ".bias"):
+                found[f"{start}.self_attn.{part}_proj{leaf}"] = rows
+    hidden, width = found["encoder.layers.0.fc1.weight"].shape
+    about = {
+        "model_type": "whisper", "d_model": width, "encoder_layers": n.count(found, "encoder.layers.{i}.fc1.weight"),
+        "encoder_attention_heads": int(arrays["encoder/num_heads"]), "encoder_ffn_dim": hidden,
+        "num_mel_bins": found["encoder.conv1.weight"].shape[1], "max_source_positions": len(found["encoder.embed_positions.weight"]),
+    }  # fmt: skip
+    return found, about
