@@ -6,99 +6,73 @@ proof on codes, the vectors of a frozen frame encoder.
     python -m experiments.prove xpool
 
 Your own clips: a Table with the columns `video` (a folder of frames, an animation, a .npy array) and `caption`:
-Table("clips.csv", image=None, video="video", text="caption"), and of the modalities below `pair(..., table=True)`.
+Table("clips.csv", image=None, video="video", text="caption"), with the modalities `pair(data, system, table=True)`.
 """
 
 from dataclasses import replace
 from typing import Any
 
+from configs.video import _clips
+from configs.video._clips import eos_text, known
 from mmrep import modality
-from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
+from mmrep.config import Arm, Expect, Experiment, Optim, Proof, Rule
 from mmrep.data.clips import ClipData, ClipSpec
 from mmrep.evals.suite import Retrieval
-from mmrep.nn.config import TransformerConfig, variant
+from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.image import ImageEncoder
-from mmrep.nn.encoders.text import TextEncoder
 from mmrep.nn.encoders.video import CodesEncoder, VideoEncoder
 from mmrep.systems.video.xpool import Config
 from mmrep.systems.video.xpool.evals import FrameAttention
 
 SIZES = ("tiny", "small", "paper")
-VOCAB, LENGTH = 64, 8
+LENGTH = 8
 
 
-def pair(
-    data: ClipData, vocab: int = VOCAB, length: int = LENGTH, *, frames: bool = True, table: bool = False
-) -> tuple[modality.Modality, ...]:
+def pair(data: ClipData, system: Config, *, codes: bool = False, table: bool = False) -> tuple[modality.Modality, ...]:
     """Frames (or codes) and captions; of synthetic clips also which captions are true of which clips."""
-    spec = data.spec
-    video = (
-        modality.video("video", spec.frames, data.size) if frames else modality.vector("video", spec.frames, data.dim, field="codes")
-    )  # fmt: skip
-    words = modality.text("text", length, vocab, field="text" if table else "caption")
-    known = (
-        modality.ids("told", spec.told_items, vocab=spec.items),
-        modality.ids("shown", spec.shown_items, vocab=spec.items),
-    )
-    return (video, words, *(() if table else known))
+    words = modality.text("text", system.text.length, system.text.vocab, field="text" if table else "caption")
+    return (_clips.video(data, codes), words, *(() if table else known(data.spec)))
 
 
-def clips(events: int, frames: bool, n: int = 4000, frames_each: int = 0, **settings: Any) -> ClipData:
+def clips(events: int, codes: bool, n: int = 4000, frames_each: int = 0, **settings: Any) -> ClipData:
     """Clips of several events; the caption tells one of them. A frame alone shows no verb, so only codes have them."""
-    kinds = {"shapes": 10, "colours": 10, "verbs": 1 if frames else 6}
-    spec = ClipSpec(frames_each * events or 12, events, **kinds)
-    sensors = ("video", "caption", "spans") if frames else ("codes", "caption", "spans")
-    return ClipData(n, spec=spec, sensors=sensors, **settings)
+    spec = ClipSpec(frames_each * events or 12, events, shapes=10, colours=10, verbs=6 if codes else 1)
+    return ClipData(n, spec=spec, sensors=("codes" if codes else "video", "caption", "spans"), **settings)
 
 
-def experiment(
-    data: ClipData, system: Config, *, steps: int, batch: int = 64, lr: float = 2e-3, frames: bool = False,
-    vocab: int = VOCAB, length: int = LENGTH,
-) -> Experiment:  # fmt: skip
+def experiment(data: ClipData, system: Config, *, steps: int, codes: bool = False, **settings: Any) -> Experiment:
     evals: tuple[Any, ...] = (
         Retrieval("text", "video", score="score", truth="text"),
         Retrieval("video", "text", score="score", truth="text"),
     )
     evals += (FrameAttention(),) if system.pool in ("text", "constant") else ()
-    parts = pair(data, vocab, length, frames=frames)
-    return Experiment(
-        system, Data(data, parts, Tokenizer(vocab, kind="word"), batch_size=batch), phases=(Phase(steps=steps),),
-        optim=Optim(lr=lr, warmup=min(100, steps // 10)), evals=evals, train=Train(log_every=50),
-    )  # fmt: skip
-
-
-def text(shape: TransformerConfig, vocab: int = VOCAB, length: int = LENGTH) -> TextEncoder:
-    return TextEncoder(shape, vocab=vocab, length=length, causal=True, pool="eos")
+    return _clips.experiment(data, pair(data, system, codes=codes), system, evals, steps=steps, **settings)
 
 
 def get_config(size: str = "small") -> Experiment:
     if size == "tiny":
         shape = TransformerConfig(width=32, depth=1, heads=4)
-        data = clips(2, False, 64, 2, n_val=16, n_test=16, dim=16)
-        return experiment(data, Config(CodesEncoder(32), text(shape), dim=32, dropout=0.1), steps=4, batch=8)
+        data = clips(2, True, 64, 2, n_val=16, n_test=16, dim=16)
+        system = Config(CodesEncoder(32), eos_text(shape, LENGTH), dim=32, dropout=0.1)
+        return experiment(data, system, steps=4, batch=8, codes=True)
     if size == "small":
         shape = TransformerConfig(width=64, depth=2, heads=4)
         video = VideoEncoder(ImageEncoder(shape, patch=6, pool="cls"))
-        system = Config(video, text(shape), dim=64, dropout=0.1)
-        return experiment(clips(4, True, 8000, 2, size=24), system, steps=2000, frames=True, lr=1e-3)
-    # CLIP ViT-B/32 on 12 frames of 224 pixels, MSR-VTT's 9,000 videos: 5 epochs of 180,000 pairs at batch 32; CLIP's weights are ours at the start.
-    image, patch = variant("B/32", scan=True, remat=True, activation="quick_gelu")
-    words = TransformerConfig(width=512, depth=12, heads=8, scan=True, remat=True, activation="quick_gelu")
-    video = VideoEncoder(ImageEncoder(image, patch=patch, pool="cls", pre_norm=True))
-    system = Config(video, text(words, 49_408, 77), dim=512, dropout=0.3, temperature=0.01, dtype="bfloat16")
-    data = clips(4, True, 180_000, size=224)
-    large = experiment(data, system, steps=28_125, batch=32, frames=True, vocab=49_408, length=77)
+        system = Config(video, eos_text(shape, LENGTH), dim=64, dropout=0.1)
+        return experiment(clips(4, False, 8000, 2, size=24), system, steps=2000, lr=1e-3)
+    # 12 frames of 224 pixels of MSR-VTT's 9,000 videos: 5 epochs of 180,000 pairs at batch 32.
+    system = Config(*_clips.clip_b32(), dim=512, dropout=0.3, temperature=0.01, dtype="bfloat16")
+    large = experiment(clips(4, False, 180_000, size=224), system, steps=28_125, batch=32, vocab=49_408)
     optim = Optim(lr=1e-5, warmup=2812, weight_decay=0.2, factors=(("(video|text|scale)/.*", 0.1),))
     return replace(large, optim=optim, sharding=(Rule(".*", "fsdp"),))
 
 
 def get_proof() -> Proof:
-    shape = TransformerConfig(width=64, depth=1, heads=4)
-    words = text(shape)
+    words = eos_text(TransformerConfig(width=64, depth=1, heads=4), LENGTH)
 
     def arm(name: str, pool: Any, events: int) -> Arm:
         system = Config(CodesEncoder(64), words, dim=64, pool=pool)
-        return Arm(name, experiment(clips(events, False, n_test=512), system, steps=400))
+        return Arm(name, experiment(clips(events, True, n_test=512), system, steps=400, codes=True))
 
     arms = (
         ("X-Pool", "text"),

@@ -11,6 +11,7 @@ from PIL import Image
 
 import mmrep
 from configs.video import xpool as config
+from mmrep.config import Optim, Phase
 from mmrep.data.clips import ClipSpec
 from mmrep.data.sources import Table
 from mmrep.errors import ConfigError
@@ -132,14 +133,14 @@ def test_a_table_of_ones_own_clips(tmp_path):
     (tmp_path / "clips.csv").write_text("\n".join(lines))
     small = config.get_config("small")
     table = Table(tmp_path / "clips.csv", image=None, video="video")
-    parts = config.pair(config.clips(1, True, size=12, frames_each=4), table=True)
     system = config.get_config("tiny").system
+    parts = config.pair(config.clips(1, False, size=12, frames_each=4), system, table=True)
     video = replace(
         small.system.video, image=replace(small.system.video.image, transformer=config.TransformerConfig(16, 1, 2))
     )
     experiment = replace(
         small, system=replace(system, video=video), evals=(Retrieval("text", "video", score="score"),),
-        data=replace(small.data, source=table, modalities=parts, batch_size=4), phases=(config.Phase(steps=2),), optim=config.Optim(),
+        data=replace(small.data, source=table, modalities=parts, batch_size=4), phases=(Phase(steps=2),), optim=Optim(),
     )  # fmt: skip
     model = mmrep.train(experiment, tmp_path / "run")
     assert model.similarity(video=[str(tmp_path / "7.gif")], text=["clip number 7", "another"]).shape == (1, 2)
