@@ -84,8 +84,14 @@ def title(entry: Entry) -> Title:
 
 
 def purpose(family: str) -> str:
-    """What the systems of a family do: the docstring of configs/FAMILY/__init__.py."""
-    return (inspect.getdoc(importlib.import_module(f"configs.{family}")) or "").strip().rstrip(".")
+    """What the systems of a family do: the first paragraph of the docstring of configs/FAMILY/__init__.py."""
+    return _about(family)[0].rstrip(".")
+
+
+def _about(family: str) -> list[str]:
+    """The paragraphs of the docstring of configs/FAMILY/__init__.py: what the systems do, then which one to take."""
+    text = inspect.getdoc(importlib.import_module(f"configs.{family}")) or ""
+    return text.strip().split("\n\n")
 
 
 def families_table(families: Mapping[str, Sequence[Entry]]) -> str:
@@ -104,7 +110,7 @@ def family_page(family: str, found: Sequence[Entry]) -> str:
     """docs/systems/FAMILY.md: one row a system, then each proof."""
     ordered = simplest_first(found)
     lines = [
-        f"# {family.capitalize()}", "", f"{purpose(family)}.", "",
+        f"# {family.capitalize()}", "", f"{purpose(family)}.", "", *(line for p in _about(family)[1:] for line in (p, "")),
         "Simplest first. Expectations in italics are reported and do not count for the verdict. Written by `python -m experiments.pages`.", "",
         f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|",
     ]  # fmt: skip
