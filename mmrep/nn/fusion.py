@@ -199,3 +199,42 @@ class CoAttentionEncoder(nn.Module):
         if c.norm == "pre":
             x = {name: norm_layer(c, self.dtype, f"norm_{name}")(y) for name, y in x.items()}
         return x["a"], x["b"], out
+
+
+class PairFusion(nn.Module):
+    """Text and image tokens of any widths, or levels of them, fused in two streams to one vector of a pair (METER, Dou et al. 2022).
+
+    Each side has a linear map to the width of `config`, the same for all levels, and an embedding of its type; then CoAttentionEncoder,
+    whose fields it has. first_norm: the (first level's) tokens are normed as they enter (BridgeTower).
+    Returns (text, image, pooled [B, 2 D], out): pooled is tanh of a linear map of each stream's first token, text before image.
+    """
+
+    config: TransformerConfig
+    order: Order = "self, cross, mlp"
+    first_norm: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        text: Float[Array, "B N E"] | Sequence[Float[Array, "B N E"]],
+        image: Float[Array, "B M F"] | Sequence[Float[Array, "B M F"]],
+        text_valid: Bool[Array, "B N"] | None = None,
+        image_valid: Bool[Array, "B M"] | None = None,
+    ) -> tuple[Float[Array, "B N D"], Float[Array, "B M D"], Float[Array, "B E2"], dict[str, Any]]:
+        c, sides = self.config, {}
+        for name, given in (("text", text), ("image", image)):
+            dense = nn.Dense(c.width, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)
+            kind = self.param(f"type_{name}", nn.initializers.normal(0.02), (c.width,), jnp.float32)
+            levels = [given] if not isinstance(given, (list, tuple)) else given
+            x = [dense(jnp.asarray(level, self.dtype)) + kind.astype(self.dtype) for level in levels]
+            if self.first_norm:
+                x[0] = norm_layer(c, self.dtype, f"norm_{name}")(x[0])
+            sides[name] = x if isinstance(given, (list, tuple)) else x[0]
+        fusion = CoAttentionEncoder(c, self.order, dtype=self.dtype, name="layers")
+        words, pixels, out = fusion(sides["text"], sides["image"], text_valid, image_valid)
+        pooled = [
+            nn.tanh(nn.Dense(c.width, dtype=self.dtype, name=f"pool_{name}")(x[:, 0]))
+            for name, x in (("text", words), ("image", pixels))
+        ]
+        return words, pixels, jnp.concatenate(pooled, axis=-1), out

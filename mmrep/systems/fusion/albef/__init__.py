@@ -2,7 +2,7 @@
 
 Equations 1, 2 and 6, image-text contrast (ITC) with a queue     losses.itc_loss, losses.soft_targets, losses.enqueue
 Equations 3 and 7, masked language modelling (MLM)               mmrep.masking.tokens, losses.mlm_loss
-Equation 4, image-text matching (ITM) on hard negatives          losses.itm_loss, losses.hard_negatives, losses.itm_pairs
+Equation 4, image-text matching (ITM) on hard negatives          mmrep.losses.matching, losses.itm_pairs
 Equation 5, their sum                                            albef_loss
 Section 3.1, fusion encoder                                      mmrep.nn.fusion.FusionEncoder, model.fuse
 Momentum update of the teacher                                   momentum_update
@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mmrep.errors import ConfigError, check_fields
 from mmrep.losses.contrastive import similarity
 from mmrep.losses.large_batch import LargeBatch, in_micro_batches
+from mmrep.losses.matching import hard_negatives, matching_loss
 from mmrep.losses.reduce import masked_mean
 from mmrep.masking.tokens import mask_tokens
 from mmrep.nn.config import TransformerConfig
@@ -120,12 +121,12 @@ def albef_loss(
     # Equal logits make every other row equally likely.
     hardness = scale if config.negatives == "hard" else 0.0
     to_image, to_text = similarity(student.text, momentum.image), similarity(student.image, momentum.text)
-    negative_image_idx, has_image = losses.hard_negatives(for_image, hardness * to_image, ids)
-    negative_text_idx, has_text = losses.hard_negatives(for_text, hardness * to_text, ids)
+    negative_image_idx, has_image = hard_negatives(for_image, hardness * to_image, ids)
+    negative_text_idx, has_text = hard_negatives(for_text, hardness * to_text, ids)
     pairs, is_match = losses.itm_pairs(student, negative_image_idx, negative_text_idx)
     match_logits = in_micro_batches(lambda part: model.itm_logits(parts, params, *part), pairs, micro)
     kept = jnp.concatenate([jnp.ones(rows, bool), has_image, has_text])
-    itm = masked_mean(losses.itm_loss(match_logits, is_match), kept)
+    itm = masked_mean(matching_loss(match_logits, is_match), kept)
 
     corrupted, target = mask_tokens(for_mask, batch["text"], config.text.vocab, config.mask_rate)
 

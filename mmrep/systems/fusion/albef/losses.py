@@ -5,11 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 
 from mmrep.errors import ConfigError
-from mmrep.losses.blocks import MASKED, Blocks, Distilled, Side, contrast, ring_size, side
-from mmrep.losses.contrastive import Scalar, cross_entropy, info_nce, same_id, similarity, targets_from_positives
+from mmrep.losses.blocks import Blocks, Distilled, Side, contrast, ring_size, side
+from mmrep.losses.contrastive import Scalar, info_nce, same_id, similarity, targets_from_positives
 from mmrep.systems.fusion.albef.model import Encoded
 
 Features = tuple[Float[Array, "B D"], Float[Array, "B D"]]
@@ -88,11 +88,6 @@ def enqueue(queue: Any, pointer: Int[Array, ""], new: Any) -> Array:
     return queue.at[(pointer + jnp.arange(rows)) % size].set(new) if size else queue
 
 
-def itm_loss(match_logits: Float[Array, "N 2"], is_match: Bool[Array, " N"]) -> Float[Array, " N"]:
-    """L_itm of each pair (equation 4): cross-entropy of (no match, match) logits."""
-    return cross_entropy(match_logits, jax.nn.one_hot(is_match.astype(jnp.int32), 2))
-
-
 def itm_pairs(
     encoded: Encoded, negative_image_idx: Int[Array, " B"], negative_text_idx: Int[Array, " B"]
 ) -> tuple[tuple[Array, Array, Array], Bool[Array, " N"]]:
@@ -104,22 +99,6 @@ def itm_pairs(
         jnp.concatenate([pixels, pixels[negative_image_idx], pixels]),
     )
     return pairs, jnp.arange(3 * len(tokens)) < len(tokens)
-
-
-def hard_negatives(
-    rng: PRNGKeyArray, logits: Float[Array, "B B"], ids: Int[Array, " B"] | None = None
-) -> tuple[Int[Array, " B"], Bool[Array, " B"]]:
-    """(negative_idx, has_negative): for each row a column drawn with probability softmax(logits), never of its own index or id.
-
-    Sampled from masked logits: a softmax whose diagonal is zeroed afterwards underflows at small temperatures.
-    A row without such a column gets a random other row and has_negative False: leave it out of the loss.
-    """
-    other = ~jnp.eye(logits.shape[0], dtype=bool)
-    allowed = other if ids is None else other & ~same_id(ids, ids)
-    valid = allowed.any(-1)
-    logits = jnp.where(allowed, jax.lax.stop_gradient(logits).astype(jnp.float32), -jnp.inf)
-    logits = jnp.where(valid[:, None], logits, jnp.where(other, 0.0, MASKED))
-    return jax.random.categorical(rng, logits, axis=-1), valid
 
 
 def mlm_loss(

@@ -5,7 +5,7 @@ Section 2.2, single-modality encoders                             mmrep.nn.encod
 Section 2.2, cross-modality encoder                               mmrep.nn.fusion.CoAttentionEncoder("cross, self, mlp")
 Section 3.1.1, masked cross-modality words                        mmrep.masking.tokens, losses.word_loss
 Section 3.1.2, RoI-feature regression, detected-label classes     losses.mask_objects, losses.smooth_l1, losses.object_loss
-Section 3.1.3, matching; image question answering                 losses.mismatched_texts, losses.choice_loss
+Section 3.1.3, matching; image question answering                 mmrep.losses.matching.random_pairs, losses.choice_loss
 Their sum                                                         lxmert_loss
 
 An image is a set of detected objects, each a feature and a box. Labels have the weight mask x confidence, as in the paper; the authors' code
@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mmrep.errors import check_fields
 from mmrep.losses.masked import token_loss
+from mmrep.losses.matching import random_pairs
 from mmrep.masking.tokens import mask_tokens
 from mmrep.modality import MASK
 from mmrep.nn.config import TransformerConfig
@@ -109,9 +110,8 @@ def lxmert_loss(
     """The sum of the losses of `config.tasks`; those of objects and words go on for texts that do not match, as in the authors' code."""
     for_text, for_words, for_objects, for_dropout = jax.random.split(rng, 4)
     image, valid = jnp.asarray(batch["image"]), valid_objects(jnp.asarray(batch["image"]))
-    texts, is_match = losses.mismatched_texts(
-        for_text, batch["text"], config.mismatch if "match" in config.tasks else 0.0
-    )
+    index, is_match = random_pairs(for_text, batch["text"], config.mismatch if "match" in config.tasks else 0.0)
+    texts = batch["text"][index]
     corrupted, hidden = mask_tokens(for_words, texts, config.text.vocab, config.word_rate)
     masked, target = losses.mask_objects(for_objects, image, valid, config.object_rate)
     found = run(call, params, corrupted, masked, for_dropout)

@@ -27,17 +27,6 @@ def mask_objects(
     return jnp.concatenate([jnp.where(target[..., None], corrupted, features), box], axis=-1), target
 
 
-def mismatched_texts(
-    rng: PRNGKeyArray, ids: Int[Array, "B L"], share: float = 0.5
-) -> tuple[Int[Array, "B L"], Bool[Array, " B"]]:
-    """(ids, is_match): a row's text is replaced with probability `share` by that of another row; equal texts still match."""
-    for_row, for_other = jax.random.split(rng)
-    rows = len(ids)
-    other = (jnp.arange(rows) + jax.random.randint(for_other, (rows,), 1, max(rows, 2))) % rows
-    replaced = jnp.where((jax.random.uniform(for_row, (rows,)) < share)[:, None], ids[other], ids)
-    return replaced, (replaced == ids).all(1)
-
-
 def smooth_l1(predicted: Float[Array, "B K D"], target: Float[Array, "B K D"]) -> Float[Array, "B K"]:
     """Mean over the numbers of an object: half the square of an error below 1, else the error minus a half."""
     error = jnp.abs(predicted.astype(jnp.float32) - target.astype(jnp.float32))
