@@ -45,11 +45,10 @@ TODO: dict[str, set[str]] = {
         "recipes/finetune has more than 500 lines",
     },
     "users": {
-        "mmrep.evals.words has 1 user(s): move it, and its test, to irra",
-        "mmrep.evals.precision has 1 user(s): move it, and its test, to irra",
         "mmrep.evals.grounding has 0 user(s): nothing imports it: delete it",
         "mmrep.evals.order has 0 user(s): nothing imports it: delete it",
         "mmrep.evals.temporal has 0 user(s): nothing imports it: delete it",
+        "mmrep.evals.words has 1 user(s): move it, and its test, to irra",
         "mmrep.losses.games has 0 user(s): nothing imports it: delete it",
         "mmrep.losses.late_interaction has 1 user(s): move it, and its test, to filip",
         "mmrep.losses.ranking has 0 user(s): nothing imports it: delete it",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from mmrep import paths
 from mmrep.data.contents import Contents, difference
@@ -126,27 +126,45 @@ def write(
 
 
 class Index(NamedTuple):
-    """A faiss index over a corpus whose row r is record ids[r]."""
+    """A faiss index over a corpus whose row r is record ids[r].   bits: of codes in {-1, 1}, which are packed; 0 for other vectors."""
 
     kind: str
     ids: Int[np.ndarray, " N"]
     faiss: Any
+    bits: int = 0
 
     def search(self, queries: Float[np.ndarray, "Q D"], k: int = 10) -> Hits:
-        """The k nearest by dot product; fewer where the corpus is smaller. An approximate search fills up with id -1."""
+        """The k nearest by dot product; fewer where the corpus is smaller. An approximate search fills up with id -1.
+
+        Codes are ranked by Hamming distance h over packed bits; their dot product is bits - 2 h.
+        """
         queries = np.ascontiguousarray(queries, np.float32)
-        if queries.shape[1] != self.faiss.d:
-            raise ConfigError(
-                f"the queries have {queries.shape[1]} dimensions and the corpus {self.faiss.d}: use one space"
-            )
+        dim = self.bits or self.faiss.d
+        if queries.shape[1] != dim:
+            raise ConfigError(f"the queries have {queries.shape[1]} dimensions and the corpus {dim}: use one space")
+        if self.bits:
+            if not is_code(queries):
+                raise ConfigError("the corpus holds codes in {-1, 1} and the queries do not: use one space")
+            distances, rows = self.faiss.search(packed(queries), min(k, len(self.ids)))
+            return Hits(self.ids[rows], (self.bits - 2 * distances).astype(np.float32))
         scores, rows = self.faiss.search(queries, min(k, len(self.ids)))
         return Hits(np.where(rows < 0, -1, self.ids[rows]), scores)
+
+
+def is_code(x: Float[np.ndarray, "N D"]) -> bool:
+    """Whether all values are -1 or 1."""
+    return bool((np.abs(x) == 1).all())
+
+
+def packed(codes: Float[np.ndarray, "N D"]) -> UInt8[np.ndarray, "N W"]:
+    """Codes in {-1, 1}, eight to a byte; the last byte is filled up with zeros."""
+    return np.packbits(codes > 0, axis=1)
 
 
 def build(corpus: Corpus, kind: str = "exact", lists: int = 0, probe: int = 0, codes: int = 0) -> Index:
     """An index of `kind` over `corpus`; an approximate one is kept in its folder.
 
-    exact: all dot products.   ivf: those of the `probe` nearest of `lists` clusters.   ivfpq: of these, with vectors compressed to
+    exact: all dot products; of codes in {-1, 1} by Hamming distance over packed bits.   ivf: those of the `probe` nearest of `lists` clusters.   ivfpq: of these, with vectors compressed to
     `codes` parts of 8 bits. Zeros choose: lists 4 sqrt(N) but 39 vectors each, an eighth of them probed (8 at least), 4 dimensions a part.
     Raises ConfigError for an unknown kind, a corpus too small to cluster, or `codes` that does not divide the dimension.
     """
@@ -160,6 +178,10 @@ def build(corpus: Corpus, kind: str = "exact", lists: int = 0, probe: int = 0, c
         parts.append(x)
     rows, vectors = np.concatenate(ids), np.concatenate(parts)
     n, d = vectors.shape
+    if kind == "exact" and is_code(vectors):
+        binary = faiss.IndexBinaryFlat(8 * -(-d // 8))
+        binary.add(packed(vectors))
+        return Index(kind, rows, binary, d)
     if kind == "exact":
         flat = faiss.IndexFlatIP(d)
         flat.add(vectors)

@@ -115,3 +115,18 @@ def test_damage_and_impossible_indexes_are_told(tmp_path):
         index.build(made)
     with pytest.raises(DataError, match="holds no corpus"):
         index.Corpus(tmp_path)
+
+
+def test_codes_are_ranked_by_hamming_distance_over_packed_bits(tmp_path):
+    codes = np.where(np.random.default_rng(0).random((40, 12)) < 0.5, -1.0, 1.0).astype(np.float32)
+    index.write(tmp_path / "c", {"records": 40, "shard_size": 16}, lambda a, b: (np.arange(a, b), codes[a:b]))
+    built = index.build(index.Corpus(tmp_path / "c"))
+    assert built.bits == 12 and built.faiss.ntotal == 40 and built.faiss.code_size == 2
+    hits = built.search(codes[:5], 40)
+    expected = codes[:5] @ codes.T
+    np.testing.assert_array_equal(hits.scores, np.take_along_axis(expected, hits.ids, 1))
+    np.testing.assert_array_equal(hits.scores, -np.sort(-expected, 1))
+    with pytest.raises(ConfigError, match="use one space"):
+        built.search(codes[:1] * 0.5)
+    with pytest.raises(ConfigError, match="corpus 12"):
+        built.search(codes[:1, :8])

@@ -4,16 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
+from mmrep.data.features import Images, gradients, pixels
 from mmrep.errors import ConfigError, DataError
 from mmrep.evals import retrieval
 from mmrep.model import Model
-from mmrep.nn.encoders.sketch import oriented_gradients
 
-Images = Sequence[np.ndarray] | np.ndarray
 Pairs = tuple[Images, Sequence[str]]
 Features = Callable[[Images], Float[np.ndarray, "N D"]]
 
@@ -91,21 +89,3 @@ def ridge_scores(
         return float(np.mean(1 / retrieval.ranks_of_scores(scores(alpha, 1), np.arange(len(x[1])))))
 
     return scores(max(alphas, key=reciprocal_rank), 2)
-
-
-def pixels(images: Images, side: int = 16) -> Float[np.ndarray, "N D"]:
-    """Colours of the image, averaged over side x side cells."""
-    x = np.stack([np.asarray(i) for i in images]).astype(np.float32) / 255.0
-    step = x.shape[1] // side
-    x = x[:, : side * step, : side * step].reshape(len(x), side, step, side, step, -1)
-    return x.mean((2, 4)).reshape(len(x), -1)
-
-
-def gradients(images: Images, cells: int = 8, bins: int = 9, colours: int = 4) -> Float[np.ndarray, "N D"]:
-    """Histograms of oriented gradients in cells x cells (Dalal and Triggs 2005), 8 x 8 mean colours, and a histogram of `colours`^3 colours."""
-    x = np.stack([np.asarray(i) for i in images]).astype(np.float32) / 255.0
-    n, size = len(x), x.shape[1]
-    hog = np.asarray(jax.jit(oriented_gradients, static_argnums=(1, 2))(x, cells, bins))
-    codes = (x.reshape(n, -1, 3) * (colours - 1e-3)).astype(int) @ np.array([colours**2, colours, 1])
-    histogram = np.stack([np.bincount(c, minlength=colours**3) for c in codes]).astype(np.float32) / size**2
-    return np.concatenate([hog, pixels(images, 8), np.sqrt(histogram)], 1)

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mmrep.data.features import gradients, pixels
 from mmrep.errors import ConfigError, DataError
 from mmrep.model import Model
-from mmrep.systems.recipes.emoji import RidgeBaseline, gradients, pixels, ridge_scores
+from mmrep.systems.recipes.emoji import RidgeBaseline, ridge_scores
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 50, 220), "grey": (128, 128, 128)}
 
