@@ -58,7 +58,7 @@ def create(system: str | Experiment, size: str = "small", seed: int = 0, variant
     return Model(experiment, *loop.initial(experiment))
 
 
-def load(what: str | Path, size: str = "small", variant: str = "", *, system: Any = None) -> Model:
+def load(what: str | Path, size: str = "small", variant: str = "", *, system: Any = None, image_size: int = 0) -> Model:
     """A trained model from any of
     - a run's folder,
     - a file that `Model.save` wrote,
@@ -66,6 +66,7 @@ def load(what: str | Path, size: str = "small", variant: str = "", *, system: An
     - a system's name: its run in ./runs/NAME-SIZE of the current directory.
 
     system: in place of the stored one, for a model whose code is not part of mmrep.
+    image_size: in pixels, of a published Vision Transformer: its positions are interpolated as its library does it; 0: that of its files.
     Raises ConfigError where there is no such run, DataError for a missing, damaged or unknown file.
     """
     path = Path(what)
@@ -76,7 +77,7 @@ def load(what: str | Path, size: str = "small", variant: str = "", *, system: An
             return _fitting(path, Model(*safetensors.read(path, system)))
         if not path.exists():
             raise DataError(f"no file {path}")
-        found = foreign.read_foreign(path)
+        found = foreign.read_foreign(path, image_size)
         if found is None:
             raise DataError(f"{path} holds no run of mmrep, and no weights that a system here recognises")
         experiment, params, extras = found

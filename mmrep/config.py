@@ -419,6 +419,9 @@ def fingerprint(config: Any) -> str:
 _LATER: Mapping[tuple[str, str], Any] = {
     ("mmrep.config:Optim", "factors"): [],
     ("mmrep.modality:Modality", "missing"): False,
+    ("mmrep.modality:Modality", "short"): 0,
+    ("mmrep.modality:Modality", "resample"): "bicubic",
+    ("mmrep.nn.encoders.image:ImageEncoder", "registers"): 0,
     ("mmrep.nn.config:TransformerConfig", "dropout"): 0.0,
     ("mmrep.evals.suite:Retrieval", "truth"): "",
     ("mmrep.evals.suite:Retrieval", "by"): "",

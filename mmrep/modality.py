@@ -45,6 +45,8 @@ class Modality:
     mean, std: models standardise numbers as (x - mean) / std; one value, or one per channel.
     missing:   whether NaN may stand for a missing number (vector); a single NaN is a vector that is missing as a whole.
     crop:      pictures and frames are resized by their shorter side and cut at the centre (CLIP); else both sides are resized.
+    short:     with crop, the shorter side before the cut, in pixels; 0: as long as the cut.
+    resample:  interpolation of pictures and frames.
     """
 
     name: str
@@ -58,6 +60,8 @@ class Modality:
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
     crop: bool = False
+    short: int = 0
+    resample: Literal["bicubic", "bilinear"] = "bicubic"
     missing: bool = False
 
     def __post_init__(self) -> None:
@@ -74,6 +78,14 @@ class Modality:
             raise ConfigError(f"modality {self.name!r}: kind {self.kind!r} needs vocab >= 1")
         if self.kind in ("image", "video", "map") and (self.patch < 1 or any(n % self.patch for n in self.size)):
             raise ConfigError(f"modality {self.name!r}: patch {self.patch} does not divide its size {self.size}")
+        if self.resample not in raw.RESAMPLE:
+            raise ConfigError(
+                f"modality {self.name!r}: resample {self.resample!r} is unknown{near(self.resample, raw.RESAMPLE)}"
+            )
+        if self.short and (not self.crop or self.short < max(self.size)):
+            raise ConfigError(
+                f"modality {self.name!r}: short {self.short} is for crop=True, and at least as long as the size {self.size}"
+            )
         if self.kind in ("image", "video") and not {len(self.mean), len(self.std)} <= {1, self.channels}:
             raise ConfigError(
                 f"modality {self.name!r}: mean {self.mean} and std {self.std} must have 1 or {self.channels} values"
@@ -130,10 +142,24 @@ def image(
     mean: tuple[float, ...] = (0.5,),
     std: tuple[float, ...] = (0.5,),
     crop: bool = False,
+    short: int = 0,
+    resample: Literal["bicubic", "bilinear"] = "bicubic",
 ) -> Modality:
     """size: height and width, or both where they are equal."""
     shape = (*_sides(size), channels)
-    return Modality(name, "image", shape, field, augment=augment, patch=patch, mean=mean, std=std, crop=crop)
+    return Modality(
+        name,
+        "image",
+        shape,
+        field,
+        augment=augment,
+        patch=patch,
+        mean=mean,
+        std=std,
+        crop=crop,
+        short=short,
+        resample=resample,
+    )
 
 
 def video(
@@ -202,11 +228,11 @@ def encode(
 
 
 def _image(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
-    return {m.name: raw.pixels(value, m.size, m.channels, m.name, m.crop)}
+    return {m.name: raw.pixels(value, m.size, m.channels, m.name, m.crop, m.short, m.resample)}
 
 
 def _video(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
-    return {m.name: raw.frames(value, m.shape[0], m.size, m.channels, m.name, m.crop)}
+    return {m.name: raw.frames(value, m.shape[0], m.size, m.channels, m.name, m.crop, m.short, m.resample)}
 
 
 def _text(m: Modality, value: Any, tokenize: Tokenize | None) -> dict[str, np.ndarray]:

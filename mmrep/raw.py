@@ -16,6 +16,7 @@ from mmrep.errors import DataError
 _CLIPPED = 1.5  # resampling overshoots a full-scale waveform a little; int16 samples given as floats are thousands
 _OVERSHOOT = 1e-4  # what float arithmetic adds to a pixel of 1
 _ORIENTATION = 0x0112
+RESAMPLE = {"bicubic": "BICUBIC", "bilinear": "BILINEAR"}
 _UPRIGHT = ("", "", "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")  # fmt: skip
 
 
@@ -62,12 +63,19 @@ def rgb(picture: Any, where: str) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def pixels(
-    value: Any, size: tuple[int, int], channels: int, where: str, crop: bool = False
+    value: Any,
+    size: tuple[int, int],
+    channels: int,
+    where: str,
+    crop: bool = False,
+    short: int = 0,
+    resample: str = "bicubic",
 ) -> Float[np.ndarray, "{size[0]} {size[1]} {channels}"]:
-    """A picture as float32 in [0, 1], brought to `size` (height, width) by bicubic interpolation, its aspect ratio not kept.
+    """A picture as float32 in [0, 1], brought to `size` (height, width) by interpolation (`resample`), its aspect ratio not kept.
 
     value: a PIL picture; or an array [H, W] or [H, W, C] of uint8, bool, or floats in [0, 1]. One channel is repeated where 3 are wanted.
-    crop: the shorter side is brought to `size` and the longer one cut at the centre (CLIP).
+    crop: the shorter side is brought to `size` and the longer one cut at the centre (CLIP); with `short`, the shorter side is brought to
+    that length, and both are cut.
     Raises DataError for another range, another integer type, or another number of channels.
     """
     array = _picture(value, channels, where) if is_pil(value) else numbers(value, where)
@@ -92,16 +100,23 @@ def pixels(
                 f"{where}: float pixels must be finite and within [0, 1], found {low:.4g}..{high:.4g}; give uint8 or scale them"
             )
     if crop:
-        array = _centre(array, size)
+        array = _centre(array, size, short, resample)
     if array.shape[:2] != size:
-        array = _resize(array, size)
+        array = _resize(array, size, resample)
     if array.dtype == np.uint8:
         return array.astype(np.float32) / 255.0
     return np.clip(array, 0.0, 1.0).astype(np.float32)
 
 
 def frames(
-    value: Any, number: int, size: tuple[int, int], channels: int, where: str, crop: bool = False
+    value: Any,
+    number: int,
+    size: tuple[int, int],
+    channels: int,
+    where: str,
+    crop: bool = False,
+    short: int = 0,
+    resample: str = "bicubic",
 ) -> Float[np.ndarray, "{number} {size[0]} {size[1]} {channels}"]:
     """`number` frames of a video, evenly spaced in time, each as `pixels` returns a picture.
 
@@ -116,7 +131,7 @@ def frames(
     if not len(shown):
         raise DataError(f"{where}: the video has no frame")
     chosen = ((np.arange(number) + 0.5) * len(shown) / number).astype(int)
-    return np.stack([pixels(shown[i], size, channels, where, crop) for i in chosen])
+    return np.stack([pixels(shown[i], size, channels, where, crop, short, resample) for i in chosen])
 
 
 def _picture(picture: Any, channels: int, where: str) -> np.ndarray:
@@ -130,31 +145,32 @@ def _picture(picture: Any, channels: int, where: str) -> np.ndarray:
     return array if channels == 3 else np.asarray(Image.fromarray(array).convert("L"))
 
 
-def _centre(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The picture resized until it just covers `size`, its middle cut out."""
+def _centre(array: np.ndarray, size: tuple[int, int], short: int, resample: str) -> np.ndarray:
+    """The picture resized until it just covers `size` (or its shorter side is `short`), its middle cut out."""
     height, width = array.shape[:2]
-    if height * size[1] < width * size[0]:
-        whole = size[0], int(size[0] * width / height)
+    cover = (short, short) if short else size
+    if height * cover[1] < width * cover[0]:
+        whole = cover[0], int(cover[0] * width / height)
     else:
-        whole = int(size[1] * height / width), size[1]
+        whole = int(cover[1] * height / width), cover[1]
     if (height, width) != whole:
-        array = _resize(array, whole)
+        array = _resize(array, whole, resample)
     top, left = (whole[0] - size[0]) // 2, (whole[1] - size[1]) // 2
     return array[top : top + size[0], left : left + size[1]]
 
 
-def _resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _resize(array: np.ndarray, size: tuple[int, int], resample: str) -> np.ndarray:
     from PIL import Image
 
-    shape = size[1], size[0]
+    shape, how = (size[1], size[0]), Image.Resampling[RESAMPLE[resample]]
     if array.dtype == np.uint8 and array.shape[2] in (1, 3, 4):
         squeezed = array[..., 0] if array.shape[2] == 1 else array
-        resized = np.asarray(Image.fromarray(squeezed).resize(shape, Image.Resampling.BICUBIC))
+        resized = np.asarray(Image.fromarray(squeezed).resize(shape, how))
         return resized[..., None] if resized.ndim == 2 else resized
     bands = [
         array[..., c] if array.dtype == np.uint8 else array[..., c].astype(np.float32) for c in range(array.shape[2])
     ]
-    return np.stack([np.asarray(Image.fromarray(b).resize(shape, Image.Resampling.BICUBIC)) for b in bands], axis=-1)
+    return np.stack([np.asarray(Image.fromarray(b).resize(shape, how)) for b in bands], axis=-1)
 
 
 def waveform(value: Any, where: str) -> Float[np.ndarray, " T"]:

@@ -28,16 +28,17 @@ TOOLS = ("ctranslate2", "foreign", "names", "safetensors", "torch_files", "visio
 """Files of this folder that describe no format of others."""
 
 
-def read_foreign(path: str | Path) -> tuple[Experiment, Params, Extras] | None:
+def read_foreign(path: str | Path, image_size: int = 0) -> tuple[Experiment, Params, Extras] | None:
     """The experiment and parameters of a published file of weights, or of a folder of them; None where no system recognises it.
 
+    image_size: to which the positions of an image encoder are interpolated; 0: that of the files.
     Raises DataError for a damaged file, and for a recognised one whose arrays do not fit.
     """
     found = read_arrays(Path(path))
     if found is None:
         return None
     arrays, about = found
-    about |= sentence_modules(Path(path))
+    about |= sentence_modules(Path(path)) | {"image_size_wanted": image_size}
     for module in weight_maps():
         known = module.read(arrays, about)
         if known is not None:

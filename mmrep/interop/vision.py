@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, PRNGKeyArray
 
@@ -78,8 +77,3 @@ def experiment(
     """The experiment of a config and its parameters from a file's arrays."""
     shapes = jax.eval_shape(config.build().init, jax.random.key(0), modality.example((picture,), 1))[0]
     return Experiment(config, Data(None, (picture,))), n.to_params(rows, arrays, shapes)
-
-
-def channels(values: Any, standard: Sequence[float]) -> np.ndarray:
-    """A mean or standard deviation of each channel, from a preprocessing file or the library's standard."""
-    return np.asarray(standard if values is None else values, np.float64)

@@ -24,6 +24,7 @@ class ImageEncoder:
     pool: "cls" (a learned class token), "mean" of the patches, or "map" (AttentionPool).
     positions: "learned" rows, or fixed sines and cosines of the grid ("sincos2d").
     pre_norm: normalise the embedded patches before the first block (CLIP).
+    registers: learned tokens without position, behind the class token, that no result is taken from (Darcet et al. 2024).
     Raises ConfigError for an unknown pool or positions, or a patch below 1.
     """
 
@@ -32,6 +33,7 @@ class ImageEncoder:
     pool: Literal["cls", "mean", "map"] = "mean"
     positions: Literal["learned", "sincos2d"] = "learned"
     pre_norm: bool = False
+    registers: int = 0
 
     def __post_init__(self) -> None:
         for name, known in (("pool", ("cls", "mean", "map")), ("positions", ("learned", "sincos2d"))):
@@ -48,7 +50,7 @@ class ImageEncoder:
 class ViT(nn.Module):
     """The module of ImageEncoder.
 
-    Returns (pooled [B,width], out). out["tokens"] are the final normed tokens, with pool="cls" the class token first; out["patches"] are
+    Returns (pooled [B,width], out). out["tokens"] are the final normed tokens, with pool="cls" the class token first, then registers; out["patches"] are
     the patch tokens alone. `keep` [B,K] are the indices of the input patches, in that order (MAE); None uses all.
     `cls_only` (pool="cls") computes the last block for the class token alone: the same pooled numbers; out has no tokens.
     Raises ConfigError where `patch` does not divide the image.
@@ -75,7 +77,12 @@ class ViT(nn.Module):
             x = x + sincos_2d(*grid, t.width).astype(self.dtype)
         if keep is not None:
             x = jnp.take_along_axis(x, keep[..., None], axis=1)
+        before = c.registers
+        if c.registers:
+            rows = self.param("registers", nn.initializers.normal(0.02), (1, c.registers, t.width), jnp.float32)
+            x = jnp.concatenate([jnp.broadcast_to(rows.astype(self.dtype), (b, c.registers, t.width)), x], axis=1)
         if c.pool == "cls":
+            before += 1
             # It needs no position: a learned vector plus a learned vector is one learned vector.
             cls = self.param("cls", nn.initializers.normal(0.02), (1, 1, t.width), jnp.float32)
             x = jnp.concatenate([jnp.broadcast_to(cls.astype(self.dtype), (b, 1, t.width)), x], axis=1)
@@ -84,11 +91,11 @@ class ViT(nn.Module):
         at = jnp.zeros(b, jnp.int32) if self.cls_only else None
         x, out = Transformer(t, dtype=self.dtype, name="transformer")(x, at=at)
         if not self.cls_only:
-            out["patches"] = x[:, 1:] if c.pool == "cls" else x
+            out["patches"] = x[:, before:]
         if c.pool == "cls":
             pooled = x[:, 0]
         elif c.pool == "mean":
-            pooled = x.mean(axis=1)
+            pooled = x[:, before:].mean(axis=1)
         else:
             pooled = AttentionPool(t, self.dtype, name="pool")(x)
         out["pooled"] = pooled
