@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 
 from mmrep.errors import ConfigError, DataError
 from mmrep.evals import checks
-from mmrep.model import Model
+from mmrep.model import Fields, Model
 
 IOUS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 """Thresholds of the mean average precision of QVHighlights (Lei et al. 2021)."""
@@ -110,7 +110,7 @@ class Highlights:
     """Highlight detection: "HIT@1", the share of records whose most salient clip is a highlight, and "HD mAP" over each record's clips.
 
     saliency: an infer function, [T] a record.   truth: a record field [T]; clips of at least `least` are highlights (QVHighlights: 4 of 4
-    by an annotator). Records without any are left out. Chance level: "HD chance", the mean share of highlights.
+    by an annotator). fields: other record fields for modalities. Records without any are left out. Chance level: "HD chance", the mean share of highlights.
     """
 
     saliency: str = "saliency"
@@ -118,9 +118,10 @@ class Highlights:
     least: float = 1.0
     split: str = "test"
     name: str = ""
+    fields: Fields = ()
 
     def run(self, model: Model) -> dict[str, float]:
-        scores = np.asarray(model.embed_split(self.saliency, self.split))
+        scores = np.asarray(model.embed_split(self.saliency, self.split, self.fields))
         labels = np.stack([np.asarray(row) >= self.least for row in model.column(self.truth, self.split)])
         some = labels.any(1)
         if not some.any():
@@ -140,4 +141,4 @@ class Highlights:
     def check(self, names: Sequence[str], split: checks.Open) -> None:
         """Raises ConfigError for a function that the system lacks or a field that the records lack."""
         checks.functions(names, **{"Highlights.saliency": self.saliency})
-        checks.fields(split(self.split), [self.truth])
+        checks.fields(split(self.split), [self.truth, *[f for _, f in self.fields]])

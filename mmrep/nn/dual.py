@@ -33,7 +33,8 @@ class Encoder(Protocol):
 
 
 class Embedder(nn.Module):
-    """An encoder and its projection: (embedding [B,dim], of unit length with `normalise`, out); with `tokens` also out["projected"] [B,N,dim].
+    """An encoder and its projection: (embedding [B,dim], of unit length with `normalise`, out); with `tokens` also out["projected"] [B,N,dim],
+    of a video's frames, of an image's patches, else of the tokens.
 
     Tokens and pooled vector share one projection, and so one space. `pooled_only` skips tokens that pooling does not use, where the encoder
     can: the same embedding from fewer operations, but an `out` without them.
@@ -52,7 +53,8 @@ class Embedder(nn.Module):
         pooled, out = self.config.module(self.dtype, "encoder", self.pooled_only)(*inputs)
         project = Projection(self.dim, self.hidden, self.normalise, dtype=self.dtype, name="projection")
         if self.tokens:
-            out = out | {"projected": project(out.get("patches", out["tokens"])).astype(jnp.float32)}
+            tokens = next(out[name] for name in ("frames", "patches", "tokens") if name in out)
+            out = out | {"projected": project(tokens).astype(jnp.float32)}
         return project(pooled).astype(jnp.float32), out
 
 

@@ -28,7 +28,8 @@ class ClipData:
         codes        codes float32 [T, dim], one vector a frame;   sound_codes: sound_codes float32 [T, dim], of the sound during it
         video        video uint8 [T, size, size, 3];   sound: sound float32 [T * hop] at `rate`
         caption      caption, and caption_foil, a false one in nearly the same words
-        frames       frame_captions: a list of T texts;   clauses: clauses, a list of `events` texts, one an event, in order
+        frames       frame_captions: a list of T texts;   clauses: clauses, a list of `events` texts, one an event, in order,
+                     and clause, that of the event told
         topic        topic: the shapes that occur;   question: question, answer, question_kind int32 (sentences.QUESTIONS)
         spans        spans float32 [E, 2]: start and end of each event in [0, 1]; frame_event int32 [T]: the event that a frame shows
         saliency     saliency float32 [T] in [0, 1]: how much of the event told a frame shows
@@ -122,6 +123,11 @@ def _spans(data: ClipData, clips: Timeline) -> Columns:
     return {"spans": ends, "frame_event": timeline.frame_event(clips, data.spec.frames).astype(np.int32)}
 
 
+def _clauses(data: ClipData, clips: Timeline) -> Columns:
+    found = sentences.clauses(clips, data.spec)
+    return {"clauses": found, "clause": [row[e] for row, e in zip(found, clips.event.tolist())]}
+
+
 def _question(data: ClipData, clips: Timeline) -> Columns:
     asked, answers, kinds = sentences.questions(clips, data.spec)
     return {"question": asked, "answer": answers, "question_kind": kinds.astype(np.int32)}
@@ -136,7 +142,7 @@ SENSORS: Mapping[str, Callable[[ClipData, Timeline], Columns]] = {
         "caption": sentences.captions(c, d.spec), "caption_foil": sentences.foils(c, d.spec)
     },
     "frames": lambda d, c: {"frame_captions": sentences.frame_captions(c, d.spec)},
-    "clauses": lambda d, c: {"clauses": sentences.clauses(c, d.spec)},
+    "clauses": _clauses,
     "topic": lambda d, c: {"topic": sentences.topics(c, d.spec)},
     "question": _question,
     "spans": _spans,

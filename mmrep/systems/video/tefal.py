@@ -75,7 +75,7 @@ class Config:
 
         def tokens_of(params: Params, batch: Batch, name: str) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"]]:
             out = model.full(params, batch, name)[1]
-            valid = out["valid"]
+            valid = out.get("frames_valid", out["valid"])
             return out["projected"], valid & (batch["sounds"] > 0)[
                 :, None
             ] if name == "sound" and "sounds" in batch else valid
