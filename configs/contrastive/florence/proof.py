@@ -19,7 +19,7 @@ SHAPE = TransformerConfig(width=48, depth=1, heads=4)
 VOCAB, LENGTH = 48, 6
 
 
-def things(keep: Any = "all", objective: Any = "unicl", *, n: int = 8000, steps: int = 500) -> Experiment:
+def things(keep: Any = "all", objective: Any = "unicl", *, n: int = 8000, steps: int = 350) -> Experiment:
     """Things of 24 classes with three attributes: 12 classes are known by labels alone, the others by captions of all four words."""
     world = Things(n, 400, 800, factors=(CLASSES, 6, 6, 6), noise=1.0)
     source = Descriptions(world, label="label", names=NAMES, by_name=LABELLED, keep=keep, templates=(), short=1)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -32,7 +33,7 @@ class Regions(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B R D"]) -> tuple[Float[Array, "B E"], dict[str, Array]]:
+    def __call__(self, x: Float[Array | np.ndarray, "B R D"]) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         t = self.config.transformer
         x = nn.Dense(t.width, dtype=self.dtype, name="embed")(jnp.asarray(x, self.dtype))
         out: dict[str, Array] = {"tokens": x}
