@@ -70,8 +70,8 @@ def get_config(size: str = "small") -> Experiment:
             cross=replace(shape, activation="quick_gelu"), lr=5e-4, tests=600,
         )  # fmt: skip
     # CLIP's ViT-B/16 at 384 x 128 and text transformer: 60 epochs of CUHK-PEDES, 68,126 texts of 11,003 persons.
-    image, patch = variant("B/16", activation="quick_gelu")
-    text = TransformerConfig(width=512, depth=12, heads=8, activation="quick_gelu")
+    image, patch = variant("B/16", activation="quick_gelu", scan=True, remat=True)
+    text = TransformerConfig(width=512, depth=12, heads=8, activation="quick_gelu", scan=True, remat=True)
     large = persons(
         image, text, n=66_000, views=6, steps=64_000, batch=64, size=(384, 128), patch=patch, vocab=49_408, length=77, dim=512,
         cross=replace(text, depth=4), lr=1e-5, tests=3000, dtype="bfloat16",

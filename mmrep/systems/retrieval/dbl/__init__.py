@@ -65,8 +65,7 @@ class Config:
 
     def check(self) -> None:
         check_fields(self, {
-            "image": (self.image is not None, "give an encoder"),
-            "text": (self.text is not None, "give an encoder"),
+            "image": (self.image is not None and self.text is not None, "give it and text an encoder"),
             "margin": (0 < self.margin < 2, "cosines differ by at most 2: it must be in (0, 2)"),
             "beta": (self.beta >= 0, "it must be at least 0"),
             "alpha": (self.alpha >= 0, "it must be at least 0"),
@@ -79,8 +78,8 @@ class Config:
 
     def build(self) -> System:
         self.check()
-        encoders = {name: e for name, e in (("image", self.image), ("text", self.text)) if e is not None}
-        model = dual_encoder(encoders, self.dim, dtype=self.dtype)
+        assert self.image is not None and self.text is not None
+        model = dual_encoder({"image": self.image, "text": self.text}, self.dim, dtype=self.dtype)
         alone, momentum = self.boost == "none", self.anchor == "momentum"
 
         def branch(rng: PRNGKeyArray, batch: Batch) -> Params:
