@@ -281,7 +281,7 @@ class Model:
         """Rows of a published tokenizer without most of the padding that all of them share: such models take thousands of ids."""
         for name in names:
             pad = getattr(self.tokenize, "pad", None) if rows and self.modality(name).kind == "text" else None
-            if pad is None:
+            if pad is None or self.tokenize.fixed:
                 continue
             # An id beyond the last word stays: the end of a text may be the padding, too.
             longest = max(int(np.flatnonzero(row[name] != pad).max(initial=-1)) + 2 for row in rows)

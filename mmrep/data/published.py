@@ -115,6 +115,11 @@ class Published:
         given = self._about["pad"]
         return self._backend.pad if given is None else given
 
+    @property
+    def fixed(self) -> bool:
+        """Whether the model's texts have one length, as padding is a token for it."""
+        return self._about["kind"] == "siglip"
+
     @cached_property
     def vocab(self) -> int:
         return self._backend.vocab

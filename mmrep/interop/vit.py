@@ -1,5 +1,6 @@
 """Vision Transformers: Hugging Face's ViT and DINOv2 (with registers), timm's names, and big_vision's and AugReg's .npz files.
 
+The .npz files have the exact GELU here, as timm reads them; big_vision itself computes its tanh approximation.
 Every dialect is brought to timm's names, and one table leads from there to our paths. Images enter our encoder as 2 x - 1 with x in [0, 1]:
 their mean and standard deviation become a part of the patch embedding. A class token plus its position is one vector, LayerScale a part of the
 layer before it, and key biases have no effect on a softmax.
