@@ -445,8 +445,11 @@ class Model:
 
     # To share
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, format: str = "") -> Path:
         """Writes parameters, config and tokenizer to one safetensors file, which `mmrep.load` reads; low-rank adapters are merged first.
+
+        format: "hf" or "open_clip" writes a folder of that library instead (CLIP; "hf" for ViT and BERT shapes, too). A published tokenizer
+        comes along. Raises ConfigError for a model that has no such form.
 
         >>> import tempfile
         >>> path = model.save(tempfile.mkdtemp() + "/clip.safetensors")
@@ -456,6 +459,10 @@ class Model:
         from mmrep.interop import safetensors
 
         path = Path(path)
+        if format:
+            from mmrep.interop import foreign
+
+            return foreign.write_folder(path, *self._merged(), self.sentencepiece, format)
         if path.suffix != ".safetensors":
             raise ConfigError(f"{path} must end in .safetensors, by which mmrep.load recognises it")
         safetensors.write(path, *self._merged(), self.extras, self.sentencepiece)

@@ -80,6 +80,12 @@ def is_packed(model: bytes) -> bool:
     return model[:40].startswith(b'{"format": "published-')
 
 
+def unpack(model: bytes) -> dict[str, bytes]:
+    """{file name: content} of what `pack` packed."""
+    files = json.loads(model)["files"]
+    return {k: base64.b64decode(v) if k in (*PIECES, MERGES) else v.encode() for k, v in files.items()}
+
+
 class Published:
     """`tokens(text, length)` -> int32 [length]: the text with its special tokens, cut so that these are kept, then `pad`.
 

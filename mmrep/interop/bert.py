@@ -161,3 +161,55 @@ def read(arrays: n.Arrays, about: Mapping[str, Any]) -> tuple[Experiment, dict[s
 def _offset(kind: str, pad: int) -> int:
     """RoBERTa's first token has position pad + 1."""
     return 0 if kind == "bert" else pad + 1
+
+
+def write(
+    experiment: Experiment, params: Mapping[str, Any], form: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """(arrays, {JSON file: its entries}) of an encoder in BERT's form for Hugging Face; None for other systems and formats.
+
+    A mean of tokens and unit length are written as a sentence encoder's modules. An encoder that pads with another id than 0 is a RoBERTa.
+    """
+    config = experiment.system
+    if form != "hf" or not isinstance(config, Config) or not isinstance(config.text, TextEncoder):
+        return None
+    text, t = config.text, config.text.transformer
+    acts = {v: k for k, v in ACTIVATIONS.items()}
+    if t.norm != "post" or t.scan or text.causal or t.activation not in acts or text.pool not in ("cls", "mean"):
+        raise ConfigError(
+            f"the format 'hf' has an encoder with unscanned post-norm blocks and one of {', '.join(acts)}"
+        )
+    arrays = n.to_arrays(table(config), params)
+    # The table pairs our row i with the file's row rows[i], a permutation that is its own inverse.
+    words = arrays["embeddings.word_embeddings.weight"].copy()
+    words[[0, config.pad]] = words[[config.pad, 0]]
+    kind = "roberta" if config.pad else "bert"
+    before = np.zeros((_offset(kind, config.pad), t.width), np.float32)
+    arrays |= {
+        "embeddings.word_embeddings.weight": words,
+        "embeddings.position_embeddings.weight": np.concatenate([before, arrays.pop("positions")]),
+        "embeddings.token_type_embeddings.weight": np.zeros((1 if config.pad else 2, t.width), np.float32),
+    }
+    arrays |= {f"encoder.layer.{i}.attention.self.key.bias": np.zeros(t.width, np.float32) for i in range(t.depth)}
+    about = {
+        "architectures": ["RobertaModel" if config.pad else "BertModel"], "model_type": kind, "hidden_size": t.width, "num_hidden_layers": t.depth,
+        "num_attention_heads": t.heads, "intermediate_size": t.hidden, "hidden_act": acts[t.activation], "layer_norm_eps": t.epsilon,
+        "vocab_size": text.vocab, "max_position_embeddings": text.length + len(before), "type_vocab_size": 1 if config.pad else 2,
+        "pad_token_id": config.pad,
+    }  # fmt: skip
+    kinds = ["Transformer", "Pooling", *(["Normalize"] if config.normalise else [])]
+    modules = [
+        {
+            "idx": i,
+            "name": str(i),
+            "path": "" if k == "Transformer" else f"{i}_{k}",
+            "type": f"sentence_transformers.models.{k}",
+        }
+        for i, k in enumerate(kinds)
+    ]
+    pooling = {
+        "word_embedding_dimension": t.width,
+        "pooling_mode_cls_token": text.pool == "cls",
+        "pooling_mode_mean_tokens": text.pool == "mean",
+    }
+    return arrays, {"config.json": about, "modules.json": modules, "1_Pooling/config.json": pooling}

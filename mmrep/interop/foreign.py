@@ -4,6 +4,10 @@ A format of a library has its file in this folder; a system that knows its autho
 import and have one function:
 
     read(arrays, about) -> (Experiment, params) | None      # about: the JSON configs beside the file, see `read_about`
+
+A format here, or a system's `export.py`, that writes models for others has
+
+    write(experiment, params, "hf" | "open_clip") -> (arrays, {JSON file: its entries}) | None
 """
 
 import importlib
@@ -16,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from mmrep import paths
 from mmrep.config import Experiment, replace
 from mmrep.data import published
-from mmrep.errors import DataError
+from mmrep.errors import ConfigError, DataError, near
 from mmrep.interop import ctranslate2, safetensors, torch_files
 from mmrep.system import Extras, Params
 
@@ -80,6 +85,38 @@ def tokenizer_of_phases(experiment: Experiment) -> bytes | None:
     return None
 
 
+FORMATS = ("hf", "open_clip")
+
+
+def write_folder(path: Path, experiment: Experiment, params: Params, tokenizer: bytes | None, form: str) -> Path:
+    """Writes a model as a folder of another library: its weights as safetensors, its config and preprocessing, and a published tokenizer.
+
+    Raises ConfigError for an unknown format, a system that no format describes, and a path that is a file.
+    """
+    if form not in FORMATS:
+        raise ConfigError(f"format is {form!r}{near(form, FORMATS)}")
+    if path.suffix or path.is_file():
+        raise ConfigError(f"{path} must be a folder: the format {form!r} has several files")
+    for module in weight_maps("export"):
+        found = module.write(experiment, params, form) if hasattr(module, "write") else None
+        if found is None:
+            continue
+        from safetensors.numpy import save_file
+
+        arrays, about = found
+        files = {name: json.dumps(entries, indent=1).encode() for name, entries in about.items()}
+        files |= published.unpack(tokenizer) if tokenizer and published.is_packed(tokenizer) else {}
+        for name, content in files.items():
+            paths.make((path / name).parent, "give another folder")
+            paths.replace(path / name, content)
+        weights = "open_clip_model.safetensors" if form == "open_clip" else "model.safetensors"
+        save_file({k: np.array(v, np.float32, order="C") for k, v in arrays.items()}, path / weights, {"format": "pt"})
+        return path
+    raise ConfigError(
+        f"a system of {type(experiment.system).__module__} has no form in the format {form!r}: save it as .safetensors"
+    )
+
+
 def sentence_modules(folder: Path) -> dict[str, Any]:
     """{"modules": the entries of a sentence encoder's modules.json, each with those of its own config.json}; {} for other folders.
 
@@ -99,8 +136,8 @@ def sentence_modules(folder: Path) -> dict[str, Any]:
     return {"modules": found}
 
 
-def weight_maps() -> Iterator[ModuleType]:
-    """The module of every format here, then the `weights` module of every system that has one."""
+def weight_maps(file: str = "weights") -> Iterator[ModuleType]:
+    """The module of every format here, then the module of that name of every system that has one."""
     here = importlib.import_module("mmrep.interop")
     yield from (
         importlib.import_module(m.name)
@@ -112,8 +149,8 @@ def weight_maps() -> Iterator[ModuleType]:
         for system in pkgutil.iter_modules(importlib.import_module(family.name).__path__, f"{family.name}."):
             if system.ispkg:
                 names = {m.name for m in pkgutil.iter_modules(importlib.import_module(system.name).__path__)}
-                if "weights" in names:
-                    yield importlib.import_module(f"{system.name}.weights")
+                if file in names:
+                    yield importlib.import_module(f"{system.name}.{file}")
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:

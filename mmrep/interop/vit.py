@@ -15,7 +15,7 @@ import numpy as np
 
 from mmrep import modality
 from mmrep.config import Experiment
-from mmrep.errors import DataError
+from mmrep.errors import ConfigError, DataError
 from mmrep.interop import names as n
 from mmrep.interop import vision
 from mmrep.nn.config import TransformerConfig
@@ -300,3 +300,61 @@ def picture(pixels: Mapping[str, Any], theirs: Mapping[str, Any], patch: int, pl
     return modality.image(
         "image", side, patch=patch, crop=crop, short=short if crop and short > side else 0, resample=how
     )
+
+
+WRITTEN = (
+    (r"^blocks\.(\d+)\.", r"vit.encoder.layer.\1."), (r"\.attn\.(query|key|value)\.", r".attention.attention.\1."), (r"\.attn\.proj\.", ".attention.output.dense."),
+    (r"\.norm1\.", ".layernorm_before."), (r"\.norm2\.", ".layernorm_after."), (r"\.mlp\.fc1\.", ".intermediate.dense."), (r"\.mlp\.fc2\.", ".output.dense."),
+    (r"^norm\.", "vit.layernorm."), (r"^head\.", "classifier."), (r"^cls_token$", "vit.embeddings.cls_token"),
+    (r"^pos_embed$", "vit.embeddings.position_embeddings"), (r"^patch_embed\.proj\.", "vit.embeddings.patch_embeddings.projection."),
+)  # fmt: skip
+"""timm's names -> those of Hugging Face's ViTForImageClassification."""
+
+
+def write(
+    experiment: Experiment, params: Mapping[str, Any], form: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """(arrays, {JSON file: its entries}) of a Vision Transformer for Hugging Face's ViT; None for other systems and formats.
+
+    Raises ConfigError for an encoder that has no such form.
+    """
+    config = experiment.system
+    if form != "hf" or not isinstance(config, vision.Config) or not isinstance(config.image, ImageEncoder):
+        return None
+    image, t = config.image, config.image.transformer
+    acts = {v: k for k, v in reversed(ACTIVATIONS.items())}
+    if (
+        image.pool != "cls"
+        or image.registers
+        or image.pre_norm
+        or t.norm != "pre"
+        or t.scan
+        or t.activation not in acts
+    ):
+        raise ConfigError(
+            f"the format 'hf' has a ViT with a class token, without registers, with unscanned pre-norm blocks and one of {', '.join(acts)}"
+        )
+    bare = n.to_arrays(table(image, HALF, HALF), params)
+    bare |= {f"blocks.{i}.attn.key.bias": np.zeros(t.width, np.float32) for i in range(t.depth)}
+    # Our class token holds its position.
+    bare["pos_embed"] = np.concatenate([np.zeros((1, t.width), np.float32), bare["pos_embed"]])[None]
+    arrays = {}
+    for name, array in bare.items():
+        for pattern, new in WRITTEN:
+            name = re.sub(pattern, new, name)
+        arrays[name if config.classes else name.removeprefix("vit.")] = array
+    (m,) = [m for m in experiment.data.modalities if m.kind == "image"]
+    about = {
+        "architectures": ["ViTForImageClassification" if config.classes else "ViTModel"], "model_type": "vit", "hidden_size": t.width,
+        "num_hidden_layers": t.depth, "num_attention_heads": t.heads, "intermediate_size": t.hidden, "hidden_act": acts[t.activation],
+        "layer_norm_eps": t.epsilon, "image_size": m.size[0], "patch_size": image.patch, "qkv_bias": True,
+    }  # fmt: skip
+    if config.classes:
+        about["id2label"] = {str(i): f"LABEL_{i}" for i in range(config.classes)}
+    side = {"height": m.size[0], "width": m.size[1]}
+    pixels = {
+        "do_resize": True, "resample": 2 if m.resample == "bilinear" else 3, "do_rescale": True, "do_normalize": True, "image_mean": HALF,
+        "image_std": HALF, "size": {"shortest_edge": m.short or m.size[0]} if m.crop else side,
+        "image_processor_type": "CLIPImageProcessor" if m.crop else "ViTImageProcessor",
+    } | ({"do_center_crop": True, "crop_size": side} if m.crop else {})  # fmt: skip
+    return arrays, {"config.json": about, "preprocessor_config.json": pixels}
