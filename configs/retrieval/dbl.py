@@ -56,9 +56,9 @@ def get_config(size: str = "small") -> Experiment:
     )  # fmt: skip
 
 
-def sets(*, steps: int = 800, **changes: Any) -> Experiment:
+def sets(*, steps: int = 400, **changes: Any) -> Experiment:
     """Sets of four objects and captions of three of them."""
-    source = Things(4000, 500, 500, factors=(8, 6), objects=4, told=(0.75,), noise=1.0)
+    source = Things(4000, 500, 500, factors=(8, 6), objects=4, told=(0.75,), noise=0.5)
     shape, vocab, length = TransformerConfig(width=48, depth=1, heads=4), 24, 8
     parts = modality.vector("image", source.regions, source.dim, field="regions"), modality.text("text", length, vocab)
     system = Config(RegionTower(shape), TextEncoder(shape, vocab=vocab, length=length), 48)
@@ -73,9 +73,8 @@ def get_proof() -> Proof:
         claim="Over its own base loss, a branch that must exceed its peer's gaps retrieves better and is further above its hardest negatives.",
         metric="pairs R@1",
         arms=(
-            Arm("plain", sets(boost="none")), Arm("relative", sets()), Arm("absolute", sets(boost="absolute")),
-            Arm("momentum", sets(anchor="momentum")), Arm("shuffled", sets(anchor="shuffled")), Arm("beta 0", sets(beta=0.0)),
-            Arm("wide margin", sets(boost="none", margin=0.4)), Arm("half", sets(steps=400)),
+            Arm("plain", sets(boost="none")), Arm("relative", sets()), Arm("shuffled", sets(anchor="shuffled")),
+            Arm("wide margin", sets(boost="none", margin=0.4)), Arm("half", sets(steps=200)),
         ),
         expects=(
             Expect(better="relative", worse="plain", margin=0.02, statement="after equal steps of the kept branch relative boosting gains 2 points of R@1"),
@@ -84,9 +83,6 @@ def get_proof() -> Proof:
             ),
             Expect(better="relative", worse="wide margin", headline=False, statement="a plain loss of twice the margin is not expected to equal it"),
             Expect(better="relative", worse="shuffled", headline=False, statement="nor is the gap of another pair"),
-            Expect(better="relative", worse="beta 0", headline=False, statement="nor the anchor's gap without a margin"),
-            Expect(better="relative", worse="absolute", headline=False, statement="absolute boosting and"),
-            Expect(better="relative", worse="momentum", headline=False, statement="an anchor that is the target's average are worse here"),
             Expect(
                 better="half", worse="plain", headline=False,
                 statement="at equal total computation (two branches of half the steps) it is not expected to hold",

@@ -24,11 +24,11 @@ COLOURS = Colouring(BANDS, "nothing")
 
 def persons(
     image: TransformerConfig, text: TransformerConfig, *, n: int, views: int, steps: int, batch: int, size: tuple[int, int], patch: int,
-    vocab: int, length: int, dim: int, lr: float, tests: int, finetune: int = 0, **changes: Any,
+    vocab: int, length: int, dim: int, lr: float, tests: int, finetune: int = 0, factors: tuple[int, ...] = FACTORS, **changes: Any,
 ) -> Experiment:  # fmt: skip
     """Captions and attribute phrases tell half of the six attributes each; `finetune` steps of CMPM/C follow."""
     source = Things(
-        n, tests, tests, FACTORS, told=(0.5,), views=views, held_views=4, listings=2, picture=size, nuisance=0.5
+        n, tests, tests, factors, told=(0.5,), views=views, held_views=4, listings=2, picture=size, nuisance=0.5
     )  # fmt: skip
     count = max(n // views, -(-tests // 4))
     parts = (
@@ -77,7 +77,6 @@ def paper() -> Experiment:
     text = TransformerConfig(width=768, depth=12, heads=12, norm="post", scan=True, remat=True)
     large = persons(
         image, text, n=4_800_000, views=15, steps=650_000, batch=512, size=(256, 128), patch=16, vocab=30_522, length=64, dim=768, lr=1e-4,
-        tests=3000, dtype="bfloat16",
+        tests=3000, factors=(8,) * 8, dtype="bfloat16",
     )  # fmt: skip
-    source = replace(large.data.source, factors=(8,) * 8)
-    return replace(large, data=replace(large.data, source=source), sharding=(Rule(".*", "fsdp"),))
+    return replace(large, sharding=(Rule(".*", "fsdp"),))
