@@ -49,7 +49,6 @@ TODO: dict[str, set[str]] = {
         "mmrep.evals.grounding has 0 user(s): nothing imports it: delete it",
         "mmrep.evals.order has 0 user(s): nothing imports it: delete it",
         "mmrep.evals.temporal has 1 user(s): move it, and its test, to ea_vtr",
-        "mmrep.evals.words has 1 user(s): move it, and its test, to irra",
         "mmrep.losses.games has 0 user(s): nothing imports it: delete it",
         "mmrep.losses.late_interaction has 1 user(s): move it, and its test, to filip",
         "mmrep.nn.prompts has 1 user(s): move it, and its test, to finetune",
