@@ -45,12 +45,12 @@ TODO: dict[str, set[str]] = {
         "recipes/finetune has more than 500 lines",
     },
     "users": {
-        "mmrep.losses.ranking has 1 user(s): move it, and its test, to dbl",
         "mmrep.evals.grounding has 0 user(s): nothing imports it: delete it",
         "mmrep.evals.order has 0 user(s): nothing imports it: delete it",
         "mmrep.evals.temporal has 1 user(s): move it, and its test, to ea_vtr",
         "mmrep.losses.games has 0 user(s): nothing imports it: delete it",
         "mmrep.losses.late_interaction has 1 user(s): move it, and its test, to filip",
+        "mmrep.losses.ranking has 1 user(s): move it, and its test, to dbl",
         "mmrep.nn.prompts has 1 user(s): move it, and its test, to finetune",
         "mmrep.nn.set_prediction has 0 user(s): nothing imports it: delete it",
         "mmrep.nn.spans has 0 user(s): nothing imports it: delete it",
