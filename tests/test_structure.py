@@ -51,6 +51,7 @@ TODO: dict[str, set[str]] = {
         "mmrep.losses.games has 0 user(s): nothing imports it: delete it",
         "mmrep.losses.late_interaction has 1 user(s): move it, and its test, to filip",
         "mmrep.losses.ranking has 1 user(s): move it, and its test, to dbl",
+        "mmrep.nn.lexical has 1 user(s): move it, and its test, to vdr",
         "mmrep.nn.prompts has 1 user(s): move it, and its test, to finetune",
         "mmrep.nn.set_prediction has 0 user(s): nothing imports it: delete it",
         "mmrep.nn.spans has 0 user(s): nothing imports it: delete it",

@@ -16,10 +16,8 @@ MODALITIES = (modality.vector("image", DIM), modality.vector("text", DIM))
 
 def sample(n: int, draw: int, shift: float = 0.0) -> Views:
     """Pairs of the deployed domain, or with `shift` with pictures of another one."""
-    views = (
-        View("image", DIM, noise=0.7, private=8, bend=1.0, shift=shift),
-        View("text", DIM, noise=0.7, private=8, bend=1.0),
-    )
+    image = View("image", DIM, noise=0.5, private=8, private_scale=0.5, shift=shift)
+    views = (image, View("text", DIM, noise=0.5, private=8, private_scale=0.5))
     return Views(views, n, draw=draw)
 
 
@@ -39,7 +37,7 @@ MODELS = experiment(
     SYSTEM,
     (
         Phase("old", 150, sample(400, 0), ("old/.*",), replace(SYSTEM, stage="old")),
-        Phase("new", 600, sample(6000, 1, shift=0.7), ("new/.*",), replace(SYSTEM, stage="new")),
+        Phase("new", 600, sample(6000, 1, shift=1.0), ("new/.*",), replace(SYSTEM, stage="new")),
     ),
     evals=(),
 )  # fmt: skip
@@ -93,7 +91,25 @@ def xbt() -> Proof:
                 margin=0.15,
                 statement="few pairs without the text stage do not suffice",
             ),
+            Expect(
+                better="XBT",
+                worse="no adapters",
+                margin=0.05,
+                headline=False,
+                statement="the adapters are needed, not phi alone",
+            ),
+            Expect(
+                better="XBT",
+                worse="Procrustes",
+                margin=0.05,
+                headline=False,
+                statement="an orthogonal map of texts does not suffice",
+            ),
+            Expect(better=0.01, worse="wrong texts", headline=False, statement="nothing is learned from wrong texts"),
         ),
         seeds=(10, 11, 12),
         data="made attributes (noisy vectors in the place of pictures and texts)",
+        notes="Reconstructed from the paper's summary. The new model was trained on pictures of another domain than the gallery's, the few pairs "
+        "are of the gallery's: in one domain the second stage adds nothing. The noise was set on seed 200 so that the old model finds a third "
+        "of its pairs.",
     )
