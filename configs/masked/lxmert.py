@@ -20,7 +20,7 @@ from mmrep.evals.answers import Answers
 from mmrep.evals.suite import Retrieval
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.text import TextEncoder
-from mmrep.systems.masked.lxmert import TASKS, Config
+from mmrep.systems.masked.lxmert import Config
 from mmrep.systems.masked.lxmert.evals import Hidden
 
 SIZES = ("tiny", "small", "paper")
@@ -29,7 +29,7 @@ QUESTIONS = (("text", "question"),)
 HIDDEN = Hidden(words=(*WORLD.shapes, *WORLD.colours))
 ANSWERS = Answers("answer_logits", "reply", by="kind", fields=QUESTIONS)
 VOCAB, LENGTH, SLOTS = 320, 20, 4
-PRETRAIN = tuple(task for task in TASKS if task != "answers")
+HIDDEN_TASKS = ("words", "features", "classes", "attributes")
 
 
 def source(n_train: int = 6000, n_eval: int = 300, share: float = 0.5) -> Asked:
@@ -96,7 +96,9 @@ def get_config(size: str = "small") -> Experiment:
 
 def get_proof() -> Proof:
     def arm(steps: int = 700, **fields: object) -> Experiment:
-        return experiment(system(tasks=PRETRAIN, **fields), (Phase(steps=steps),), share=0.0)
+        config = system(tasks=HIDDEN_TASKS, object_rate=0.25, word_rate=0.25, **fields)
+        found = experiment(config, (Phase(steps=steps),), share=0.0)
+        return replace(found, optim=replace(found.optim, lr=2e-3))
 
     return Proof(
         claim="Pre-training by hidden objects and hidden words makes each modality's hidden part readable from the other.",
@@ -118,4 +120,6 @@ def get_proof() -> Proof:
         ),
         seeds=(10, 11, 12),
         data="synthetic scenes, four objects as codes of a detector with boxes, captions without places",
+        notes="The tasks of hidden objects and words alone, at a masking rate of 0.25: with matching at the paper's rates half of the texts are "
+        "another image's, and on a tuning seed 700 steps gave .65 for objects and .51 for words, against .18 and .28 with another's.",
     )  # fmt: skip
