@@ -426,6 +426,7 @@ _LATER: Mapping[tuple[str, str], Any] = {
     ("mmrep.evals.suite:Retrieval", "truth"): "",
     ("mmrep.evals.suite:Retrieval", "by"): "",
     ("mmrep.data.tables:Table", "video"): None,
+    ("mmrep.data.clips.source:ClipData", "sound_noise"): None,
 }
 
 

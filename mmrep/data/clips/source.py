@@ -35,7 +35,7 @@ class ClipData:
         saliency     saliency float32 [T] in [0, 1]: how much of the event told a frame shows
 
     seed: another seed is another set of clips.   size: of a frame in pixels.   rate, hop: samples a second and a frame.
-    dim: of the codes.   noise: length of their noise, in lengths of one attribute's vector.
+    dim: of the codes.   noise: length of their noise, in lengths of one attribute's vector.   sound_noise: of the sound's codes; None: `noise`.
     grain: standard deviation of the pixel noise, and amplitude of the hiss.
     """
 
@@ -50,6 +50,7 @@ class ClipData:
     hop: int = 256
     dim: int = 64
     noise: float = 0.5
+    sound_noise: float | None = None
     grain: float = 0.02
 
     def __post_init__(self) -> None:
@@ -59,7 +60,7 @@ class ClipData:
         for name, least in (("size", 8), ("rate", 1), ("hop", 1), ("dim", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least {least}")
-        if self.noise < 0 or not 0 <= self.grain <= 1:
+        if min(self.noise, self.sound_noise or 0.0) < 0 or not 0 <= self.grain <= 1:
             raise ConfigError(
                 f"noise is {self.noise} and grain {self.grain}: they must not be negative, grain at most 1"
             )
@@ -135,7 +136,9 @@ def _question(data: ClipData, clips: Timeline) -> Columns:
 
 SENSORS: Mapping[str, Callable[[ClipData, Timeline], Columns]] = {
     "codes": lambda d, c: {"codes": sensors.codes(c, d.spec, d.dim, d.noise)},
-    "sound_codes": lambda d, c: {"sound_codes": sensors.sound_codes(c, d.spec, d.dim, d.noise)},
+    "sound_codes": lambda d, c: {"sound_codes": sensors.sound_codes(
+        c, d.spec, d.dim, d.noise if d.sound_noise is None else d.sound_noise
+    )},
     "video": lambda d, c: {"video": sensors.video(c, d.spec, d.size, d.grain)},
     "sound": lambda d, c: {"sound": sensors.sound(c, d.spec, d.rate, d.hop, d.grain)},
     "caption": lambda d, c: {
