@@ -6,6 +6,7 @@ The test split was evaluated with two configs: this one, and one whose image enc
 """
 
 from dataclasses import replace
+from typing import Any
 
 from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
@@ -19,7 +20,7 @@ from mmrep.nn.encoders.ngram import NgramEncoder
 from mmrep.nn.encoders.sketch import SketchEncoder
 from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.contrastive.symile import Config
-from mmrep.systems.recipes.emoji import RidgeBaseline
+from mmrep.systems.recipes.emoji import RidgeBaseline, ShuffledNames
 
 SIDES = ("image", "text", "speech")
 LENGTH, VOCAB, SECONDS = 48, 4096, 1.5  # characters of a text, different ones, the longest speech
@@ -53,7 +54,7 @@ CATEGORY = (ZeroShot(CATEGORIES, "category", name="zero-shot category"),)
 
 
 def experiment(
-    source: Emoji, system: Config, steps: int, batch: int, optim: Optim, ema: float, evals: tuple, size: int = 32
+    source: Any, system: Config, steps: int, batch: int, optim: Optim, ema: float, evals: tuple, size: int = 32
 ) -> Experiment:
     parts = (
         modality.image("image", size, augment=PICTURE),
@@ -92,30 +93,31 @@ def get_config(size: str = "small") -> Experiment:
     return replace(whole, sharding=(Rule(".*", "fsdp"),))
 
 
-def paired(*pairs: tuple[str, str]) -> Experiment:
-    """A quick training in which only these pairs of modalities are contrasted."""
+def pivot(source: Any) -> Experiment:
+    """A quick training in which pictures and names are contrasted, and names and speech."""
     encoders = SketchEncoder((48, 96)), NgramEncoder(96), SPEECH
-    system = Config(tuple(zip(SIDES, encoders)), 96, "pairwise", pairs=pairs)
-    source = Emoji(keywords=0.3)
-    return experiment(source, system, 500, 64, Optim(lr=1e-3, warmup=25, weight_decay=0.1), 0.98, PAIRS)
+    system = Config(tuple(zip(SIDES, encoders)), 96, "pairwise", pairs=(("image", "text"), ("text", "speech")))
+    optim = Optim(lr=1e-3, warmup=25, weight_decay=0.1)
+    return experiment(source, system, 300, 64, optim, 0.98, (*PAIRS[2:4], PAIRS[0]))
 
 
 def get_proof() -> Proof:
-    text = ("image", "text"), ("text", "speech")
-    metric = "speech->image R@10"
+    source = Emoji(keywords=0.3)
+    back = "image->speech R@10"
     return Proof(
         "Speech and pictures that are never paired in training meet through text: speech finds the pictures of held-out concepts.",
-        metric,
+        "speech->image R@10",
+        (Arm("pivot", pivot(source)), Arm("shuffled names", pivot(ShuffledNames(source)))),
         (
-            Arm("pivot", paired(*text)),
-            Arm("direct", paired(("image", "speech"))),
-            Arm("joint", paired(*text, ("image", "speech"))),
+            Expect(
+                "pivot", "pivot/speech->image chance_R@10", 0.05, "speech finds pictures: 5 points of R@10 above chance"
+            ),
+            Expect(f"pivot/{back}", "pivot/image->speech chance_R@10", 0.05, "and pictures find speech"),
+            Expect("pivot", "shuffled names", 0.05, "5 points above training in which names belong to other concepts"),
+            Expect(f"pivot/{back}", f"shuffled names/{back}", 0.05, "and so in the other direction"),
         ),
-        (
-            Expect("pivot", "pivot/speech->image chance_R@10", 0.08, "through text alone, well above chance"),
-            Expect("joint", "direct", 0.02, "text in training helps speech find pictures", headline=False),
-            Expect("joint", "pivot", 0.02, "paired speech and pictures help beyond the pivot", headline=False),
-        ),
+        seeds=(10, 11, 12),
         data="real (emoji; speech is synthetic)",
-        notes="Equal encoders, steps and data; the arms differ only in which pairs of modalities the loss contrasts (cf. ImageBind, 2305.05665).",
+        notes="Equal encoders, steps and data. The loss contrasts pictures with names and names with speech alone (cf. ImageBind, 2305.05665). With shuffled names "
+        "every training concept still has one name for its picture and its speech, which says nothing about either.",
     )

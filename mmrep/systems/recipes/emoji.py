@@ -1,12 +1,13 @@
-"""A baseline for the emoji recipe: retrieval by ridge regression from pixels to names, without learnt features."""
+"""For the emoji recipe: retrieval by ridge regression from pixels to names, without learnt features; and names that belong to other pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from mmrep.data.emoji import Emoji
 from mmrep.data.features import Images, gradients, pixels
 from mmrep.errors import ConfigError, DataError
 from mmrep.evals import retrieval
@@ -44,6 +45,27 @@ class RidgeBaseline:
         ranks = retrieval.ranks_of_scores(scores, np.arange(len(scores)))
         label = self.name or f"ridge {self.features} {self.image}->{self.text}"
         return {f"{label} {k}": v for k, v in retrieval.retrieval_metrics(ranks, len(scores), self.ks).items()}
+
+
+@dataclass(frozen=True)
+class ShuffledNames:
+    """`source` with each training record's names and keywords those of another, drawn once with `seed`; other splits are unchanged (a control)."""
+
+    source: Emoji
+    seed: int = 0
+
+    def open(self, split: str) -> Sequence[Mapping[str, Any]]:
+        records = self.source.open(split)
+        if split != "train":
+            return records
+        order = np.random.default_rng(self.seed).permutation(len(records))
+        return [{**r} | {k: records[j][k] for k in ("names", "keywords")} for r, j in zip(records, order)]
+
+    def texts(self, split: str) -> Iterator[str]:
+        return self.source.texts(split)
+
+    def view(self, record: Mapping[str, Any], rng: np.random.Generator | None) -> dict[str, Any]:
+        return self.source.view(record, rng)
 
 
 def _pairs(records: Sequence[Any], image: str, text: str) -> Pairs:

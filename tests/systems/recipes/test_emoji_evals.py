@@ -8,7 +8,7 @@ import pytest
 from mmrep.data.features import gradients, pixels
 from mmrep.errors import ConfigError, DataError
 from mmrep.model import Model
-from mmrep.systems.recipes.emoji import RidgeBaseline, ridge_scores
+from mmrep.systems.recipes.emoji import RidgeBaseline, ShuffledNames, ridge_scores
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 50, 220), "grey": (128, 128, 128)}
 
@@ -66,3 +66,16 @@ def test_ridge_ranks_the_right_name_first(features):
 def test_unknown_features_are_refused():
     with pytest.raises(ConfigError, match=r"RidgeBaseline\.features"):
         RidgeBaseline(features="edges").run(Made())
+
+
+def test_shuffled_names_are_those_of_other_training_records():
+    class Few:
+        def open(self, split):
+            return tuple({"id": i, "names": {"en": f"n{i}"}, "keywords": (f"k{i}",)} for i in range(20))
+
+    shuffled, own = ShuffledNames(Few()), Few().open("train")
+    found = shuffled.open("train")
+    assert [r["id"] for r in found] == list(range(20)) and shuffled.open("test") == own
+    assert sorted(r["names"]["en"] for r in found) == sorted(r["names"]["en"] for r in own)
+    assert all(r["names"]["en"][1:] == r["keywords"][0][1:] for r in found)
+    assert sum(r["names"] == o["names"] for r, o in zip(found, own)) < 5
