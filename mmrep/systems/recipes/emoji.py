@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mmrep.data.emoji import Emoji
 from mmrep.data.features import Images, gradients, pixels
 from mmrep.errors import ConfigError, DataError
 from mmrep.evals import retrieval
@@ -49,9 +48,9 @@ class RidgeBaseline:
 
 @dataclass(frozen=True)
 class ShuffledNames:
-    """`source` with each training record's names and keywords those of another, drawn once with `seed`; other splits are unchanged (a control)."""
+    """An emoji source with each training record's names and keywords those of another, drawn once with `seed`; other splits are unchanged (a control)."""
 
-    source: Emoji
+    source: Any
     seed: int = 0
 
     def open(self, split: str) -> Sequence[Mapping[str, Any]]:
