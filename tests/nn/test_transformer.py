@@ -275,6 +275,17 @@ def test_scanned_equals_looped_with_every_option():
     assert set(params["norm"]) == {"scale"} and "bias" not in params["block00"]["mlp"]["up"]
 
 
+def test_depth_0_is_the_norm_of_each_token_by_itself():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 3, 8)), jnp.float32)
+    module = Transformer(TransformerConfig(width=8, depth=0, heads=2))
+    params = module.init(jax.random.key(0), x)
+    y, out = module.apply(params, x)
+    np.testing.assert_allclose(y, (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True), atol=1e-4)
+    assert set(out) == {"tokens"}
+    with pytest.raises(ConfigError, match="depth is 0"):
+        module.apply(params, x, at=jnp.zeros(1, int))
+
+
 def test_errors_name_the_field():
     x = jnp.ones((1, 2, 8))
     with pytest.raises(ConfigError, match="context"):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from configs.masked.croma.proof import drawn
 from mmrep.model import Model
 from mmrep.nn.maps import DenseModality
 from mmrep.systems.masked.croma.evals import ClassFraction
@@ -40,3 +41,9 @@ def test_fractions_are_predicted_from_tokens_that_contain_them_only():
     found = ClassFraction(COVER, givens=(("optical",), ("radar",)), labelled=20).run(FakeModel())
     assert found["cover|optical R2"] > 0.99 and found["cover|radar R2"] < 0.1
     np.testing.assert_allclose(found["cover mean R2"], (found["cover|optical R2"] + found["cover|radar R2"]) / 2)
+
+
+def test_the_target_of_the_positions_is_the_sum_of_nine_patches():
+    x, y = drawn(np.random.default_rng(0), 2, 4)
+    np.testing.assert_allclose(y.reshape(2, 4, 4)[:, 1, 2], x[:, 0:3, 1:4, 0].sum((1, 2)) / 3, rtol=1e-5)
+    np.testing.assert_allclose(y.reshape(2, 4, 4)[:, 0, 0], x[:, :2, :2, 0].sum((1, 2)) / 3, rtol=1e-5)
