@@ -46,7 +46,6 @@ TODO: dict[str, set[str]] = {
     },
     "users": {
         "mmrep.evals.grounding has 0 user(s): nothing imports it: delete it",
-        "mmrep.evals.order has 1 user(s): move it, and its test, to hitea",
         "mmrep.evals.temporal has 1 user(s): move it, and its test, to ea_vtr",
         "mmrep.evals.written has 1 user(s): move it, and its test, to valor",
         "mmrep.generation.text has 1 user(s): move it, and its test, to valor",

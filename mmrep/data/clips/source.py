@@ -11,7 +11,7 @@ from mmrep.data import splits
 from mmrep.data.clips import sensors, sentences, timeline
 from mmrep.data.clips.timeline import TIMBRES, TONES, VERBS, ClipSpec, Timeline
 from mmrep.data.columns import BLOCK, Blocks
-from mmrep.data.scenes.world import COLOURS, SHAPES
+from mmrep.data.scenes.world import COLOURS, SHAPES, TINTS
 from mmrep.errors import ConfigError, near
 
 Columns = dict[str, Any]
@@ -22,7 +22,7 @@ SPLIT_START = {"train": 0, "val": 1 << 29, "test": 1 << 30}
 class ClipData:
     """Clips of a spec through a set of sensors.
 
-    Every record has: id int32; shape, colour, verb: int32 ids of the event told; kind int32: what the caption is about (timeline.MODES);
+    Every record has: id int32; shape, colour, verb: int32 ids of the event told; ground int32, of the clip; kind int32: what the caption is about (timeline.MODES);
     told int32 [spec.told_items] and shown int32 [spec.shown_items]: ids below spec.items, 0 for none; a caption is true of a clip that
     shows all it tells; event int32: the event told; sounds int32: events that are heard, 0 where the sound is missing. Sensors add:
         codes        codes float32 [T, dim], one vector a frame;   sound_codes: sound_codes float32 [T, dim], of the sound during it
@@ -85,7 +85,13 @@ class ClipData:
     def _columns(self, clips: Timeline, names: tuple[str, ...]) -> Columns:
         told = np.take_along_axis(clips.kind, clips.event[:, None], axis=1)[:, 0]
         found: Columns = {n: ids for n, ids in zip(("shape", "colour", "verb"), timeline.attributes(told, self.spec))}
-        found |= {"id": clips.id, "kind": clips.mode, "event": clips.event, "sounds": clips.heard.sum(1)}
+        found |= {
+            "id": clips.id,
+            "kind": clips.mode,
+            "event": clips.event,
+            "ground": clips.ground,
+            "sounds": clips.heard.sum(1),
+        }
         found |= {"told": timeline.told(clips, self.spec), "shown": timeline.shown(clips, self.spec)}
         found = {name: ids.astype(np.int32) for name, ids in found.items()}
         for name in names:
@@ -93,10 +99,10 @@ class ClipData:
         return found
 
     def class_names(self, field: str) -> tuple[str, ...]:
-        """The names of shape, colour, verb and kind, in the order of their ids."""
+        """The names of shape, colour, verb, kind and ground, in the order of their ids."""
         spec = self.spec
         known = {"shape": SHAPES[: spec.shapes], "colour": COLOURS[: spec.colours], "verb": VERBS[: spec.verbs]}
-        return (known | {"kind": timeline.MODES}).get(field, ())
+        return (known | {"kind": timeline.MODES, "ground": TINTS[: spec.grounds]}).get(field, ())
 
     def truth(self, split: str) -> Bool[np.ndarray, "n n"]:
         """[i, j]: whether the caption of record i is true of clip j."""
