@@ -82,10 +82,11 @@ class Config:
                 given["order"] = batch["order"]
             if self.temporal == "swaps":
                 given["foil"] = batch["order_foil"]
-            # One pass of the text encoder for all of them.
+            # One pass of the text encoder for all of them, a clip's texts side by side: on a mesh they stay with their clip.
             width = max(ids.shape[-1] for ids in given.values())
-            stacked = jnp.concatenate([jnp.pad(ids, ((0, 0), (0, width - ids.shape[-1]))) for ids in given.values()])
-            found = dict(zip(given, jnp.split(texts_of(params, stacked), len(given))))
+            padded = [jnp.pad(jnp.asarray(ids), ((0, 0), (0, width - ids.shape[-1]))) for ids in given.values()]
+            stacked = texts_of(params, jnp.stack(padded, axis=1).reshape(-1, width)).reshape(len(video), len(given), -1)
+            found = {name: stacked[:, i] for i, name in enumerate(given)}
             values = {"vtc": content_loss(video, found["text"], scale, equal_texts(batch["text"])).mean()}
             if self.content != "none":
                 shown = frames[rows, chosen] if self.content == "frame" else video

@@ -74,7 +74,7 @@ def test_only_tefals_sound_depends_on_the_text():
 
 def test_scores_of_pairs_are_the_losss_matrix_and_the_missing_flag_is_the_datas():
     experiment = config.get_config("tiny")
-    for fusion in FUSIONS:
+    for fusion in ("separate", "first"):
         system = replace(experiment.system, fusion=fusion).build()
         batch = example(experiment.data.modalities, 4) | {"sounds": np.array([0, 1, 2, 1], np.int32)}
         params = system.init(jax.random.key(0), batch)[0]
@@ -84,12 +84,11 @@ def test_scores_of_pairs_are_the_losss_matrix_and_the_missing_flag_is_the_datas(
         i, j = np.divmod(np.arange(16), 4)
         sides = {"video_tokens": video[j], "video_valid": valid[j], "text_tokens": text[i]}
         scores = jax.jit(system.infer["score"])(params, {}, sides).reshape(4, 4)
-        if fusion in ("separate", "first"):
-            module = Fusion(fusion, 32, 1, 0.0, jnp.float32)
-            x, y = video[..., :4, :32], video[..., 4:, :32]
-            z = module.apply({"params": params["fusion"]}, text[:, 0], x, valid[:, :4], y, valid[:, 4:])
-            expected = jnp.einsum("td,vtd->tv", l2_normalise(text[:, 0]), l2_normalise(z))
-            np.testing.assert_allclose(scores, expected, atol=1e-5)
+        module = Fusion(fusion, 32, 1, 0.0, jnp.float32)
+        x, y = video[..., :4, :32], video[..., 4:, :32]
+        z = module.apply({"params": params["fusion"]}, text[:, 0], x, valid[:, :4], y, valid[:, 4:])
+        expected = jnp.einsum("td,vtd->tv", l2_normalise(text[:, 0]), l2_normalise(z))
+        np.testing.assert_allclose(scores, expected, atol=1e-5)
         louder = batch | {"sound": batch["sound"] * np.array([5, 1, 1, 1], np.float32)[:, None, None]}
         tokens, _ = system.infer["video_tokens"](params, {}, louder)
         moved = jax.jit(system.infer["score"])(params, {}, sides | {"video_tokens": tokens[j]}).reshape(4, 4)
