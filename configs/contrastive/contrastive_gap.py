@@ -99,8 +99,8 @@ def get_proof() -> Proof:
             arm("one cone: start", 1, steps=1, lr=0.0), arm("one cone: clip", 1, **CLIP), arm("one cone: cuaxu", 1),
         ),
         expects=(
-            Expect(better="clip", worse=0.6, statement="from two cones CLIP keeps a gap (1.05 at the start)"),
-            Expect(better="clip", worse="cuaxu", margin=0.5, statement="which CUAXU closes"),
+            Expect(better="clip", worse=0.4, statement="from two cones CLIP keeps a gap"),
+            Expect(better="clip", worse="cuaxu", margin=0.3, statement="which CUAXU closes"),
             Expect(
                 better="one cone: clip", worse="one cone: start", margin=0.01,
                 statement="from one cone CLIP opens a gap, without a second modality",
@@ -111,7 +111,7 @@ def get_proof() -> Proof:
                 statement="CUAXU loses at most a point of R@1",
             ),
             Expect(
-                better=f"alignment only/{uniform}", worse=f"cuaxu/{uniform}", margin=0.8,
+                better=f"alignment only/{uniform}", worse=f"cuaxu/{uniform}", margin=0.25,
                 statement="alignment alone closes the gap by huddling: its uniformity is worse (higher)",
             ),
             Expect(better=0.1, worse="cua", headline=False, statement="CUA, without cross-uniformity, closes the gap as well"),
@@ -119,5 +119,5 @@ def get_proof() -> Proof:
         ),
         seeds=(10, 11, 12),
         data="one vector, the input of both encoders",
-        notes="Affine encoders, 512 vectors; measured on held-out ones. The first step's loss is not part of the start arm, whose learning rate is 0.",
+        notes="Affine encoders, 512 vectors, 600 steps; measured on held-out ones. Margins are half of the effects on seed 200. The start arm has learning rate 0.",
     )  # fmt: skip
