@@ -47,12 +47,11 @@ TODO: dict[str, set[str]] = {
     "users": {
         "mmrep.evals.grounding has 0 user(s): nothing imports it: delete it",
         "mmrep.evals.temporal has 1 user(s): move it, and its test, to ea_vtr",
-        "mmrep.evals.written has 1 user(s): move it, and its test, to valor",
-        "mmrep.generation.text has 1 user(s): move it, and its test, to valor",
         "mmrep.losses.games has 0 user(s): nothing imports it: delete it",
         "mmrep.losses.ranking has 1 user(s): move it, and its test, to dbl",
         "mmrep.nn.lexical has 1 user(s): move it, and its test, to vdr",
         "mmrep.nn.prompts has 1 user(s): move it, and its test, to finetune",
+        "mmrep.nn.query_encoder has 1 user(s): move it, and its test, to coavt",
         "mmrep.nn.set_prediction has 0 user(s): nothing imports it: delete it",
         "mmrep.nn.spans has 0 user(s): nothing imports it: delete it",
     },

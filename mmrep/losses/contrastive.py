@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mmrep.errors import ConfigError
 from mmrep.losses.blocks import MASKED, Blocks, Side, Sigmoid, Softmax, contrast, side
+from mmrep.losses.reduce import masked_mean
 
 Scalar = Float[Array, ""] | float | int
 NEEDS_IDS = "multi_positive needs ids: rows of equal id are positives of one another"
@@ -117,6 +118,16 @@ def distribution_matching(
     q /= jnp.maximum(jnp.linalg.norm(q, axis=-1, keepdims=True) if unit else q.sum(-1, keepdims=True), eps)
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     return (jnp.exp(log_p) * (log_p - jnp.log(q + eps))).sum(-1)
+
+
+def symmetric_among(logits: Float[Array, "B B"], here: Bool[Array, " B"], true: Bool[Array, "B B"]) -> Float[Array, ""]:
+    """Half the mean over both directions of InfoNCE among the rows that `here` keeps, as rows and as columns; 0 without a row.
+
+    true: other true pairs, which are no negatives.
+    """
+    own = jnp.eye(len(logits), dtype=bool)
+    both = [info_nce(x, ignore=(other | ~here[None]) & ~own) for x, other in ((logits, true), (logits.T, true.T))]
+    return 0.5 * masked_mean(both[0] + both[1], here)
 
 
 def symmetric_info_nce_of_logits(

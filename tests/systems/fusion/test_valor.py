@@ -14,13 +14,14 @@ from configs.fusion.valor import get_config
 from mmrep.config import Data, Phase
 from mmrep.data.tables import Table
 from mmrep.errors import ConfigError
+from mmrep.losses.contrastive import symmetric_among
 from mmrep.modality import BOS, EOS, MASK, PAD
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.decoder_lm import DecoderLM
 from mmrep.nn.encoders.text import TextEncoder
 from mmrep.nn.encoders.video import CodesEncoder
 from mmrep.systems.fusion.valor import Config, caption_loss
-from mmrep.systems.fusion.valor.model import fine_score, group_loss, joined, mask_caption, weights
+from mmrep.systems.fusion.valor.model import fine_score, joined, mask_caption, weights
 
 
 def test_score_and_loss_equal_the_authors():
@@ -31,7 +32,7 @@ def test_score_and_loss_equal_the_authors():
     found = fine_score(*sides, padding="zero")
     np.testing.assert_allclose(found, g["score"], atol=1e-6)
     own = jnp.eye(4, dtype=bool)
-    np.testing.assert_allclose(group_loss(found / 0.07, jnp.ones(4, bool), own), g["loss"], rtol=1e-5)
+    np.testing.assert_allclose(symmetric_among(found / 0.07, jnp.ones(4, bool), own), g["loss"], rtol=1e-5)
     # Excluded padding differs only where all similarities of a token are negative.
     assert np.abs(np.asarray(fine_score(*sides)) - g["score"]).max() > 1e-3
     np.testing.assert_allclose(fine_score(*sides, chunk=3), fine_score(*sides), atol=1e-6)
@@ -51,14 +52,14 @@ def test_groups_use_rows_that_have_their_modalities():
     logits, own = jax.random.normal(jax.random.key(0), (4, 4)), jnp.eye(4, dtype=bool)
     here = jnp.array([True, True, False, True])
     kept = np.array([0, 1, 3])
-    small = group_loss(logits[kept][:, kept], jnp.ones(3, bool), own[:3, :3])
-    np.testing.assert_allclose(group_loss(logits, here, own), small, rtol=1e-5)
+    small = symmetric_among(logits[kept][:, kept], jnp.ones(3, bool), own[:3, :3])
+    np.testing.assert_allclose(symmetric_among(logits, here, own), small, rtol=1e-5)
     changed = logits.at[2].add(9.0).at[:, 2].add(-9.0)
-    np.testing.assert_allclose(group_loss(changed, here, own), small, rtol=1e-5)
-    assert float(group_loss(logits, jnp.zeros(4, bool), own)) == 0
+    np.testing.assert_allclose(symmetric_among(changed, here, own), small, rtol=1e-5)
+    assert float(symmetric_among(logits, jnp.zeros(4, bool), own)) == 0
     # Another true pair is no negative, and no target.
     true = own.at[0, 1].set(True)
-    assert float(group_loss(logits.at[0, 1].set(50.0), here, true)) < 40
+    assert float(symmetric_among(logits.at[0, 1].set(50.0), here, true)) < 40
 
 
 def test_masks_of_captions():

@@ -1,6 +1,6 @@
 """VALOR: alignment and captioning of groups of vision, audio and language (Chen et al. 2023, arXiv 2304.08345).
 
-Section 4.2, multimodal grouping alignment (MGA), equation 1     model.fine_score, model.weights, model.group_loss
+Section 4.2, multimodal grouping alignment (MGA), equation 1     model.fine_score, model.weights
 Section 4.2, audiovisual group: tokens beside each other          model.joined
 Section 4.3, multimodal grouping captioning (MGC)                 model.mask_caption, caption_loss
 Section 4.1, decoder with cross-attention over video and sound    model.Context, mmrep.nn.encoders.decoder_lm
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mmrep.errors import check_fields
-from mmrep.losses.contrastive import true_of
+from mmrep.losses.contrastive import symmetric_among, true_of
 from mmrep.losses.late_interaction import Padding
 from mmrep.losses.masked import token_loss
 from mmrep.losses.reduce import masked_mean
@@ -129,7 +129,7 @@ def valor_loss(
         scores = model.fine_score(
             sides["text"], model.of_group(parts, params, sides, group), config.padding, config.chunk
         )
-        metrics[f"mga_{group}"] = model.group_loss(scale * scores, here[i], true)
+        metrics[f"mga_{group}"] = symmetric_among(scale * scores, here[i], true)
     mga = masked_mean(jnp.stack([metrics[f"mga_{g}"] for g in config.groups]), here.any(1))
     total = config.mga_weight * mga
     if parts.decoder is not None:

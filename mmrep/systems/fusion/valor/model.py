@@ -8,9 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from mmrep.losses.contrastive import info_nce
 from mmrep.losses.late_interaction import Padding, late_similarity
-from mmrep.losses.reduce import masked_mean
 from mmrep.masking.tokens import mask_tokens
 from mmrep.modality import BOS, MASK, PAD
 from mmrep.nn.dual import DualEncoder, Encoder, dual_encoder
@@ -45,13 +43,6 @@ def fine_score(a: Side, b: Side, padding: Padding = "exclude", chunk: int = 0) -
         a[:2], b[:2], chunk or None, weights(a[1], a[2]), weights(b[1], b[2]), padding
     )  # fmt: skip
     return 0.5 * (forth + back)
-
-
-def group_loss(logits: Float[Array, "B B"], here: Bool[Array, " B"], true: Bool[Array, "B B"]) -> Float[Array, ""]:
-    """Contrast over both directions among the rows that have the group's modalities; other true pairs are no negatives. 0 without a row."""
-    own = jnp.eye(len(logits), dtype=bool)
-    both = [info_nce(x, ignore=(other | ~here[None]) & ~own) for x, other in ((logits, true), (logits.T, true.T))]
-    return 0.5 * masked_mean(both[0] + both[1], here)
 
 
 def mask_caption(
