@@ -67,6 +67,7 @@ def moment_precision(
 class Moments:
     """Moment retrieval: "R@k IoU m" and "mIoU" (in [0, 1]) of the infer function `spans`, [K, 2] a record, best first.
 
+    Or [G, K, 2] for records of G sentences: each is a query, and with G > 1 the g-th row of the truth is that of the g-th sentence.
     truth: a record field with the true (start, end), one or several; rows that hold NaN or have no length are left out.
     precision: "mAP" over IoU .5 to .95 too, as on QVHighlights.
     """
@@ -81,7 +82,15 @@ class Moments:
 
     def run(self, model: Model) -> dict[str, float]:
         spans = np.asarray(model.embed_split(self.spans, self.split))
-        truth = [true_spans(row) for row in model.column(self.truth, self.split)]
+        rows = [np.asarray(row) for row in model.column(self.truth, self.split)]
+        if spans.ndim == 4 and spans.shape[1] > 1:
+            rows, spans = [moment for row in rows for moment in row], spans.reshape(-1, *spans.shape[2:])
+            spans, rows = (
+                [v for v, row in zip(values, rows) if len(true_spans(row))] for values in (spans, rows)
+            )  # a padding sentence is no query
+        elif spans.ndim == 4:
+            spans = spans[:, 0]
+        truth = [true_spans(row) for row in rows]
         empty = [i for i, row in enumerate(truth) if not len(row)]
         if empty:
             raise DataError(f"record {empty[0]} of {self.split!r} has no moment in {self.truth!r}; leave it out")
