@@ -46,11 +46,7 @@ TODO: dict[str, set[str]] = {
     },
     "users": {
         "mmrep.nn.spans has 1 user(s): move it, and its test, to g2l",
-        "mmrep.losses.games has 1 user(s): move it, and its test, to g2l",
         "mmrep.evals.grounding has 0 user(s): nothing imports it: delete it",
-        "mmrep.evals.temporal has 1 user(s): move it, and its test, to ea_vtr",
-        "mmrep.losses.games has 0 user(s): nothing imports it: delete it",
-        "mmrep.losses.late_interaction has 1 user(s): move it, and its test, to filip",
         "mmrep.losses.ranking has 1 user(s): move it, and its test, to dbl",
         "mmrep.nn.lexical has 1 user(s): move it, and its test, to vdr",
         "mmrep.nn.prompts has 1 user(s): move it, and its test, to finetune",
