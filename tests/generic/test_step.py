@@ -177,6 +177,8 @@ def test_every_id_of_a_vocabulary_has_its_own_embedding(slug):
         for draw in range(DRAWS):  # of rows, which may lack the text, and of random masks, which may leave it out
             rows = np.arange(len(ids)) % 2 == draw % 2
             words = (ids >= FIRST_PIECE) & rows.reshape(-1, *[1] * (ids.ndim - 1))
+            if x.kind == "texts":  # the first of the group: equal candidates would tie, whatever their word
+                words = words & (np.arange(ids.shape[1]) == 0)[:, None]
             state = m.before | {"step": np.int32(draw)}
             batches = (m.batch | {x.name: np.where(words, x.vocab - i, ids).astype(np.int32)} for i in (1, 2))
             losses = [m.step(state, batch)[1]["loss"] for batch in batches]
