@@ -227,7 +227,7 @@ class Model:
         settings = {k: v for k, v in given.items() if k not in known}
         rows: list[dict[str, np.ndarray]] = []
         if values := {k: v for k, v in given.items() if k in known}:
-            rows = self._rows("generate", values)
+            rows = self._short(self._rows("generate", values), values)
             if not rows:
                 raise ConfigError(f"generate needs at least one value of {', '.join(values)}")
         batch = pipeline.collate([row for row in rows for _ in range(samples)]) if values else {}

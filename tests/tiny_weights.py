@@ -48,3 +48,20 @@ def vit_folder(path: Path) -> Path:
     config = vision.Config(ImageEncoder(TransformerConfig(16, 1, 2), patch=8, pool="cls"))
     params = config.build().init(jax.random.key(0), modality.example(parts, 1))[0]
     return mmrep.Model(Experiment(config, Data(None, parts)), params).save(path, format="hf")
+
+
+def gpt2_folder(path: Path) -> Path:
+    """A GPT-2 of 520 pieces and 64 places, with its tokenizer."""
+    from safetensors.numpy import save_file
+
+    from mmrep.interop import decoder_lm, names
+    from mmrep.nn.encoders.decoder_lm import DecoderLM
+
+    tokenizer("gpt2", path, "gpt2")
+    lm = DecoderLM(TransformerConfig(16, 1, 2, mlp_dim=64, activation="gelu_tanh"), 520, 64)
+    params = lm.module().init(jax.random.key(0), np.ones((1, 2), np.int32))["params"]
+    arrays = names.to_arrays(decoder_lm.table(lm), params)
+    save_file({k: np.array(v, order="C") for k, v in arrays.items()}, path / "model.safetensors")
+    about = '{"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64, "vocab_size": 520, "eos_token_id": 0}'
+    (path / "config.json").write_text(about)
+    return path

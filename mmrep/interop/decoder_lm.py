@@ -1,6 +1,6 @@
 """Language models of Hugging Face folders: GPT-2, and Llama's form (Llama, SmolLM; Qwen2, whose queries, keys and values have biases)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,11 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 
 from mmrep import modality
 from mmrep.config import Data, Experiment, Tokenizer
-from mmrep.errors import DataError
+from mmrep.errors import ConfigError, DataError
 from mmrep.interop import names as n
 from mmrep.losses.reduce import masked_mean
 from mmrep.nn.config import TransformerConfig
-from mmrep.nn.encoders.decoder_lm import DecoderLM, next_token_loss
+from mmrep.nn.encoders.decoder_lm import DecoderLM, generate, next_token_loss
 from mmrep.nn.pooling import layer_features
 from mmrep.system import Batch, Extras, Params, System, stateless
 
@@ -51,10 +51,14 @@ TIED_OUTPUT = n.Row("lm_head.weight", "embed/embedding", tied=True)
 
 @dataclass(frozen=True)
 class Config:
-    """A language model as a system over the modality "text": ids of the file's own vocabulary, padded behind each row with `pad`."""
+    """A language model as a system over the modality "text": ids of the file's own vocabulary, padded behind each row with `pad`.
+
+    ends: ids that end a generated text.
+    """
 
     lm: DecoderLM = DecoderLM()
     pad: int = 0
+    ends: tuple[int, ...] = ()
 
     def build(self) -> System:
         """infer: "text" (the vector of the last token), "text_tokens", "text_layers", and "logits" [B, L, V] of each next token."""
@@ -85,7 +89,52 @@ class Config:
                 "text_layers": lambda params, extras, batch: layer_features(run(params, batch)[1]),
                 "logits": lambda params, extras, batch: run(params, batch)[0],
             },
+            tokens=lambda params, extras: Writer(self, params),
         )
+
+
+class Writer:
+    """Continues texts with a language model: `model.generate("text", text=["A red"], length=20, temperature=0.7)`."""
+
+    def __init__(self, config: Config, params: Params) -> None:
+        self._config, self._params = config, params
+
+        def run(params: Params, ids: Array, valid: Array, rng: PRNGKeyArray, length: int, *settings: Any) -> Array:
+            ends = jnp.asarray(config.ends or (-1,))
+            temperature, top_k, top_p = settings
+            found = generate(
+                config.lm, params, ids, length, rng, valid=valid, ends=lambda ids: (ids[:, None] == ends).any(1),
+                temperature=temperature, top_k=top_k, top_p=top_p, pad=config.pad,
+            )  # fmt: skip
+            return found.ids
+
+        self._run = jax.jit(run, static_argnums=4)
+
+    def generate(
+        self, batch: Batch, targets: Sequence[str], *, batch_size: int = 1, seed: int = 0, length: int = 64, temperature: float = 0.0,
+        top_k: int = 0, top_p: float = 0.0,
+    ) -> dict[str, np.ndarray]:  # fmt: skip
+        """{"text": ids [B, length]} that follow the prompts batch["text"], `pad` behind an end.
+
+        temperature: 0 takes the likeliest token; top_k, top_p: see `mmrep.generation.sampling.sample`.
+        Raises ConfigError without prompts, for another target, and where prompt and answer are longer than the model.
+        """
+        if [*targets] != ["text"] or "text" not in batch:
+            raise ConfigError('a language model continues texts: model.generate("text", text=["A red"])')
+        if length < 1:
+            raise ConfigError(f"length is {length}: ask for at least 1 token")
+        ids = np.asarray(batch["text"])
+        lengths = np.asarray(valid_places(jnp.asarray(ids), self._config.pad)).sum(1)
+        width = int(lengths.max())
+        if not lengths.min():
+            raise ConfigError("a prompt has no token: give it at least one word")
+        # Few shapes to compile, but never more places than the model has.
+        width = max(width, min(1 << (width - 1).bit_length(), self._config.lm.length - length))
+        # All prompts end at the same place: shorter ones are padded in front.
+        at = np.arange(width)[None] - (width - lengths)[:, None]
+        rows = np.take_along_axis(np.pad(ids, ((0, 0), (0, max(0, width - ids.shape[1])))), np.maximum(at, 0), axis=1)
+        settings = (np.float32(temperature), np.float32(top_k), np.float32(top_p))
+        return {"text": np.asarray(self._run(self._params, rows, at >= 0, jax.random.key(seed), length, *settings))}
 
 
 def valid_places(ids: Array, pad: int) -> Bool[Array, "B L"]:
@@ -150,7 +199,9 @@ def read(arrays: n.Arrays, about: Mapping[str, Any]) -> tuple[Experiment, dict[s
     data = Data(
         None, (modality.text("text", min(lm.length, LENGTH), lm.vocab),), Tokenizer(lm.vocab, "published", lower=False)
     )
-    return Experiment(Config(lm, pads[0] if pads else 0), data), params
+    stops = about.get("eos_token_id")
+    found = tuple(stops) if isinstance(stops, list) else () if stops is None else (stops,)
+    return Experiment(Config(lm, pads[0] if pads else 0, found), data), params
 
 
 def _supported(about: Mapping[str, Any], **settings: Any) -> None:

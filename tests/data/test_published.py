@@ -126,3 +126,17 @@ def test_what_cannot_work_is_one_sentence(tmp_path, monkeypatch):
         ConfigError, match=r"needs the tokenizers library: pip install --no-deps -r requirements-pretrained\.txt"
     ):
         mmrep.load(bert_folder(tmp_path / "other")).embed(text=["a cat"])
+
+
+def test_a_language_model_continues_texts(tmp_path):
+    pytest.importorskip("tokenizers")
+    from tiny_weights import gpt2_folder
+
+    model = mmrep.load(gpt2_folder(tmp_path / "gpt2"))
+    prompts = ["A red circle", "Съешь ещё"]
+    found = model.generate("text", text=prompts, length=6)["text"]
+    assert len(found) == 2 and all(isinstance(text, str) for text in found)
+    again = mmrep.load(model.save(tmp_path / "saved.safetensors"))
+    assert again.generate("text", text=prompts[1:], length=6)["text"] == found[1:]
+    several = model.generate("text", text=prompts[:1], length=6, samples=2, temperature=1.0, seed=3)["text"]
+    assert len(several) == 2

@@ -1,5 +1,6 @@
 """Language models of others against the numbers of transformers, which wrote them (the golden file says with which version)."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -73,6 +74,34 @@ def test_cached_greedy_generation_equals_the_library(loaded, golden):
     np.testing.assert_array_equal(found, golden[f"{kind}.generated"])
     with pytest.raises(ConfigError, match=r"together at most 24"):
         generate(config, model.params, ids, 20, jax.random.key(0), ends=lambda ids: ids < 0)
+
+
+def test_the_model_continues_prompts_of_unequal_lengths(loaded, golden):
+    kind, model = loaded
+    ids, pad = golden[f"{kind}.ids"].astype(np.int32), model.experiment.system.pad
+    writer = decoder_lm.Writer(dataclasses.replace(model.experiment.system, ends=()), model.params)
+    found = writer.generate({"text": np.pad(ids, ((0, 0), (0, 7)), constant_values=pad)}, ["text"], length=8)["text"]
+    np.testing.assert_array_equal(found, golden[f"{kind}.generated"])
+    alone = writer.generate({"text": ids[:1, :5]}, ["text"], length=8)["text"]
+    mixed = ids.copy()
+    mixed[0, 5:] = pad
+    together = writer.generate({"text": mixed}, ["text"], length=8)["text"]
+    np.testing.assert_array_equal(together, [alone[0], found[1]])
+    # A token that ends a text is the last but for padding.
+    ended = decoder_lm.Writer(dataclasses.replace(model.experiment.system, ends=(int(found[0, 2]),)), model.params)
+    cut = ended.generate({"text": ids}, ["text"], length=8)["text"][0]
+    first = int(np.argmax(found[0] == found[0, 2]))
+    assert cut.tolist() == [*found[0, : first + 1].tolist(), *[pad] * (7 - first)]
+    drawn = [
+        writer.generate({"text": ids}, ["text"], length=8, temperature=5.0, seed=s)["text"].tolist() for s in (0, 0, 1)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    with pytest.raises(ConfigError, match="continues texts"):
+        model.generate("text")
+    with pytest.raises(ConfigError, match="length is 0"):
+        writer.generate({"text": ids}, ["text"], length=0)
+    with pytest.raises(ConfigError, match=r"together at most 24"):
+        writer.generate({"text": ids}, ["text"], length=20)
 
 
 def test_a_prefix_of_token_vectors_equals_its_tokens(loaded, golden):
