@@ -62,14 +62,15 @@ def load(what: str | Path, size: str = "small", variant: str = "", *, system: An
     """A trained model from any of
     - a run's folder,
     - a file that `Model.save` wrote,
-    - a published file of weights, or a folder of them (recognised by the names of the arrays),
+    - a published file of weights, or a folder of them (recognised by the names of the arrays and the config beside them),
+    - "hf-hub:ORG/NAME": such a folder of the Hugging Face hub, where huggingface_hub is installed,
     - a system's name: its run in ./runs/NAME-SIZE of the current directory.
 
     system: in place of the stored one, for a model whose code is not part of mmrep.
     image_size: in pixels, of a published Vision Transformer: its positions are interpolated as its library does it; 0: that of its files.
     Raises ConfigError where there is no such run, DataError for a missing, damaged or unknown file.
     """
-    path = Path(what)
+    path = foreign.from_hub(str(what)) if str(what).startswith(foreign.HUB) else Path(what)
     if (path / "config.json").exists() and _is_run(path):
         return restore(path, system)
     if path.suffix in foreign.SUFFIXES or path.is_dir():

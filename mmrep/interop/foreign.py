@@ -85,6 +85,30 @@ def tokenizer_of_phases(experiment: Experiment) -> bytes | None:
     return None
 
 
+HUB = "hf-hub:"
+
+
+def from_hub(name: str) -> Path:
+    """The local folder of "hf-hub:ORG/NAME", downloaded by huggingface_hub into its cache.
+
+    Raises ConfigError where that library is not installed, DataError where the repository cannot be had.
+    """
+    try:
+        hub: Any = importlib.import_module("huggingface_hub")
+    except ImportError:
+        raise ConfigError(
+            f"{name} needs huggingface_hub (pip install huggingface_hub), or download the repository and give its folder"
+        ) from None
+    try:
+        kept = [f"*{suffix}" for suffix in (*SUFFIXES, ".json", ".txt", ".model", ".gz")]
+        return Path(hub.snapshot_download(name.removeprefix(HUB), allow_patterns=kept))
+    except Exception as error:  # the library and those below it raise many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{name} cannot be downloaded ({reason}): without a network, give the folder of a copy"
+        ) from None
+
+
 FORMATS = ("hf", "open_clip")
 
 

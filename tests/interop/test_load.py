@@ -1,7 +1,10 @@
 import dataclasses
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tiny_weights
 import toy
 
 import mmrep
@@ -64,3 +67,22 @@ def test_a_checkpoint_of_another_tree_is_refused(tmp_path):
     (tmp_path / "run" / "config.json").write_text(config)
     with pytest.raises(DataError, match="cannot be restored into this config"):
         mmrep.load(tmp_path / "run")
+
+
+def test_a_folder_of_the_hub(tmp_path, monkeypatch):
+    folder = tiny_weights.vit_folder(tmp_path / "vit")
+    asked = []
+
+    def snapshot_download(name, allow_patterns):
+        asked.append((name, "*.safetensors" in allow_patterns))
+        if name == "org/none":
+            raise OSError("no network\nmore")
+        return str(folder)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download))
+    assert mmrep.load("hf-hub:org/vit").data.modalities[0].shape == (32, 32, 3) and asked == [("org/vit", True)]
+    with pytest.raises(DataError, match=r"hf-hub:org/none cannot be downloaded \(no network\): without a network"):
+        mmrep.load("hf-hub:org/none")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ConfigError, match="needs huggingface_hub"):
+        mmrep.load("hf-hub:org/vit")
