@@ -72,6 +72,11 @@ def table(encoder: ImageEncoder, mean: Sequence[float], std: Sequence[float]) ->
     )  # fmt: skip
 
 
+def paths(row: n.Row) -> tuple[str, ...]:
+    """Our paths of a row."""
+    return _tuple(row.ours)
+
+
 def _tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
 
