@@ -76,7 +76,7 @@ class Model:
         self._splits: dict[str, pipeline.Split] = {}
         self._embedded: dict[Any, Any] = {}
         self._token_infer: Any = None
-        self._pair_scores: dict[str, Any] = {}
+        self._pair_scores: dict[Any, Any] = {}
 
     def __repr__(self) -> str:
         return f"Model({self.name}: {self.num_parameters:,} parameters; {', '.join(self.names)})"

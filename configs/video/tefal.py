@@ -81,7 +81,7 @@ def get_config(size: str = "small") -> Experiment:
 
 def get_proof() -> Proof:
     words = eos_text(TransformerConfig(width=64, depth=1, heads=4), LENGTH)
-    data = clips(codes=True, n_test=512)
+    data = clips(codes=True, events=4, n_test=512)
 
     def arm(name: str, fusion: Any) -> Arm:
         system = Config(CodesEncoder(64), CodesEncoder(64), words, dim=64, fusion=fusion)
@@ -127,5 +127,5 @@ def get_proof() -> Proof:
         seeds=(10, 11, 12),
         data="codes of synthetic clips",
         notes="Equal codes, text encoders, steps and rates; every clip of which the text is true counts as found; each two test clips share the "
-        "picture. A tenth of the clips have no sound.",
+        "picture. Four scenes and four sounds a clip, after a pilot with three gave a gap of .18 to the mean audio. A tenth of the clips have no sound.",
     )  # fmt: skip

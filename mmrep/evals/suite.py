@@ -162,8 +162,8 @@ class Retrieval:
             whole = model.score_split(self.score, self.split, here.query_fields, here.target_fields, names)
             return whole if forward else whole.T
         fields = here.query_fields, here.target_fields
-        sides = [model.embed_split(f"{n}_tokens", self.split, f) for n, f in zip(names, fields)]
-        score = partial(model.score_pairs, *sides, name=self.score, names=names)
+        left, right = (model.embed_split(f"{n}_tokens", self.split, f) for n, f in zip(names, fields))
+        score = partial(model.score_pairs, left, right, name=self.score, names=names)
         rescore = score if forward else (lambda queries, targets: score(targets, queries))
         return retrieval.rerank(by_dot, rescore, self.rerank)
 
@@ -216,7 +216,7 @@ class Foil:
         scores = {"accuracy": by_score, "contrast accuracy": by_dot} if self.score else {"accuracy": by_dot}
         counted = np.asarray(model.column(self.where, self.split), bool) if self.where else np.ones(len(other), bool)
         parts = {"": np.arange(len(other))} | ({} if not self.by else by_value(model, self.by, self.split))
-        found = {}
+        found: dict[str, float] = {}
         for k, score in scores.items():
             margin = score(()) - score(((self.text, self.foil),))
             right = (margin > 0) + 0.5 * (margin == 0)

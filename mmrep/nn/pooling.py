@@ -134,7 +134,7 @@ class TextConditionedPool(nn.Module):
         return jax.nn.softmax(logits, axis=-1), v
 
     def _linear(self, name: str, x: Array) -> Array:
-        init = lambda key, shape, dtype=jnp.float32: jnp.eye(*shape, dtype=dtype)  # noqa: E731
+        init = lambda key, shape, dtype=jnp.float32: jnp.eye(shape[0], shape[1], dtype=dtype)  # noqa: E731
         return nn.Dense(x.shape[-1], kernel_init=init, dtype=self.dtype, name=name)(x)
 
 

@@ -157,7 +157,7 @@ class Fusion(nn.Module):
         if self.fusion == "first":
             c = TransformerConfig(self.dim, depth=1, heads=self.heads)
             sides = (frames, frames_valid), (sound, sound_valid)
-            mixed = []
+            mixed: list[Array] = []
             for (x, own), (context, other) in (sides, sides[::-1]):
                 y, _ = Block(c, cross=True, dtype=self.dtype, name=f"mix{len(mixed)}")(
                     x, padding_mask(own), context, padding_mask(other)

@@ -134,6 +134,7 @@ class Config:
             text = text_of(params, batch) if self.pool == "text" else jnp.repeat(params["query"], len(frames), 0)
 
             def weights(t: Array, f: Array, v: Array) -> Array:
+                assert block is not None
                 return block.apply({"params": params["pool"]}, t[None], f[None], v[None], True)
 
             return jax.vmap(weights)(text, frames, valid)[:, 0].mean(1)[:, 0]
