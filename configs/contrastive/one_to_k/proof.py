@@ -17,14 +17,14 @@ SOURCE = Things(4000, 500, 500, told=(0.5, 0.8, 0.8, 0.5), noise=1.0)
 VOCAB, LENGTH = 208, 8
 
 
-def things(objective: Any, *, batch: int = 32, steps: int = 500, weighting: Any = "balanced") -> Experiment:
+def things(objective: Any, *, batch: int = 32, steps: int = 500) -> Experiment:
     """32 pictures and 128 captions a step."""
     parts = (
         modality.vector("image", SOURCE.regions, SOURCE.dim, field="regions"),
         *(modality.text(name, LENGTH, VOCAB) for name in names(4)),
     )
     system = Config(
-        RegionTower(SHAPE), TextEncoder(SHAPE, vocab=VOCAB, length=LENGTH), names(4), objective=objective, weighting=weighting
+        RegionTower(SHAPE), TextEncoder(SHAPE, vocab=VOCAB, length=LENGTH), names(4), objective=objective
     )  # fmt: skip
     return Experiment(
         system, Data(SOURCE, parts, Tokenizer(VOCAB, kind="word"), batch_size=batch, eval_batch_size=500), phases=(Phase(steps=steps),),
@@ -40,25 +40,22 @@ def get_proof() -> Proof:
         metric="languages R@10",
         arms=(
             Arm("1-to-K", things("one_to_k")), Arm("pivot", things("pivot")), Arm("one positive", things("one_positive")),
-            Arm("random", things("random", batch=128)), Arm("1-to-K, code", things("one_to_k", weighting="code")),
+            Arm("random", things("random", batch=128)),
         ),
         expects=(
-            Expect(better="1-to-K", worse="pivot", margin=0.04, statement="the mean over languages is 4 points better than through a pivot"),
-            Expect(better=f"1-to-K/{worst}", worse=f"pivot/{worst}", margin=0.08, statement="that of the worst language 8 points"),
+            Expect(better="1-to-K", worse="pivot", margin=0.03, statement="the mean over languages is 3 points better than through a pivot"),
+            Expect(better=f"1-to-K/{worst}", worse=f"pivot/{worst}", margin=0.045, statement="that of the worst language 4.5 points"),
             Expect(
-                better=f"pivot/{variance}", worse=f"1-to-K/{variance}", margin=30.0,
+                better=f"pivot/{variance}", worse=f"1-to-K/{variance}", margin=80.0,
                 statement="and the ranks of a record vary less over languages",
             ),
             Expect(
-                better="1-to-K", worse="one positive", margin=0.03,
-                statement="one random positive, with the picture's other texts as negatives, retrieves 3 points less",
+                better="1-to-K", worse="one positive", margin=0.06,
+                statement="one random positive, with the picture's other texts as negatives, retrieves 6 points less",
             ),
             Expect(
                 better="1-to-K", worse="random", headline=False,
                 statement="one language a step with 4 times the pictures, at equal text encodings, is not expected to be beaten",
-            ),
-            Expect(
-                better="1-to-K", worse="1-to-K, code", headline=False, statement="the authors' weighting, less weight on text to picture",
             ),
         ),
         seeds=(10, 11, 12),
