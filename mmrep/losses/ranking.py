@@ -34,8 +34,8 @@ def hinge(
     """
     scores = scores.astype(jnp.float32)
     true = jnp.diagonal(scores)
-    costs = (jnp.maximum(margin + scores - t, 0.0) for t in (true[:, None], true[None, :]))
-    return over_negatives(*costs, hardest, ids)
+    rows, columns = (jnp.maximum(margin + scores - t, 0.0) for t in (true[:, None], true[None, :]))
+    return over_negatives(rows, columns, hardest, ids)
 
 
 def hinge_rows(

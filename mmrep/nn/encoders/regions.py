@@ -35,9 +35,9 @@ class Regions(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array | np.ndarray, "B R D"]) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         t = self.config.transformer
-        x = nn.Dense(t.width, dtype=self.dtype, name="embed")(jnp.asarray(x, self.dtype))
-        out: dict[str, Array] = {"tokens": x}
+        tokens = nn.Dense(t.width, dtype=self.dtype, name="embed")(jnp.asarray(x, self.dtype))
+        out: dict[str, Array] = {"tokens": tokens}
         if self.config.blocks:
-            x, out = Transformer(t, dtype=self.dtype, name="transformer")(x)
-        pooled = x.mean(1)
+            tokens, out = Transformer(t, dtype=self.dtype, name="transformer")(tokens)
+        pooled = tokens.mean(1)
         return pooled, out | {"pooled": pooled}

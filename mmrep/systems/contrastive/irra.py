@@ -109,8 +109,8 @@ class Config:
             total = match_loss(x, y, batch["identity"], 1 / self.temperature, self.objective).mean()
             metrics = {"match": total}
             if self.identities:
-                logits = [classifier.apply({"params": params["classifier"]}, v) for v in (x, y)]
-                metrics["id"] = id_loss(*logits, batch["identity"]).mean()
+                of_x, of_y = (classifier.apply({"params": params["classifier"]}, v) for v in (x, y))
+                metrics["id"] = id_loss(of_x, of_y, batch["identity"]).mean()
                 total += self.id_weight * metrics["id"]
             if masked:
                 ids, target = mask_words(rng, batch["text"], self.text.vocab, self.mask_rate)

@@ -136,7 +136,8 @@ def two_heads_loss(
     """Both directions of InfoNCE among captions (named == C), plus the classifier's cross-entropy of the others."""
     caption = named >= logits.shape[-1]
     s = scale * similarity(x, y)
-    contrast = sum(info_nce(z, ignore=jnp.broadcast_to(~caption[None], s.shape)) for z in (s, s.T))
+    named_columns = jnp.broadcast_to(~caption[None], s.shape)
+    contrast = info_nce(s, ignore=named_columns) + info_nce(s.T, ignore=named_columns)
     targets = same_id(named, jnp.arange(logits.shape[-1])).astype(jnp.float32)
     return masked_mean(contrast, caption) + masked_mean(cross_entropy(logits, targets), ~caption)
 

@@ -69,10 +69,10 @@ class Described(Sequence[Any]):
     def __init__(self, data: Descriptions, records: Records, train: bool) -> None:
         self.data, self.records, self.train = data, records, train
         self.hashed = uniform(keys(data.seed, np.arange(len(records))), "described") < data.share
-        self.index = np.arange(len(records))
+        self.rows = np.arange(len(records))
         if train and data.keep != "all":
-            self.index = np.flatnonzero([self._kept(i) for i in range(len(records))])
-            if not len(self.index):
+            self.rows = np.flatnonzero([self._kept(i) for i in range(len(records))])
+            if not len(self.rows):
                 raise DataError(f"keep is {data.keep!r}: none of {len(records)} training records is left")
 
     def _kept(self, i: int) -> bool:
@@ -93,10 +93,10 @@ class Described(Sequence[Any]):
         )
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.rows)
 
     def __getitem__(self, i: int) -> Any:  # type: ignore[override]
-        i = int(self.index[i])
+        i = int(self.rows[i])
         data, record = self.data, self.records[i]
         if not self._by_name(i, record):
             return {**record, "named": np.int32(len(data.names))}

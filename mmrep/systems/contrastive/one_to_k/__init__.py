@@ -83,7 +83,7 @@ class Config:
             max_scale=1000.0,
             dtype=self.dtype,
         )
-        heads = Heads(self.text.transformer, self.fusion_depth, jnp.dtype(self.dtype)) if isinstance(self.text, TextEncoder) else None  # fmt: skip
+        heads = Heads(self.text.transformer, self.text.vocab, self.fusion_depth, jnp.dtype(self.dtype)) if isinstance(self.text, TextEncoder) else None  # fmt: skip
         heads = heads if self.fusion_depth else None
 
         def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, dict]:
@@ -179,7 +179,7 @@ def fused_losses(
         heads.match(params, *pairs)[:, None], matched[:, None].astype(jnp.int32), jnp.ones((3 * len(x), 1), bool)
     )[:, 0]
     ids = take(texts.reshape(-1, *texts.shape[2:]))
-    corrupted, target = mask_tokens(for_mask, ids, config.text.vocab, config.mask_rate)
+    corrupted, target = mask_tokens(for_mask, ids, heads.vocab, config.mask_rate)
     logits = heads.mlm_logits(model, params, corrupted, pixels)
     return {
         "itm": masked_mean(itm, jnp.concatenate([jnp.ones(len(x), bool), fine, fine])),

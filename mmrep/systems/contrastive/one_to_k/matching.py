@@ -46,6 +46,7 @@ class Heads(NamedTuple):
     """A fusion encoder over the text encoder's tokens, and heads of matching and masked words; parameters "fusion", "match", "mlm"."""
 
     transformer: TransformerConfig
+    vocab: int
     depth: int
     dtype: Any
 
