@@ -47,12 +47,12 @@ TODO: dict[str, set[str]] = {
         "recipes/finetune has more than 500 lines",
     },
     "users": {
-        "mmrep.nn.spans has 1 user(s): move it, and its test, to g2l",
         "mmrep.evals.grounding has 0 user(s): nothing imports it: delete it",
         "mmrep.losses.ranking has 1 user(s): move it, and its test, to dbl",
         "mmrep.nn.lexical has 1 user(s): move it, and its test, to vdr",
         "mmrep.nn.query_encoder has 1 user(s): move it, and its test, to coavt",
         "mmrep.nn.set_prediction has 0 user(s): nothing imports it: delete it",
+        "mmrep.nn.spans has 1 user(s): move it, and its test, to g2l",
     },
 }
 
