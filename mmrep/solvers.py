@@ -89,7 +89,7 @@ def linear_cka(x: Rows, y: Float[Array | np.ndarray, "N Q"]) -> float:
     x, y = _paired(x, y)
     x, y = x - x.mean(0), y - y.mean(0)
     cross, own = np.linalg.norm(x.T @ y) ** 2, np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
-    return float(cross / max(own, 1e-300))
+    return float(cross) / max(float(own), 1e-300)
 
 
 def assignment(scores: Float[Array | np.ndarray, "N M"]) -> Int[np.ndarray, " N"]:
