@@ -50,7 +50,6 @@ TODO: dict[str, set[str]] = {
         "mmrep.evals.grounding has 0 user(s): nothing imports it: delete it",
         "mmrep.losses.ranking has 1 user(s): move it, and its test, to dbl",
         "mmrep.nn.lexical has 1 user(s): move it, and its test, to vdr",
-        "mmrep.nn.query_encoder has 1 user(s): move it, and its test, to coavt",
         "mmrep.nn.set_prediction has 0 user(s): nothing imports it: delete it",
         "mmrep.nn.spans has 1 user(s): move it, and its test, to g2l",
     },

@@ -17,6 +17,7 @@ class Written:
     """Token F1, exact match and, with `words`, recall of what an infer function writes, ids [N, L], in [0, 1].
 
     text:  the modality of the true text.   words: only these words count in F1 and recall, e.g. the names of sounds; empty: all pieces.
+    by:    a record field; "written exact [value]" is also given for each of its values.
     Metrics: "written F1", the mean over records of the harmonic mean of precision and recall of tokens as multisets; "written exact", the
     share of records whose pieces all agree in order; "written recall" of the words. A record without any of `words` does not count for them.
     """
@@ -24,6 +25,7 @@ class Written:
     infer: str
     text: str = "text"
     words: tuple[str, ...] = ()
+    by: str = ""
     split: str = "test"
     name: str = "written"
 
@@ -31,11 +33,18 @@ class Written:
         found = np.asarray(model.embed_split(self.infer, self.split))
         truth = np.asarray(held_out(model, self.text, self.split))
         counted = np.unique(model.tokenizer(self.words)) if self.words else None
-        return {f"{self.name} {k}": v for k, v in agreement(found, truth, counted).items()}
+        measured = {f"{self.name} {k}": v for k, v in agreement(found, truth, counted).items()}
+        if self.by:
+            groups = np.asarray([str(v) for v in model.column(self.by, self.split)])
+            for group in np.unique(groups):
+                here = groups == group
+                measured[f"{self.name} exact [{group}]"] = agreement(found[here], truth[here])["exact"]
+        return measured
 
     def check(self, names: Sequence[str], split: checks.Open) -> None:
-        """Raises ConfigError for a function that the system lacks."""
+        """Raises ConfigError for a function that the system lacks, or a field that the records lack."""
         checks.functions(names, **{"Written.infer": self.infer})
+        checks.fields(split(self.split), [self.by])
 
 
 def agreement(
