@@ -65,7 +65,7 @@ def get_config(size: str = "small") -> Experiment:
         return experiment(data, system, steps=4, batch=8, codes=True)
     if size == "small":
         shape = TransformerConfig(width=64, depth=2, heads=4)
-        video = VideoEncoder(ImageEncoder(shape, patch=8), attention="divided")
+        video = VideoEncoder(ImageEncoder(shape, patch=8), attention="divided", pool="map")
         system = Config(video, TextEncoder(shape, vocab=VOCAB, length=LENGTH), dim=64)
         return experiment(clips(8000), system, steps=3000, batch=48, lr=1e-3)
     # A divided ViT-B/16 on 8 frames and DistilBERT's size, trained on 2.5 M web videos.
@@ -84,7 +84,7 @@ def get_proof() -> Proof:
     data = clips(codes=True, n_test=400)
 
     def arm(name: str, content: Any, temporal: Any) -> Arm:
-        system = Config(CodesEncoder(64, shape), text, content=content, temporal=temporal)
+        system = Config(CodesEncoder(64, shape, pool="map"), text, content=content, temporal=temporal)
         return Arm(name, experiment(data, system, steps=500, batch=48, codes=True))
 
     order, place, whole = "order accuracy", "localisation HIT@1", "order->video R@1"
@@ -112,5 +112,6 @@ def get_proof() -> Proof:
         ),
         seeds=(10, 11, 12),
         data="codes of synthetic clips",
-        notes="Equal codes, encoders, steps and rates. Each clause comes first in the words as often as last, whatever happened first.",
+        notes="Equal codes, encoders, steps and rates. A learned query pools the frames, as the paper's video token does: where the video's vector is the "
+        "mean of its frames, topics alone localise .92 of the events (a pilot). Each clause comes first in the words as often as last, whatever happened first.",
     )  # fmt: skip
