@@ -47,7 +47,7 @@ def hubs(seed: int, strength: float, pairs: int = 60, players: int = 6) -> dict[
     """AUROC of finding the true word-frame pairs of made similarities in which every word and every frame has an offset of its own.
 
     "similarity": the raw one; "interaction": exact Banzhaf interactions; "dual softmax" and "centring" (means of rows and columns taken
-    away): rivals in one line.
+    away, the mean of all added): rivals in one line.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -62,7 +62,7 @@ def hubs(seed: int, strength: float, pairs: int = 60, players: int = 6) -> dict[
         e = np.exp(10 * (x - x.max(axis, keepdims=True)))
         return e / e.sum(axis, keepdims=True)
 
-    centred = s - s.mean(1, keepdims=True) - s.mean(2, keepdims=True)
+    centred = s - s.mean(1, keepdims=True) - s.mean(2, keepdims=True) + s.mean((1, 2), keepdims=True)
     found = {
         "similarity": s, "interaction": np.asarray(game(jnp.asarray(s, jnp.float32))),
         "dual softmax": softmax(s, 1) * softmax(s, 2), "centring": centred,
