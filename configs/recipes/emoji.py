@@ -2,12 +2,14 @@
 
 Three encoders and CLIP's loss over all three pairs (Radford et al. 2021, arXiv 2103.00020; the pairwise baseline of Symile, arXiv 2411.01053).
     make train
+    python -m experiments.train emoji --size locked    # frozen EfficientNet-Lite0 and MiniLM under linear maps (requirements-pretrained.txt)
 The test split was evaluated with two configs: this one, and one whose image encoder has no oriented gradients.
 """
 
 from dataclasses import replace
 from typing import Any
 
+from configs.recipes import _emoji_locked
 from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
 from mmrep.data.augment import Colour, Cutout, DropPieces, Warp
@@ -22,6 +24,7 @@ from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.contrastive.symile import Config
 from mmrep.systems.recipes.emoji import RidgeBaseline, ShuffledNames
 
+SIZES = ("tiny", "small", "paper", "locked")
 SIDES = ("image", "text", "speech")
 LENGTH, VOCAB, SECONDS = 48, 4096, 1.5  # characters of a text, different ones, the longest speech
 SPEECH = AudioEncoder(TransformerConfig(width=64, depth=1, heads=4), n_fft=512, hop=320, n_mels=48)
@@ -78,6 +81,8 @@ def get_config(size: str = "small") -> Experiment:
         system = Config(tuple(zip(SIDES, encoders)), 128, "pairwise", smoothing=0.1)
         optim = Optim(lr=1.5e-3, warmup=90, weight_decay=0.3)
         return experiment(Emoji(keywords=0.3), system, 1800, 64, optim, 0.99, (*EVALS, *CATEGORY, *FLAGS))
+    if size == "locked":
+        return _emoji_locked.get_config(SPEECH, int(SECONDS * 16_000))
     image, patch = variant("B/8", scan=True, remat=True)
     shape = replace(image, width=512, heads=8)
     encoders = (

@@ -155,3 +155,14 @@ class DropPieces:
         keep = rng.random(count) >= self.p
         keep[np.array([0, count - 1, rng.integers(1, count - 1)])] = True
         return np.pad(ids[:count][keep], (0, len(ids) - keep.sum()))
+
+
+@dataclass(frozen=True)
+class DropNumbers:
+    """Each number of a vector is set to 0 with probability p, the others grow by 1 / (1 - p) (dropout of the input)."""
+
+    p: float
+
+    def __call__(self, rng: np.random.Generator, vector: np.ndarray) -> np.ndarray:
+        kept = rng.random(vector.shape) >= self.p
+        return (vector * kept / (1 - self.p)).astype(vector.dtype)
