@@ -36,7 +36,10 @@ def read(arrays: n.Arrays, about: Mapping[str, Any]) -> tuple[Experiment, dict[s
     found = folded(arrays, "_conv_stem", "_bn0", "encoder/stem") | folded(arrays, "_conv_head", "_bn1", "encoder/head")
     try:
         for i, (_, _, expansion, _) in enumerate(encoder.blocks()):
-            parts = (("_depthwise_conv", "_bn1", "depthwise"), ("_project_conv", "_bn2", "project"))
+            parts: tuple[tuple[str, str, str], ...] = (
+                ("_depthwise_conv", "_bn1", "depthwise"),
+                ("_project_conv", "_bn2", "project"),
+            )
             parts = (("_expand_conv", "_bn0", "expand"), *parts) if expansion > 1 else parts
             for conv, norm, ours in parts:
                 found |= folded(arrays, f"_blocks.{i}.{conv}", f"_blocks.{i}.{norm}", f"encoder/block{i:02d}_{ours}")

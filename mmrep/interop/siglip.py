@@ -41,7 +41,7 @@ class Config:
 
     def build(self) -> System:
         """infer: "image", "text" of unit length, "image_layers", "text_layers".   loss: equation 1, over all pairs of a batch."""
-        modules = {"image": self.image.module(jnp.float32), "text": self.text.module(jnp.float32)}
+        modules: dict[str, Any] = {"image": self.image.module(jnp.float32), "text": self.text.module(jnp.float32)}
         project = nn.Dense(self.image.transformer.width)
         scale, bias = LogScale(1 / self.temperature, None), LogitBias(self.bias)
 

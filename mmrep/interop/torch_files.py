@@ -171,6 +171,7 @@ def _run(file: Any) -> Any:
         del stack[at:]
         return found
 
+    argument: Any
     for code, argument, _ in pickletools.genops(file):
         name = code.name
         if name in ("PROTO", "FRAME"):

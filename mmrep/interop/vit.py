@@ -176,7 +176,7 @@ def config(bare: n.Arrays, heads: int, epsilon: float, activation: str) -> Trans
 
 def renamed(arrays: n.Arrays, rules: Sequence[tuple[str, str]]) -> dict[str, np.ndarray]:
     """Arrays under other names, with LayerScale as a part of the layer before it."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         for pattern, new in rules:
             name = re.sub(pattern, new, name)
@@ -186,7 +186,7 @@ def renamed(arrays: n.Arrays, rules: Sequence[tuple[str, str]]) -> dict[str, np.
 
 def split_qkv(arrays: n.Arrays) -> dict[str, np.ndarray]:
     """timm's arrays with queries, keys and values apart."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         parts = np.split(np.asarray(array), 3) if ".qkv." in name else None
         found |= (
@@ -217,7 +217,8 @@ def of_big_vision(arrays: n.Arrays) -> tuple[dict[str, np.ndarray], int] | None:
         single |= (
             {f"{head}Transformer/encoderblock_{i}/{tail}": a for i, a in enumerate(array)} if stacked else {name: array}
         )
-    found, heads = {}, 1
+    found: dict[str, np.ndarray] = {}
+    heads = 1
     for name, array in single.items():
         for pattern, new in BIG_VISION:
             name = re.sub(pattern, new, name)

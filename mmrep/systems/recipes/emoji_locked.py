@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mmrep import modality, paths
+from mmrep import modality, paths, raw
 from mmrep.config import fingerprint
 from mmrep.data.emoji import Emoji
 from mmrep.errors import ConfigError, DataError
@@ -66,7 +66,8 @@ class Locked:
 
 @lru_cache(maxsize=8)
 def _records(source: Emoji, split: str) -> tuple[Mapping[str, Any], ...]:
-    records = source.open(split)
+    # Some keywords are invisible characters.
+    records = [{**r, "keywords": tuple(k for k in r["keywords"] if not raw.blank(k))} for r in source.open(split)]
     words = sorted({text for r in records for text in (r["names"]["en"], *r["keywords"])})
     kept = paths.make_cache("locked") / f"{fingerprint((source, split))}.npz"
     found = _kept(kept, len(words))
@@ -135,7 +136,8 @@ class RidgeTowers:
         for split in ("train", "val", self.split):
             records = model.records(split)
             pairs.append([np.stack([r[k] for r in records]) for k in ("drawing", "name")])
-        scores = ridge_scores(*pairs, alphas=self.alphas)
+        train, val, test = pairs
+        scores = ridge_scores(train, val, test, alphas=self.alphas)
         ranks = retrieval.ranks_of_scores(scores, np.arange(len(scores)))
         found = retrieval.retrieval_metrics(ranks, len(scores), self.ks)
         return {f"ridge between the frozen encoders image->text {k}": v for k, v in found.items()}

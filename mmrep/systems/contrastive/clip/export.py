@@ -57,11 +57,11 @@ def write(
             "embed_dim": config.dim, "quick_gelu": acts[0] == "quick_gelu",
             "vision_cfg": cfg["vision"] | vision, "text_cfg": cfg["text"] | words,
         }  # fmt: skip
-        pixels = {"mean": MEAN, "std": STD, "interpolation": picture.resample, "resize_mode": "shortest"}
-        return arrays, {"open_clip_config.json": {"model_cfg": about, "preprocess_cfg": pixels}}
-    for side, t in sides.items():
+        cut_out = {"mean": MEAN, "std": STD, "interpolation": picture.resample, "resize_mode": "shortest"}
+        return arrays, {"open_clip_config.json": {"model_cfg": about, "preprocess_cfg": cut_out}}
+    for prefix, t in sides.items():
         for i in range(t.depth):
-            arrays[f"{side}_model.encoder.layers.{i}.self_attn.k_proj.bias"] = np.zeros(t.width, np.float32)
+            arrays[f"{prefix}_model.encoder.layers.{i}.self_attn.k_proj.bias"] = np.zeros(t.width, np.float32)
     names = {v: k for k, v in reversed(ACTIVATIONS.items())}
     both = {
         f"{side}_config": {
@@ -79,10 +79,10 @@ def write(
         "bos_token_id": max(0, text.vocab - 2), "pad_token_id": text.eos,
     }  # fmt: skip
     about = {"architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": config.dim, **both}
-    side = picture.size[0]
-    pixels = {
-        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": picture.short or side}, "resample": 3,
-        "do_center_crop": True, "crop_size": {"height": side, "width": side}, "do_rescale": True, "do_normalize": True,
+    cut = picture.size[0]
+    pixels: dict[str, Any] = {
+        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": picture.short or cut}, "resample": 3,
+        "do_center_crop": True, "crop_size": {"height": cut, "width": cut}, "do_rescale": True, "do_normalize": True,
         "image_mean": MEAN, "image_std": STD, "do_convert_rgb": True,
     }  # fmt: skip
     return arrays, {"config.json": about, "preprocessor_config.json": pixels}
