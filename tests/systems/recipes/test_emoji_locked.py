@@ -23,24 +23,33 @@ def test_records_have_vectors_of_their_own_drawings_and_names(tmp_path, monkeypa
     monkeypatch.setattr(emoji_locked, "embedded", embedded)
     monkeypatch.setattr(emoji_locked.paths, "make_cache", lambda name: tmp_path)
     emoji_locked._records.cache_clear()
+    emoji_locked._standard.cache_clear()
     source = Locked(Emoji(size=32, limit=60, languages=("en",), speech_languages=("en",), english=1.0), keywords=0.5)
     try:
         records = source.open("test")
     except Exception as error:  # the set's packages, or what they need, are not installed
         pytest.skip(f"the emoji cannot be prepared: {error}")
+    train = [source.view(r, None) for r in source.open("train")]
+    for name in ("drawing", "name"):
+        first = np.stack([v[name] for v in train])[:, 0]
+        assert abs(first.mean()) < 0.5 and 0.2 < first.std() < 2
+    (mean, std), (centre, scale) = emoji_locked._standard(source.source)
     for record in list(records)[:5]:
         shown, name = source.view(record, None), record["names"]["en"]
-        assert shown["text"] == name and shown["drawing"][0] == pytest.approx(record["images"][0].mean(), rel=1e-5)
+        grey = (record["images"][0].mean() - mean[0]) / std[0]
+        assert shown["text"] == name and shown["drawing"][0] == pytest.approx(grey, rel=1e-4)
         expected = np.array([len(name), name.count("a") + 1, name.count("e")], np.float32)
-        np.testing.assert_allclose(shown["name"], expected / np.linalg.norm(expected), atol=1e-6)
+        expected = (expected / np.linalg.norm(expected) - centre) / scale
+        np.testing.assert_allclose(shown["name"], expected, atol=1e-4)
         drawn = source.view(record, np.random.default_rng(0))
-        assert np.linalg.norm(drawn["name"]) == pytest.approx(1, abs=1e-5) and drawn["drawing"].shape == (3,)
-    assert len(calls) == 2
+        assert drawn["name"].shape == drawn["drawing"].shape == (3,)
+    assert len(calls) == 4
     emoji_locked._records.cache_clear()
     again = source.open("test")
-    assert len(calls) == 2  # from the cache
+    assert len(calls) == 4  # from the cache
     np.testing.assert_array_equal(again[0]["drawings"], records[0]["drawings"])
     emoji_locked._records.cache_clear()
+    emoji_locked._standard.cache_clear()
     with pytest.raises(ConfigError, match=r"keywords is 1\.5"):
         Locked(Emoji(), 1.5)
 
