@@ -83,7 +83,9 @@ def get_config(size: str = "small") -> Experiment:
         return replace(small, data=data, optim=Optim(lr=1e-3), train=Train(log_every=2))
     # BERT-base widths; 36 objects of Faster R-CNN; 20 epochs of 9.18 M pairs at batch 256. Scenes have no such features: give a source of
     # detections, e.g. a Table. The authors' rate falls linearly, ours as a cosine.
-    shape = TransformerConfig(width=768, depth=9, heads=12, norm="post", epsilon=1e-12, scan=True, remat=True)
+    shape = TransformerConfig(
+        width=768, depth=9, heads=12, norm="post", epsilon=1e-12, dropout=0.1, scan=True, remat=True
+    )
     config = Config(
         TextEncoder(shape, 30522, 20, pool="cls"), 5, 5, classes=1600, attributes=400, answers=9500, dtype="bfloat16"
     )

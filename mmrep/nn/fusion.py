@@ -134,7 +134,10 @@ class CoAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention to a context with its residual connection and norm, as one part of a block; norm="pre" norms the context by a norm of its own."""
+    """Attention to a context with its residual connection and norm, as one part of a block; norm="pre" norms the context by a norm of its own.
+
+    `config.dropout` acts where an rng "dropout" is given.
+    """
 
     config: TransformerConfig
     dtype: Any = jnp.float32
@@ -146,11 +149,12 @@ class CrossAttention(nn.Module):
         context: Float[Array, "B M E"],
         mask: Bool[Array, "#B #H #N #M"] | None = None,
     ) -> Float[Array, "B N D"]:
-        c, attention = self.config, Attention(self.config, self.dtype, name="cross")
-        norm = norm_layer(c, self.dtype, "norm")
+        c, norm = self.config, norm_layer(self.config, self.dtype, "norm")
+        drop = nn.Dropout(c.dropout, deterministic=not (c.dropout and self.has_rng("dropout")))
+        attention = Attention(c, self.dtype, name="cross")
         if c.norm == "post":
-            return norm(x + attention(x, context, mask)[0])
-        return x + attention(norm(x), norm_layer(c, self.dtype, "norm_context")(context), mask)[0]
+            return norm(x + drop(attention(x, context, mask)[0]))
+        return x + drop(attention(norm(x), norm_layer(c, self.dtype, "norm_context")(context), mask)[0])
 
 
 class CoAttentionEncoder(nn.Module):

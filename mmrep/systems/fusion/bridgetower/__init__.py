@@ -7,7 +7,7 @@ Section 3.3, image-text matching                            match_pairs, mmrep.l
 Section 4.3, contrast and hard negatives (fine-tuning)      Config.itc_weight, Config.negatives
 Section 4.3, visual question answering                      answer_loss
 
-Norm-type pre encoders need LayerNorm. Not here: NLVR2's pairs of images and masking of whole words.
+Not here: NLVR2's pairs of images, masking of whole words, and encoders with RMSNorm, since levels are normed by LayerNorm.
 """
 
 from dataclasses import dataclass
