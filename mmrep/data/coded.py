@@ -80,8 +80,8 @@ class CodedData:
             columns["caption_objects"] = [tuple(row) for row in order.tolist()]
             slots = np.zeros((n, self.grid**2), np.int32)
             np.put_along_axis(slots, place[0], 1 + np.arange(self.shown, dtype=np.int32)[None], 1)
-            slots = slots.reshape(n, self.grid, self.grid)
-            columns["instances"] = slots.repeat(self.patch, 1).repeat(self.patch, 2)
+            cells = slots.reshape(n, self.grid, self.grid)
+            columns["instances"] = cells.repeat(self.patch, 1).repeat(self.patch, 2)
         return Columns(columns)
 
     def _layout(
