@@ -147,7 +147,7 @@ def experiment(slug: str, size: str, batch_size: int | None = None) -> Any:
     return with_attention(config, "cudnn") if jax.default_backend() == "gpu" else config
 
 
-def with_attention(config: Any, implementation: str) -> Any:
+def with_attention(config: Any, implementation: Any) -> Any:
     """`config` with this implementation of attention in every transformer of its system."""
     from mmrep.nn.config import TransformerConfig
 
@@ -233,7 +233,7 @@ def contrastive_loss(rows: int, width: int) -> dict[str, Any]:
         except jax.errors.JaxRuntimeError as error:
             found[name] = {"error": str(error)[:200]}
             continue
-        memory = compiled.memory_analysis().temp_size_in_bytes
+        memory = getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0)
         found[name] = {"loss": float(value), "step_seconds": time.perf_counter() - clock, "bytes_temporary": memory}
     return found
 

@@ -83,7 +83,8 @@ def attend(
     if implementation is None:
         implementation = "matmul" if jax.default_backend() == "cpu" else "xla"
     if implementation != "matmul":
-        return jax.nn.dot_product_attention(q, k, v, mask=mask, bias=bias, implementation=implementation)
+        chosen: Any = implementation
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, bias=bias, implementation=chosen)
     if k.shape[2] != q.shape[2]:
         k, v = (jnp.repeat(part, q.shape[2] // k.shape[2], axis=2) for part in (k, v))
     # Scaling the queries costs N * K products a head where scaling the logits costs N * M.

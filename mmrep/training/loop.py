@@ -239,9 +239,9 @@ def _steps(
         )
         if read["train/skips"] >= config.max_skips:
             learnt, _ = state.split(current["params"], stage.phase.trainable)
-            first = faults.first_nonfinite(current["params"], sorted(learnt), bad)
+            where = faults.first_nonfinite(current["params"], sorted(learnt), bad)
             raise ConfigError(
-                f"the loss or gradient was not finite for {int(read['train/skips'])} steps in a row up to step {step}, first {first}; lower optim.lr or look at the data with experiments.inspect"
+                f"the loss or gradient was not finite for {int(read['train/skips'])} steps in a row up to step {step}, first {where}; lower optim.lr or look at the data with experiments.inspect"
             )
 
     guard.heartbeat(faults.PATIENCE)

@@ -123,7 +123,7 @@ class Config:
             value = pairs_loss(image, adapted, surrogate, scale).mean()
             return value, {"scale": scale, "cosine": (image * adapted).sum(-1).mean()}
 
-        infer = {n: lambda params, extras, batch, n=n: upgraded(params, batch, n) for n in NAMES}
+        infer: dict[str, Any] = {n: lambda params, extras, batch, n=n: upgraded(params, batch, n) for n in NAMES}
         for when, model in (("old", old), ("new", new)):
             infer |= {
                 f"{when}_{n}": lambda params, extras, batch, n=n, m=model, w=when: m.embed(params[w], batch, n)
