@@ -120,7 +120,7 @@ def get_proof() -> Proof:
                 statement="nearly as well as after direct pairs: 8 points less at most",
             ),
             Expect(
-                better=f"through images/{kept}", worse=f"unfrozen/{kept}", margin=0.06,
+                better=f"through images/{kept}", worse=f"unfrozen/{kept}", margin=0.12,
                 statement="with the projection trained further, image and text drift apart",
             ),
             Expect(
