@@ -15,8 +15,8 @@ from mmrep.data.clips.timeline import (
 )
 from mmrep.data.scenes.world import COLOURS, SHAPES, TINTS, uniform
 
-ORDERS = ("{a} then {b}", "{b} after {a}", "{a} before {b}", "before {b} {a}")
-"""Four ways to tell that a was first; each clause is first in two of them, so that word order alone tells nothing."""
+ORDERS = ("{a} then {b}", "{b} after {a}", "{a} before {b}")
+"""Ways to tell that a was first; it is not always the first in the words, so that word order alone is right in two of three."""
 QUESTIONS = ("at", "after", "first")
 
 
