@@ -101,7 +101,10 @@ def test_an_image_needs_no_text_and_arms_without_contrast_have_no_pools(tiny):
     alone = jax.jit(infer["image"])(params, {}, {"image": batch["image"]})
     np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1, rtol=1e-5)
     plain = replace(config, itc_weight=0.0).build()
-    assert not {"image_pool", "text_pool"} & {*jax.eval_shape(plain.init, jax.random.key(0), batch)[0]}
+    shapes = jax.eval_shape(plain.init, jax.random.key(0), batch)[0]
+    assert not {"image_pool", "text_pool"} & {*shapes}
+    for name in ("image", "text"):
+        assert jax.eval_shape(plain.infer[name], shapes, {}, batch).shape == (4, 64)
     assert "rows_for_image" not in plain.infer
     for stand_in, rows in (("static", 4), ("none", None)):
         shapes = jax.eval_shape(replace(config, stand_in=stand_in).build().init, jax.random.key(0), batch)[0]

@@ -38,7 +38,8 @@ class Config:
     stand_in:  "pool"; "static", the same vectors for every input; "none", no vectors (ablations).
     cosine:    normalised scores, so that a long row of a pool is not chosen for every query (the authors' are not).
     dim:       of the contrast.   temperature: of it, fixed.
-    mask_rate: share of tokens that are predicted.   mlm_weight, itm_weight, itc_weight: of the losses; 0: pairs alone are trained.
+    mask_rate: share of tokens that are predicted.   mlm_weight, itm_weight, itc_weight: of the losses. itc_weight 0: pairs alone are trained,
+               without pools; a missing modality is then its first token.
     """
 
     image: TransformerConfig = TransformerConfig(depth=2)
@@ -77,7 +78,7 @@ class Config:
         self.check()
         module = PTUnifier(
             self.image, self.text, self.fusion, self.patch, self.vocab, self.length, self.pool, self.image_prompts, self.text_prompts,
-            self.stand_in, self.cosine, self.dim if self.itc_weight else 0, jnp.dtype(self.dtype),
+            self.stand_in if self.itc_weight else "none", self.cosine, self.dim if self.itc_weight else 0, jnp.dtype(self.dtype),
         )  # fmt: skip
 
         def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, Extras]:
