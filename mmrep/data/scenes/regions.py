@@ -39,5 +39,6 @@ def regions(
     box = np.clip(np.stack([x - r, y - r, x + r, y + r], axis=-1), 0, 1)
     found = np.concatenate([feature, box], axis=-1)
     seen = scenes.valid
-    ids = (np.where(seen, k, 0).astype(np.int32) for k in (scenes.shape, scenes.colour))
-    return np.where(seen[..., None], found, 0).astype(np.float32), *ids, np.where(seen, sure, 0).astype(np.float32)
+    shape, colour = (np.where(seen, ids, 0).astype(np.int32) for ids in (scenes.shape, scenes.colour))
+    rows = np.where(seen[..., None], found, 0).astype(np.float32)
+    return rows, shape, colour, np.where(seen, sure, 0).astype(np.float32)

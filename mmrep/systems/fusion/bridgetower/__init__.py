@@ -133,7 +133,7 @@ def bridgetower_loss(
         metrics["itc"] = symmetric_info_nce(x, y, scale, batch.get("id")).mean()
         total += config.itc_weight * metrics["itc"]
     if config.itm_weight:
-        keys = batch.get("id", batch["text"])
+        keys = jnp.asarray(batch.get("id", batch["text"]))
         t, i, is_match, counts = match_pairs(for_pairs, keys, logits if config.negatives == "hard" else None)
         pooled = model.fuse(parts, params, text[t], valid[t], image[i], image_valid[i])[2]
         judged = parts.match.apply({"params": params["match"]}, pooled).astype(jnp.float32)

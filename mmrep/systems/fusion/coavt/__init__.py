@@ -150,7 +150,7 @@ def coavt_loss(
     present = {s: jnp.stack([here[n] for n in STREAMS[s]]).all(0) for s in streams}
     for stream, found in scores.items():
         metrics[f"contrast_{stream}"] = symmetric_among(found, present[stream], true)
-    total = sum(metrics[f"contrast_{s}"] for s in streams) / len(streams)
+    total = jnp.stack([metrics[f"contrast_{s}"] for s in streams]).mean()
     if config.match_weight:
         clip, word, is_match, counts = match_rows(rng, scores["av"], true)
         context, valid = (x[clip] for x in streams["av"])

@@ -102,7 +102,7 @@ def ptunifier_loss(
     metrics: dict[str, Array] = {}
     total = jnp.zeros(())
     if config.itm_weight:
-        index, is_match = random_pairs(for_pairs, batch.get("id", ids))
+        index, is_match = random_pairs(for_pairs, jnp.asarray(batch.get("id", ids)))
         pooled = call(params, "fuse", *call(params, "encode_text", ids), pixels[index])[1]
         judged = call(params, "judge", pooled)
         metrics["itm"] = matching_loss(judged, is_match).mean()
@@ -144,11 +144,15 @@ def infer(config: Config, call: Call) -> dict[str, Infer]:
         pixels = call(params, "encode_image", jnp.asarray(batch["image"]))[0]
         return call(params, "fuse", *call(params, "encode_text", batch["text"]), pixels)[1].astype(jnp.float32)
 
-    found = {"image": image, "text": text, "image_tokens": image_tokens, "text_tokens": text_tokens}
+    found: dict[str, Infer] = {"image": image, "text": text, "image_tokens": image_tokens, "text_tokens": text_tokens}
     found |= {"score": score, "fused": fused}
+
+    def rows_for(name: str) -> Infer:
+        def run(params: Params, extras: Extras, batch: Batch) -> Array:
+            return call(params, f"rows_for_{name}", jnp.asarray(batch[name]))
+
+        return run
+
     if config.itc_weight and config.stand_in == "pool":
-        for name in ("image", "text"):
-            found[f"rows_for_{name}"] = lambda params, extras, batch, name=name: call(
-                params, f"rows_for_{name}", jnp.asarray(batch[name])
-            )
+        found |= {f"rows_for_{name}": rows_for(name) for name in ("image", "text")}
     return found

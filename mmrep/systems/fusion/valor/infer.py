@@ -67,9 +67,12 @@ def written(parts: Valor, names: tuple[str, ...], params: Params, extras: Extras
     seen = jnp.concatenate([outs[n]["valid"] & (n in names) for n in ("video", "sound")], axis=1)
     context, seen = (jnp.repeat(x, parts.beams, axis=0) for x in (context, seen))
 
+    decoder = parts.decoder
+    assert decoder is not None
+
     def next_logits(ids: Array, at: Array) -> Array:
         hidden = jnp.where(jnp.arange(ids.shape[1]) == at, MASK, ids)
-        logits = parts.decoder.apply({"params": params["decoder"]}, hidden, context=context, context_valid=seen)[0]
+        logits = decoder.apply({"params": params["decoder"]}, hidden, context=context, context_valid=seen)[0]
         return jax.lax.dynamic_index_in_dim(logits, at, axis=1, keepdims=False)
 
     start = jnp.full((len(seen) // parts.beams, 1), BOS, jnp.int32)

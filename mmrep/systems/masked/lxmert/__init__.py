@@ -160,7 +160,12 @@ def infer(call: Any, answers: int) -> dict[str, Infer]:
     def answer_logits(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B A"]:
         return run(call, params, batch["text"], jnp.asarray(batch["image"]))["answers"]
 
-    functions = {"text": text, "text_tokens": text_tokens, "image": image, "image_tokens": image_tokens}
+    functions: dict[str, Infer] = {
+        "text": text,
+        "text_tokens": text_tokens,
+        "image": image,
+        "image_tokens": image_tokens,
+    }
     functions |= {"score": score, "fused": fused}
     functions |= {"hidden_objects": partial(hidden_objects, call), "hidden_words": partial(hidden_words, call)}
     return functions | ({"answer_logits": answer_logits} if answers else {})
