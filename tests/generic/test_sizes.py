@@ -28,8 +28,9 @@ def test_every_config_builds_and_its_loss_keeps_the_contract(slug):
     }
     one_device = sharding.make_mesh(Mesh(1, 1))
     for name, config in different.values():
+        rows = max(4, getattr(getattr(config.system, "large_batch", None), "micro_batches", 1))
         batch = jax.eval_shape(
-            lambda m=config.data.modalities: {k: jnp.asarray(v) for k, v in modality.example(m, 4).items()}
+            lambda m=config.data.modalities, n=rows: {k: jnp.asarray(v) for k, v in modality.example(m, n).items()}
         )
         params, extras = jax.eval_shape(config.system.build().init, jax.random.key(0), batch)
         systems = {to_text(s): s for s in (p.system or config.system for p in config.phases if p.run is None)}
