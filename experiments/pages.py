@@ -164,7 +164,7 @@ def dryrun_table(found: Sequence[Entry]) -> str:
 
 def _dryrun_line(entry: Entry, row: Mapping[str, Any]) -> str:
     known = row["size"] in entry.sizes and row["variant"] in ("", *entry.variants)
-    fresh = known and row["fingerprint"] == _results.step_fingerprint(
+    fresh = known and row.get("fingerprint") == _results.step_fingerprint(
         catalogue.experiment(entry.slug, row["size"], row["variant"])
     )
     name = " ".join(filter(None, (f"`{entry.slug}`", row["size"], row["variant"]))) + ("" if fresh else " (old)")

@@ -232,7 +232,7 @@ def scene(
     allowed = np.argwhere(free)
     if not unique or any(o in found for o in absent) or (distractors and not len(allowed)):
         return None
-    drawn = allowed[rng.integers(len(allowed), size=distractors)] if distractors else []
+    drawn: Any = allowed[rng.integers(len(allowed), size=distractors)] if distractors else []
     return found, [(int(s), int(c)) for s, c in drawn]
 
 

@@ -42,7 +42,7 @@ class Floor:
         params, extras = jax.jit(model.system.init)(key, batch)
         infer = dict(model.system.infer) | {name: raw_tokens(maps) for name, maps in self.raw}
         systems = {"untrained": model.system, "raw": model.system._replace(infer=infer)}
-        found = {}
+        found: dict[str, float] = {}
         for label, system in systems.items():
             floor = Model(model.experiment, params, extras, system=system)
             found |= {f"{label} {k}": v for k, v in self.probe.run(floor).items()}

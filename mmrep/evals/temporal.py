@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -81,8 +82,8 @@ class Moments:
     name: str = ""
 
     def run(self, model: Model) -> dict[str, float]:
-        spans = np.asarray(model.embed_split(self.spans, self.split))
-        rows = [np.asarray(row) for row in model.column(self.truth, self.split)]
+        spans: Any = np.asarray(model.embed_split(self.spans, self.split))
+        rows: Any = [np.asarray(row) for row in model.column(self.truth, self.split)]
         if spans.ndim == 4 and spans.shape[1] > 1:
             rows, spans = [moment for row in rows for moment in row], spans.reshape(-1, *spans.shape[2:])
             spans, rows = (

@@ -1,6 +1,7 @@
 """Spans of time as (start, end) with start < end, in any unit: overlaps, the grid of proposals, non-maximum suppression."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ def to_centre_width(spans: Float[Array, "... 2"]) -> Float[Array, "... 2"]:
     return jnp.stack([0.5 * (spans[..., 0] + spans[..., 1]), spans[..., 1] - spans[..., 0]], -1)
 
 
-def _overlap(a: Spans, b: Spans) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
+def _overlap(a: Spans, b: Spans) -> tuple[Any, Any, Any]:
     shared = jnp.maximum(jnp.minimum(a[..., 1], b[..., 1]) - jnp.maximum(a[..., 0], b[..., 0]), 0.0)
     union = (a[..., 1] - a[..., 0]) + (b[..., 1] - b[..., 0]) - shared
     hull = jnp.maximum(a[..., 1], b[..., 1]) - jnp.minimum(a[..., 0], b[..., 0])

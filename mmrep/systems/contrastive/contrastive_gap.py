@@ -12,7 +12,7 @@ Training starts from random weights or from `Phase.start`, not from OpenAI's. Th
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +93,7 @@ class Config:
             value, terms = gap_loss(x, y, 1 / self.temperature, weights)
             return value, terms | {"centroid_distance": jnp.linalg.norm(x.mean(0) - y.mean(0))}
 
-        infer = model.infer()
+        infer: dict[str, Any] = model.infer()
         infer |= {n: lambda params, extras, batch, n=n: embed(params, batch, n) for n in model.names}
         return System(init, stateless(loss), infer)
 

@@ -120,7 +120,7 @@ class Config:
                 trained = name in self.learns
                 x = embed(params, batch, name, key if trained and self.up.dropout else None)
                 sides.append(x if trained else jax.lax.stop_gradient(x))
-            value = symmetric_info_nce(*sides, scale=math.exp(self.log_scale)).mean()
+            value = symmetric_info_nce(sides[0], sides[1], math.exp(self.log_scale)).mean()
             return value, {"cosine": (sides[0] * sides[1]).sum(-1).mean()}
 
         infer: dict[str, Any] = {n: lambda params, extras, batch, n=n: embed(params, batch, n) for n in encoders}

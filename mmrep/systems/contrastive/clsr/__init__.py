@@ -112,7 +112,7 @@ class Config:
                     )
                     for a, b in WAYS
                 ]
-                metrics["reconstruction"] = sum(errors).mean()
+                metrics["reconstruction"] = jnp.asarray(sum(errors)).mean()
                 value = value + self.reconstruct * metrics["reconstruction"]
             return value, ({"latents": running}, metrics)
 

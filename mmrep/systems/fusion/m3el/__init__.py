@@ -12,6 +12,7 @@ out of the mean; the contrast leaves an anchor's own entry out, where theirs add
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -128,7 +129,7 @@ class Config:
             return l2_normalise(project[part].apply({"params": params["project"][part]}, x).astype(jnp.float32))
 
         names = [f"{side}_{part}" for side in SIDES for part in ("text", "image")]
-        infer = {n: lambda params, extras, batch, n=n: embed(params, batch, n) for n in names}
+        infer: dict[str, Any] = {n: lambda params, extras, batch, n=n: embed(params, batch, n) for n in names}
         infer |= {f"{s}_tokens": lambda params, extras, batch, s=s: describe(params, batch, s) for s in SIDES}
         return System(init, stateless(loss), infer | {"score": score})
 

@@ -192,4 +192,4 @@ def mean_score(
     both = seen_m[:, None] & seen_e[None]
     use = {n: jnp.ones_like(both) if n in ("text", "sum") else both for n in scores}
     total = sum(jnp.where(use[n], s, 0.0) for n, s in scores.items())
-    return total / sum(u.astype(jnp.float32) for u in use.values())
+    return jnp.asarray(total / sum(u.astype(jnp.float32) for u in use.values()))

@@ -153,7 +153,7 @@ class Config:
             after, _ = states(params, batch)
             return {t: jnp.swapaxes(model.probabilities(decode(params, after, t), self.squash), 0, 1) for t in tasks}
 
-        infer = {"fused": fused, "trace": trace}
+        infer: dict[str, Any] = {"fused": fused, "trace": trace}
         for task in tasks:
             infer[f"{task}_logits"] = lambda params, extras, batch, task=task: decode(
                 params, fused(params, extras, batch), task

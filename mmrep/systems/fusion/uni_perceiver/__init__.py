@@ -155,8 +155,8 @@ class Config:
                     (text[:, None] == text[None]).all(-1).argmax(1).astype(jnp.int32)
                 )  # the first row of the same words
                 y = run(params, Unified.of_text, text, target=True)
-                found = symmetric_info_nce(h, y, temperature(params, "retrieve"), own, self.smoothing, True)
-                losses["retrieve"] = found.mean()
+                values = symmetric_info_nce(h, y, temperature(params, "retrieve"), own, self.smoothing, True)
+                losses["retrieve"] = values.mean()
             value = sum(weights[t] * v for t, v in losses.items())
             return jnp.asarray(value), metrics | {f"{t}_loss": v for t, v in losses.items()}
 

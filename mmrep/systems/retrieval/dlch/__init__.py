@@ -98,7 +98,10 @@ class Config:
                 of["labels", "image"] + self.gamma * of["labels", "text"] + of["image", "labels"] + of["text", "labels"]
             )
             value += self.mu / 2 * sum(quantisation_loss(outputs["labels"], code) for code in bridge.values())
-            metrics = {"pairs": of["image", "labels"] + of["text", "labels"], "quantisation": sum(quantised.values())}
+            metrics = {
+                "pairs": of["image", "labels"] + of["text", "labels"],
+                "quantisation": jnp.asarray(sum(quantised.values())),
+            }
             return value, (extras | {"buffers": buffers}, metrics)
 
         def adapt(params: Params, extras: Extras, batch: Batch) -> tuple[Array, tuple[Extras, Metrics]]:
@@ -111,7 +114,7 @@ class Config:
                 )
                 for n in NAMES[:2]
             }
-            return sum(values.values()), (extras, values)
+            return jnp.asarray(sum(values.values())), (extras, values)
 
         def loss(
             params: Params, extras: Extras, batch: Batch, rng: PRNGKeyArray

@@ -58,7 +58,7 @@ class Stream:
                 rows = np.sort(np.concatenate([rest, kept]))
             else:
                 rows = base if self.part == "base" else new
-        return StreamRecords(self.source.open(split), rows, labels, is_new)
+        return StreamRecords(self.source.open(split), rows, labels, np.asarray(is_new))
 
     def texts(self, split: str) -> Iterator[str]:
         return self.source.texts(split)

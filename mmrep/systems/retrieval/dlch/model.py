@@ -61,7 +61,7 @@ def solve_codes(
     b, bits = np.array(codes, np.float64), codes.shape[1]
     u = [np.asarray(x, np.float64) for x in outputs]
     p = sum(bits * np.asarray(target, np.float64).T @ x + alpha * np.asarray(e, np.float64) for x, e in zip(u, own))
-    gram = sum(x.T @ x for x in u)
+    gram: Any = sum(x.T @ x for x in u)
     for k in range(bits):
         others = np.arange(bits) != k
         value = p[:, k] - b[:, others] @ gram[others, k]

@@ -135,9 +135,8 @@ class Fit:
         sides = {}
         for name in names:
             infer = jax.jit(context.system.infer[f"{name}_features"])
-            sides[name] = embed_rows(
-                lambda b, infer=infer, name=name: infer(params, extras, own(b, name)), context.split, n
-            )
+            of: Any = lambda b, infer=infer, name=name: infer(params, extras, own(b, name))  # noqa: E731
+            sides[name] = embed_rows(of, context.split, n)
         order = [k for k in context.system.infer if k in names]
         found = align_by_hold_out(sides[order[0]], sides[order[1]], self.ks, self.eps)
         maps = {}

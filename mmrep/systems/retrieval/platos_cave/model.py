@@ -27,8 +27,8 @@ class Alignment(NamedTuple):
 
 def cosines(x: Rows, y: Float[Array | np.ndarray, "M P"]) -> Float[np.ndarray, "N M"]:
     """Cosine of every row of x with every row of y; 0 for a zero row."""
-    x, y = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in map(np.asarray, (x, y)))
-    return x @ y.T
+    a, b = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in map(np.asarray, (x, y)))
+    return a @ b.T
 
 
 def local_cka(

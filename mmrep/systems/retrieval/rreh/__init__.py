@@ -12,6 +12,7 @@ by gradients. Features enter as vectors: `mmrep.data.features` makes them from p
 """
 
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -84,7 +85,7 @@ class Solve:
     def __call__(self, params: Params, extras: Extras, context: Any) -> tuple[Params, Extras]:
         first, second = context.system.infer
         n = len(context.split)
-        x, y = (embed_rows(lambda b, k=k: b[k], context.split, n) for k in (first, second))
+        x, y = (embed_rows(itemgetter(k), context.split, n) for k in (first, second))
         here = np.ones((n, 2), np.float32)
         if any(m.name == "present" for m in context.split.data.modalities):
             here = embed_rows(lambda b: b["present"], context.split, n)

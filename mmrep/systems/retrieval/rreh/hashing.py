@@ -47,7 +47,7 @@ def hash_functions(
     if not here.any(1).all():
         raise DataError("a row of `present` marks no modality: leave the row out")
     scalers = [scaler(v[here[:, m]]) for m, v in enumerate((x, y))]
-    both = here.all(1)
+    both = np.asarray(here.all(1))
     columns, alone = [f(v) for f, v in zip(scalers, (x, y))], [here[:, m] & ~both for m in (0, 1)]
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(int(both.sum()))[:anchors]

@@ -11,7 +11,8 @@ or frame that joins it brings all its similarities (theirs: one entry); the seco
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -120,8 +121,8 @@ class Config:
             if self.objective == "estimator":
                 text, video = jax.lax.stop_gradient(pairs[0])
                 a, keys = own_products(text, video), jax.random.split(rng, len(text.x))
-                game = jax.vmap(lambda *row: banzhaf(*row[:-1], samples=self.samples, rng=row[-1]))
-                labels = game(a, text.valid, video.valid, text.logits, video.logits, keys)
+                played: Any = lambda *row: partial(banzhaf, samples=self.samples, rng=row[-1])(*row[:-1])  # noqa: E731
+                labels = jax.vmap(played)(a, text.valid, video.valid, text.logits, video.logits, keys)
                 value = ((both_valid(teach(a), text.valid, video.valid) - labels) ** 2).mean()
                 return value, {"spread": labels.std()}
             scale, total, metrics, scores = towers.scale(params), jnp.float32(0.0), {}, []
@@ -135,12 +136,12 @@ class Config:
                     a = own_products(text, video)
                     student = pupil.apply({"params": params["student"][name]}, a)
                     sides = both_valid(student, text.valid, video.valid), both_valid(teach(a), text.valid, video.valid)
-                    game = interaction_loss(sides[0], jax.lax.stop_gradient(sides[1]))
-                    total += self.interaction * game
-                    metrics[f"{name} interaction"] = game
+                    gap = interaction_loss(sides[0], jax.lax.stop_gradient(sides[1]))
+                    total += self.interaction * gap
+                    metrics[f"{name} interaction"] = gap
             for s in scores[1:]:
                 total += self.distil * (kl(s, scores[0]) + kl(s.T, scores[0].T))
-            return total, metrics | {"scale": scale}
+            return jnp.asarray(total), metrics | {"scale": scale}
 
         def embed(params: Params, batch: Batch, side: str) -> Float[Array, "B D"]:
             t = levels(params, batch, side, 1)[0]
@@ -152,8 +153,8 @@ class Config:
 
         def score(params: Params, extras: Extras, batch: Batch) -> Float[Array, " B"]:
             def one(*row: Array) -> Float[Array, ""]:
-                sides = [Tokens(x[None, :, :-1], v[None], x[None, :, -1]) for x, v in (row[:2], row[2:])]
-                return wti(*sides)[0, 0]
+                text, video = (Tokens(x[None, :, :-1], v[None], x[None, :, -1]) for x, v in (row[:2], row[2:]))
+                return wti(text, video)[0, 0]
 
             return jax.vmap(one)(*(batch[f"{side}_{part}"] for side in SIDES for part in ("tokens", "valid")))
 
@@ -167,14 +168,14 @@ class Config:
                 "frame_logits": video.logits, "estimate": found,
             }  # fmt: skip
 
-        infer = {s: lambda params, extras, batch, s=s: embed(params, batch, s) for s in SIDES}
+        infer: dict[str, Any] = {s: lambda params, extras, batch, s=s: embed(params, batch, s) for s in SIDES}
         infer |= {f"{s}_tokens": lambda params, extras, batch, s=s: tokens(params, batch, s) for s in SIDES}
         return System(init, stateless(loss), infer | {"score": score, "game": game})
 
 
 def wti(text: Tokens, video: Tokens) -> Float[Array, "B C"]:
     """The weighted token-wise interaction of all texts with all videos: half the sum of both directions, weights softmax(logits)."""
-    sides = [(l2_normalise(t.x), t.valid) for t in (text, video)]
-    weights = [masked_softmax(t.logits, t.valid) for t in (text, video)]
-    forth, back = late_similarity(*sides, None, *weights)
+    x, y = ((l2_normalise(t.x), t.valid) for t in (text, video))
+    of_words, of_frames = (masked_softmax(t.logits, t.valid) for t in (text, video))
+    forth, back = late_similarity(x, y, None, of_words, of_frames)
     return 0.5 * (forth + back)
