@@ -1,7 +1,14 @@
-"""Runs a system's proof: every arm on every seed, a table, and results/SLUG.json with the verdict by the stated rule."""
+"""Runs a system's proof: every arm on every seed, a table, and results/SLUG.json with the verdict by the stated rule.
+
+python -m experiments.prove clip                     one proof
+python -m experiments.prove --all --budget 5m        every proof in turn, each stopped after five minutes; the same command goes on there
+"""
 
 import dataclasses
 import json
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -13,6 +20,7 @@ from experiments import _cli, _results, _verdict
 from mmrep import catalogue
 from mmrep.errors import ConfigError, near
 
+SUMMARY = __doc__.splitlines()[0]
 Numbers = Mapping[str, Mapping[int, Mapping[str, float]]]  # {arm: {seed: {metric: value}}}
 
 
@@ -21,7 +29,7 @@ class Options:
     slug: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SLUG")]
     """a system; the command `list` shows all"""
     seeds: str = ""
-    """e.g. 0,1,2 (default: the proof's)"""
+    """e.g. 100,101 to try it out: without all the proof's own seeds, nothing is written to results/"""
     arms: str = ""
     """e.g. method,baseline: only these, printed and not written"""
     judge: bool = False
@@ -32,8 +40,74 @@ class Options:
     """finished arms, so that an interrupted proof goes on"""
 
 
+@dataclasses.dataclass(frozen=True)
+class Every:
+    all: bool = False
+    """every proof"""
+    budget: str = ""
+    """the most time of one proof, such as 90s or 5m (default: no limit); one that runs over is named, and goes on in the next run"""
+    fresh: bool = False
+    """run also those whose results are of the present arms"""
+    out: Annotated[Path, _cli.FOLDER] = _results.FOLDER
+    """folder of SLUG.json and full/SLUG.json"""
+    cache: Annotated[Path, _cli.FOLDER] = Path("runs") / "proofs"
+    """finished arms, so that an interrupted proof goes on"""
+
+
+def run_all() -> None:
+    """Each proof in a process of its own, then one table: verdict and minutes. Proofs with results of their present arms are not run again."""
+    o = tyro.cli(Every, description=SUMMARY)
+    seconds, rows = limit(o.budget), []
+    for entry in catalogue.entries():
+        module = catalogue.module(entry.slug)
+        if not hasattr(module, "get_proof"):
+            continue
+        clock, state = time.perf_counter(), "stored"
+        if o.fresh or not is_stored(entry.slug, module.get_proof(), o.out):
+            command = [
+                sys.executable,
+                "-m",
+                "experiments.prove",
+                entry.slug,
+                "--out",
+                str(o.out),
+                "--cache",
+                str(o.cache),
+            ]
+            try:
+                done = subprocess.run(command, timeout=seconds, capture_output=True, text=True)
+                state = (
+                    "ran" if done.returncode == 0 else f"failed: {(done.stderr.strip() or '?').splitlines()[-1][:80]}"
+                )
+            except subprocess.TimeoutExpired:
+                state = f"stopped after {o.budget}"
+        verdict = _results.read(entry.slug, folder=o.out).get("reproduced", _results.NOT_RUN)
+        rows.append(f"{entry.slug:20} {verdict:8} {(time.perf_counter() - clock) / 60:6.1f} min  {state}")
+        print(rows[-1], flush=True)
+
+
+def limit(text: str) -> float | None:
+    """Seconds of "90s" or "5m"; None of "". Raises ConfigError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([sm])", text)
+    if text and not found:
+        raise ConfigError(f"--budget is {text!r}: write 90s or 5m")
+    return float(found[1]) * (60 if found[2] == "m" else 1) if found else None
+
+
+def is_stored(slug: str, proof: Any, out: Path) -> bool:
+    """Whether results/ has this proof's arms, as they are now, on all its seeds."""
+    from mmrep.config import fingerprint
+
+    arms = {a.name: fingerprint(a.experiment) if a.experiment else "" for a in proof.arms}
+    metrics = _results.read(slug, "full", out).get("metrics", {})
+    ran = all({str(s) for s in proof.seeds} <= {*metrics.get(name, {})} for name in arms)
+    return ran and _results.read(slug, folder=out).get("arms") == arms
+
+
 def run() -> None:
-    options = _cli.parse_options(Options, __doc__)
+    if "--all" in sys.argv[1:]:
+        return run_all()
+    options = _cli.parse_options(Options, SUMMARY)
     module = catalogue.module(options.slug)
     if not hasattr(module, "get_proof"):
         raise ConfigError(f"{options.slug} states no proof: its config has no get_proof")
@@ -68,7 +142,7 @@ def run() -> None:
                 flush=True,
             )
     table(proof, results)
-    if not options.arms:
+    if not options.arms and (options.out != _results.FOLDER or {*proof.seeds} <= {*seeds}):
         made = {"seconds": round(seconds), "versions": versions(), "commit": _results.commit()}
         made = {"arms": {a.name: fingerprint(a.experiment) if a.experiment else "" for a in arms}} | made
         print(f"written: {write(options.slug, proof, results, made, options.out)}")

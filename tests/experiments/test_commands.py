@@ -245,3 +245,23 @@ def test_a_command_uses_huge_pages_once_and_keeps_a_setting_of_the_user(monkeypa
     monkeypatch.setenv("GLIBC_TUNABLES", "")
     _cli._use_huge_pages()
     assert len(started) == 1
+
+
+def test_all_proofs_run_in_turn_within_their_budget(tmp_path, monkeypatch, capsys):
+    entries = [e for e in prove.catalogue.entries() if e.slug in ("align", "clip", "symile")]
+    monkeypatch.setattr(prove.catalogue, "entries", lambda: entries)
+    monkeypatch.setattr(prove, "is_stored", lambda slug, proof, out: slug == "align")
+
+    def run(command, timeout, **_):
+        if "symile" in command:
+            raise prove.subprocess.TimeoutExpired(command, timeout)
+        return prove.subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(prove.subprocess, "run", run)
+    monkeypatch.setattr("sys.argv", ["prove", "--all", "--budget", "5m", "--out", str(tmp_path)])
+    prove.run()
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "stored" in lines["align"] and "ran" in lines["clip"] and "stopped after 5m" in lines["symile"]
+    assert prove.limit("90s") == 90 and prove.limit("1.5m") == 90 and prove.limit("") is None
+    with pytest.raises(ConfigError, match="write 90s or 5m"):
+        prove.limit("5 minutes")
