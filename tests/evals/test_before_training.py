@@ -117,7 +117,7 @@ def test_all_captions_are_scored_as_flickr_and_coco_do(forward, broken):
 
 
 def test_settings_of_captions_that_do_not_fit_are_refused():
-    with pytest.raises(ConfigError, match="leave out group and rerank"):
+    with pytest.raises(ConfigError, match="leave out group, truth, by and rerank"):
         Retrieval("image", "text", captions="text", group="first")
     with pytest.raises(ConfigError, match="needs a text and another modality"):
         Retrieval("image", "image", captions="text").run(Fake(Pairs()))

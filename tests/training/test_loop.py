@@ -170,6 +170,7 @@ def test_a_batch_that_does_not_divide_is_refused():
         dataclasses.replace(config, train=Train(accumulate=3))
 
 
+@pytest.mark.mesh
 def test_an_evaluation_batch_that_does_not_divide_over_the_mesh_is_refused():
     config = toy.experiment(1, mesh=Mesh(2, 1))
     with pytest.raises(ConfigError, match=r"data.eval_batch_size 3 does not divide over mesh.data \(x mesh.fsdp\) 2"):

@@ -42,6 +42,9 @@ def test_records_have_the_documented_fields():
         "object_valid": ("bool", (3,)),
         **{f"object_{k}": ("int32", (3,)) for k in ("shape", "colour", "size")},
         "object_xy": ("float32", (3, 2)),
+        "regions": ("float32", (3, 36)),
+        "region_confidence": ("float32", (3,)),
+        **{f"region_{k}": ("int32", (3,)) for k in ("shape", "colour")},
     }
     assert isinstance(r["caption"], str) and isinstance(r["caption_hard"], str) and r["caption"] != r["caption_hard"]
     assert SHAPES[r["shape"]] in r["caption"] and COLOURS[r["colour"]] in r["caption"]
