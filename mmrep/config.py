@@ -250,21 +250,36 @@ _TABLES = ("vocab", "vocab_size", "classes", "num_classes")
 
 
 def _check_tables(experiment: "Experiment") -> None:
-    """Raises ConfigError where a part of a system that has a modality's name states fewer ids or classes than the modality.
+    """Raises ConfigError where a part of a system states fewer ids or classes than the modality that it is for.
 
-    An id beyond a table is no error in JAX: it is clamped to the last row, or NaN, or a row of zeros.
+    An id beyond a table is no error in JAX: it is clamped to the last row, or NaN, or a row of zeros. A part is for the modality whose name it has.
+    A system whose parts have other names may state the ids that it can take itself: `table_sizes() -> {modality: ids}`. A text that no part is
+    named after must fit into the largest vocabulary.
     """
     ids = {m.name: m.vocab for m in experiment.data.modalities if m.vocab}
+    texts = [m.name for m in experiment.data.modalities if m.kind in ("text", "texts")]
     places = [("system", experiment.system)]
     places += [(f"phases.{i}.system", p.system) for i, p in enumerate(experiment.phases) if p.system is not None]
     for place, system in places:
-        for where, name, part in _parts(system, place, ""):
-            for table in _TABLES:
-                size = getattr(part, table, 0)
-                if name in ids and isinstance(size, int) and 0 < size < ids[name]:
-                    raise ConfigError(
-                        f"{where}.{table} is {size}, but modality {name!r} has {ids[name]} ids: give the system as many"
-                    )
+        tables = [
+            (f"{where}.{field}", name, size)
+            for where, name, part in _parts(system, place, "")
+            for field in _TABLES
+            if isinstance(size := getattr(part, field, 0), int) and size > 0
+        ]
+        named = {name for _, name, _ in tables}
+        largest = max(((size, where) for where, _, size in tables if where.endswith(".vocab")), default=None)
+        stated = getattr(system, "table_sizes", dict)()
+        found = [(where, name, size) for where, name, size in tables if name in ids and name not in stated]
+        found += [(place, name, size) for name, size in stated.items() if name in ids]
+        found += [(largest[1], m, largest[0]) for m in texts if largest and m not in named | {*stated}]
+        for where, name, size in found:
+            if size < ids[name]:
+                raise ConfigError(
+                    f"{where} is {size}, but modality {name!r} has {ids[name]} ids: give the system as many"
+                    if where != place
+                    else f"{place} takes {size} ids of modality {name!r}, which has {ids[name]}: give the system as many"
+                )
 
 
 def _parts(value: Any, where: str, name: str) -> Iterator[tuple[str, str, Any]]:

@@ -90,6 +90,10 @@ class Modality:
             raise ConfigError(
                 f"modality {self.name!r}: mean {self.mean} and std {self.std} must have 1 or {self.channels} values"
             )
+        if not all(0 < s < math.inf for s in self.std) or not all(map(math.isfinite, self.mean)):
+            raise ConfigError(
+                f"modality {self.name!r}: mean {self.mean} and std {self.std} must be finite, and std above 0"
+            )
 
     @property
     def source(self) -> str:

@@ -147,10 +147,23 @@ def test_every_number_is_in_its_range_or_one_sentence():
         replace(config, phases=(replace(config.phases[0], optim=replace(config.optim, lr=math.nan)),))
 
 
+def _smaller(config, name):
+    node, steps = config, name.split(".")
+
+    def changed(node, steps):
+        step, rest = steps[0], steps[1:]
+        if step.isdigit():
+            return tuple(changed(v, rest) if i == int(step) else v for i, v in enumerate(node))
+        return replace(node, **{step: changed(getattr(node, step), rest) if rest else 3})
+
+    return changed(node, steps)
+
+
 @pytest.mark.parametrize(
     ("slug", "name"),
     [("align", "system.text.vocab"), ("multimae", "system.maps.2.classes"), ("fourm", "system.modalities.5.vocab_size"),
-     ("symile", "system.encoders.1.1.vocab")],
+     ("symile", "system.encoders.1.1.vocab"), ("favor", "system.lm.vocab"), ("ptunifier", "system.vocab"), ("g2l", "system.text.vocab"),
+     ("m3el", "system.text.vocab")],
 )  # fmt: skip
 def test_a_system_smaller_than_its_data_is_refused(slug, name):
     """F12: NaN steps that were skipped with exit code 0 (align), or a finite loss (fourm, multimae)."""
@@ -158,22 +171,21 @@ def test_a_system_smaller_than_its_data_is_refused(slug, name):
 
     config = catalogue.experiment(slug, "tiny")
     ids = {m.name: m.vocab for m in config.data.modalities if m.vocab}
-    value = config
-    for step in name.split(".")[:-1]:
-        value = value[int(step)] if step.isdigit() else getattr(value, step)
-    small = replace(value, **{name.split(".")[-1]: 3})
-
-    def changed(node, steps):
-        if not steps:
-            return small
-        step, rest = steps[0], steps[1:]
-        if step.isdigit():
-            return tuple(changed(v, rest) if i == int(step) else v for i, v in enumerate(node))
-        return replace(node, **{step: changed(getattr(node, step), rest)})
-
     with pytest.raises(ConfigError, match=rf"{re.escape(name)} is 3, but modality '\w+' has \d+ ids") as error:
-        changed(config, name.split(".")[:-1])
+        _smaller(config, name)
     assert any(f"{k!r} has {v} ids" in str(error.value) for k, v in ids.items())
+
+
+@pytest.mark.parametrize(
+    ("slug", "name", "modality"),
+    [("gcog", "vocab", "instruction"), ("gcog", "answers", "answer"), ("lxmert", "attributes", "attributes"), ("lxmert", "answers", "answer"),
+     ("bridgetower", "answers", "answer"), ("uni_perceiver", "classes", "label"), ("cwcl", "intents", "intent")],
+)  # fmt: skip
+def test_a_system_that_states_its_own_tables_is_held_to_them(slug, name, modality):
+    from mmrep import catalogue
+
+    with pytest.raises(ConfigError, match=rf"system takes \d ids of modality {modality!r}, which has \d+"):
+        _smaller(catalogue.experiment(slug, "tiny"), f"system.{name}")
 
 
 def spelled(value):

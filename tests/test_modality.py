@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -73,6 +75,9 @@ def test_impossible_modalities_are_refused():
         image("x", 0)
     with pytest.raises(ConfigError, match="patch 3 does not divide"):
         image("x", 8, patch=3)
+    for std in (0.0, -1.0, math.nan):
+        with pytest.raises(ConfigError, match="must be finite, and std above 0"):
+            modality.image("image", 8, std=(std,))
     with pytest.raises(ConfigError, match="must have 1 or 3 values"):
         image("x", 8, mean=(0.5, 0.5))
 

@@ -47,6 +47,8 @@ def read(path: str, choose: Choose, delimiter: str = "") -> Cells:
     path = decode.locate(os.path.expanduser(path))
     ending = os.path.splitext(path)[1].lower()
     try:
+        with open(path, "rb") as file:
+            decode.fetched(file.read(100), path)
         if ending == ".parquet":
             cells = _parquet(path, choose)
         else:

@@ -89,6 +89,12 @@ def read(path: str, limits: Limits = Limits(), where: str = "", most: int | None
         ) from None
 
 
+def fetched(data: bytes, where: str) -> None:
+    """Raises DataError where `data` is a pointer that Git LFS left in place of the file."""
+    if data.startswith(b"version https://git-lfs"):
+        raise DataError(f"{where}: only a pointer of Git LFS to the file: fetch it with `git lfs pull`")
+
+
 def locate(path: str) -> str:
     """`path`, or the same path in another Unicode normal form (macOS) or with backslashes (Windows); `path` itself where none exists."""
     if os.path.lexists(path) or (path.isascii() and "\\" not in path):
@@ -117,6 +123,7 @@ def image(data: bytes, where: str, limits: Limits = Limits()) -> np.ndarray:
 
     Raises DataError, naming `where`, for truncated, unknown or oversized content.
     """
+    fetched(data, where)
     from PIL import Image
 
     image_endings()
@@ -144,6 +151,7 @@ def frames(data: bytes, where: str, limits: Limits = Limits()) -> list[np.ndarra
 
     Raises DataError, naming `where`, for content that is neither, or with more than limits.pixels pixels in all.
     """
+    fetched(data, where)
     from PIL import Image, ImageSequence
 
     if data.startswith(b"\x93NUMPY"):
@@ -188,6 +196,7 @@ def audio(data: bytes, where: str, rate: int, limits: Limits = Limits()) -> np.n
 
     Raises DataError, naming `where`, for truncated, empty, unknown or oversized content.
     """
+    fetched(data, where)
     import soundfile
 
     try:
@@ -232,6 +241,7 @@ def _wav_cut(data: bytes) -> bool:
 
 def text(data: bytes, where: str, limits: Limits = Limits()) -> str:
     """UTF-8 bytes as text without byte-order mark. Raises DataError for another encoding or beyond limits.characters."""
+    fetched(data, where)
     try:
         value = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -403,7 +403,8 @@ def index(path: str, folder: str = "") -> Index:
         state = os.stat(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}): check the pattern") from None
-    stamp = np.asarray([INDEX_VERSION, state.st_size, state.st_mtime_ns], np.int64)
+    # A file rewritten with equal size and time has another time of change.
+    stamp = np.asarray([INDEX_VERSION, state.st_size, state.st_mtime_ns, state.st_ctime_ns], np.int64)
     places = _places(path, folder)
     for place in places:
         stored = _load(path, place, stamp)
@@ -458,8 +459,9 @@ def _build(path: str) -> Index:
     ignored, last = 0, "its start"
     try:
         with open(path, "rb") as file:
-            compressed = file.read(6).startswith(_COMPRESSED)
-        if compressed or path.endswith((".gz", ".tgz", ".bz2", ".xz", ".zst")):
+            head = file.read(100)
+        decode.fetched(head, path)
+        if head.startswith(_COMPRESSED) or path.endswith((".gz", ".tgz", ".bz2", ".xz", ".zst")):
             raise DataError(f"{path} is compressed, which forbids random access: unpack it to a plain .tar")
         with tarfile.open(path, "r:") as tar:
             for member in tar:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import faulthandler
+import math
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from mmrep.config import flatten
-from mmrep.errors import DataError
+from mmrep.errors import ConfigError, DataError
 from mmrep.system import Params
 
 # Compiling, evaluating and saving may take this many times as long as a step before the watchdog ends the process.
@@ -31,6 +32,8 @@ class Guard:
     """
 
     def __init__(self, watchdog: float = 0.0, listens: bool = False):
+        if not 0 <= watchdog < math.inf:
+            raise ConfigError(f"watchdog is {watchdog}: give the seconds that a step may take, or 0 for none")
         self.watchdog, self.signal = watchdog, ""
         self._listens, self._until = listens, 0.0
 

@@ -226,7 +226,9 @@ def _steps(
         nonlocal late, first
         if first is not None:
             if sentence := beside_chance(experiment, float(jax.device_get(first))):
+                bar.clear()  # or the sentence would go on in the bar's line
                 say(sentence)
+                bar.refresh()
             first = None
         if late is None:
             return

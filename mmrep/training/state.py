@@ -124,7 +124,7 @@ def make_step(
         learnt, frozen = split(state["params"], trainable)
         rng = jax.random.fold_in(key, state["step"])
         (value, (extras, metrics)), grads = accumulated(learnt, frozen, state["extras"], batch, rng)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         broken = ~jnp.isfinite(jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)]))
         bad = jnp.where(broken.any(), jnp.argmax(broken), -1)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from files import EVERY, encoded, picture, write_shard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -255,3 +256,37 @@ def test_limits_are_named_in_the_sentence(tmp_path, tokenize):
     small = Folder(source.path, fractions=ALL, limits=Limits(pixels=20))
     with pytest.raises(DataError, match=r"5 x 5 pixels, more than the limit of 20"):
         opened(small, tokenize, 0).entry(0)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+def test_pointers_of_git_lfs_are_named(tmp_path):
+    """As a caption or a picture in a folder or a shard, as a shard, as a table of each format."""
+    for name in ("a.tar", "a.csv", "a.jsonl", "a.parquet"):
+        (tmp_path / name).write_bytes(POINTER)
+        source = Shards(str(tmp_path / name)) if name == "a.tar" else Table(tmp_path / name)
+        with pytest.raises(
+            DataError, match=rf"{re.escape(name)}: only a pointer of Git LFS .*: fetch it with `git lfs pull`"
+        ):
+            source.open("train")
+    picture(tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "a.txt").write_bytes(POINTER)
+    picture(tmp_path / "photos" / "b.png")
+    (tmp_path / "photos" / "b.txt").write_text("b")
+    (tmp_path / "photos" / "b.png").write_bytes(POINTER)
+    records = Folder(tmp_path / "photos", fractions=EVERY).open("train")
+    for i in range(2):
+        with pytest.raises(DataError, match=r"only a pointer of Git LFS"):
+            records[i]
+
+
+def test_a_shard_rewritten_with_equal_size_and_time_is_indexed_anew(tmp_path):
+    path, image = tmp_path / "a.tar", encoded(Image.new("RGB", (8, 8), (9, 9, 200)))
+    write_shard(path, [("0.png", image), ("0.txt", b"a red")])
+    assert len(Shards(str(path), fractions=EVERY).open("train")) == 1
+    before = os.stat(path)
+    write_shard(path, [("0.txt", b"a red"), ("0.png", image)])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert os.stat(path).st_size == before.st_size
+    assert "a red" in Shards(str(path), fractions=EVERY).texts("train")

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -94,6 +95,12 @@ config = toy.experiment(100, data=Data(Stuck(), (vector("x", 2),), batch_size=2,
 with faults.guarded(watchdog=float(sys.argv[1])) as guard:
     loop.train(config, Path(sys.argv[2]), progress=False, guard=guard)
 """
+
+
+@pytest.mark.parametrize("seconds", [-1.0, math.nan, math.inf])
+def test_a_watchdog_that_cannot_be_set_is_refused(seconds):
+    with pytest.raises(ConfigError, match=f"watchdog is {seconds}: give the seconds"):
+        faults.Guard(seconds)
 
 
 def test_a_hung_step_dumps_all_stacks_and_fails(tmp_path):

@@ -62,6 +62,10 @@ class Config:
         })  # fmt: skip
         self.large_batch.check()
 
+    def table_sizes(self) -> dict[str, int]:
+        """Ids that it can take of modalities that no part of it is named after."""
+        return {"intent": self.intents}
+
     def build(self) -> System:
         self.check()
         model = dual_encoder(

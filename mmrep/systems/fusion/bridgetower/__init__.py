@@ -75,6 +75,10 @@ class Config:
                 'system.negatives is "hard" and itc_weight 0: negatives are drawn by the contrast\'s similarity'
             )
 
+    def table_sizes(self) -> dict[str, int]:
+        """Ids that it can take of modalities that no part of it is named after."""
+        return {"answer": self.answers + 1} if self.answers else {}
+
     def build(self) -> System:
         self.check()
         parts = model.bridgetower(

@@ -83,6 +83,10 @@ class Config:
         """The cross-entropy of equal answers."""
         return float(jnp.log(self.answers))
 
+    def table_sizes(self) -> dict[str, int]:
+        """Ids that it can take of modalities that no part of it is named after."""
+        return {"instruction": self.vocab, "image": self.vocab, "answer": self.answers}
+
     def build(self) -> System:
         self.check()
         net, head = self.net(), nn.Dense(self.answers)

@@ -81,6 +81,10 @@ class Config:
         if self.sampled and not 2 <= self.sampled <= self.vocab:
             raise ConfigError(f"system.sampled is {self.sampled}: it must be in [2, {self.vocab}], or 0 for all words")
 
+    def table_sizes(self) -> dict[str, int]:
+        """Ids that it can take of modalities that no part of it is named after."""
+        return {"label": self.classes}
+
     def build(self) -> System:
         self.check()
         net = Unified(self.transformer, self.size, self.patch, self.vocab, self.length, self.shared)

@@ -76,6 +76,11 @@ class Config:
             name: (getattr(self, name) >= 0, "it must be 0 or more") for name in ("classes", "attributes", "answers")
         })  # fmt: skip
 
+    def table_sizes(self) -> dict[str, int]:
+        """Ids that it can take of modalities that no part of it is named after."""
+        sizes = {"classes": self.classes, "attributes": self.attributes, "answer": self.answers + bool(self.answers)}
+        return {name: size for name, size in sizes.items() if size}
+
     def build(self) -> System:
         self.check()
 
@@ -160,14 +165,9 @@ def infer(call: Any, answers: int) -> dict[str, Infer]:
     def answer_logits(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B A"]:
         return run(call, params, batch["text"], jnp.asarray(batch["image"]))["answers"]
 
-    functions: dict[str, Infer] = {
-        "text": text,
-        "text_tokens": text_tokens,
-        "image": image,
-        "image_tokens": image_tokens,
-    }
-    functions |= {"score": score, "fused": fused}
-    functions |= {"hidden_objects": partial(hidden_objects, call), "hidden_words": partial(hidden_words, call)}
+    functions: dict[str, Infer] = dict(text=text, text_tokens=text_tokens, image=image, image_tokens=image_tokens)
+    functions |= dict(score=score, fused=fused)
+    functions |= dict(hidden_objects=partial(hidden_objects, call), hidden_words=partial(hidden_words, call))
     return functions | ({"answer_logits": answer_logits} if answers else {})
 
 
