@@ -1,6 +1,6 @@
 """Evaluates the newest checkpoint of a run on its held-out data and rewrites its report.
 
-Overrides of evals are taken, and those of data.source: for data that has moved, or for other data, which leaves the report as it is.
+Overrides of evals are taken, and those of data.source: for data that has moved, or for other data, which does not change the report.
 """
 
 import json

@@ -41,7 +41,7 @@ def spoken(
 
 
 def events(steps: int = 400, batch: int = 128, source: Views | None = None, **changes: Any) -> Experiment:
-    """12 events with attributes that texts tell, and attributes that only the sound has; six in ten texts are told again."""
+    """12 events with attributes that texts name, and attributes that only the sound has; six in ten texts are paraphrased."""
     views = (View("audio", 64, noise=0.5, private=6, private_scale=1.0), View("text", 48, noise=0.0))
     source = source or Views(views, 3000, 400, 400, shared=8, classes=12, spread=0.5, repeats=0.6)
     small = VectorEncoder((128,))
@@ -77,7 +77,7 @@ def get_proof() -> Proof:
 
     recall, kept = "audio->text R@1", "private R2"
     return Proof(
-        claim="Reconstruction of latents keeps content of the sound that no text tells, at nearly equal retrieval.",
+        claim="Reconstruction of latents keeps content of the sound that no text names, at nearly equal retrieval.",
         metric=kept,
         arms=(
             arm("learned"), arm("reconstruction", reconstruct=0.1), arm("full", temperature="adaptive", intra=0.1, reconstruct=0.1),

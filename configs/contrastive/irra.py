@@ -82,7 +82,7 @@ def get_config(size: str = "small") -> Experiment:
 
 
 def codes(objective: Any = "sdm", *, views: int = 24, full: bool = False, steps: int = 800) -> Experiment:
-    """1200 views of persons with six attributes; captions tell three of them."""
+    """1200 views of persons with six attributes; captions name three of them."""
     source = Things(1200, 400, 800, FACTORS, told=(0.5,), views=views, held_views=4, noise=0.5, nuisance=0.5)
     shape, vocab, length = TransformerConfig(width=48, depth=1, heads=4), 48, 5
     count = 1200 // views

@@ -76,7 +76,7 @@ def get_proof() -> Proof:
 
     at, first = "written exact [0]", "written exact [2]"
     return Proof(
-        claim="Queries over windows in which frames and their sound are joined tell what is seen at a sound; separate queries over the clip do not, "
+        claim="Queries over windows in which frames and their sound are joined determine what is seen at a sound; separate queries over the clip do not, "
         "at equal steps.",
         metric=at,
         arms=(

@@ -3,7 +3,7 @@
 MultiModN: Multimodal, Multi-Task, Interpretable Modular Networks, arXiv 2309.14118.
     python -m experiments.train multimodn
     python -m experiments.prove multimodn
-Data: `small` takes scikit-learn's digits, a modality a quadrant, of which one is missing by class. A table of your own needs a column for each
+Data: `small` takes scikit-learn's digits, a modality a quadrant; which one is missing depends on the class. A table of your own needs a column for each
 label (whole numbers) and either a column of lists of numbers for each modality, Table("rows.jsonl", image=None, text=None, extra=("vitals", "labs"),
 label="died"), or single columns, Grouped(Table("rows.csv", ..., extra=("pulse", "pressure")), (("vitals", ("pulse", "pressure")),)); an empty
 cell is a missing number. `model.call("trace", ...)` gives every task's probabilities after each modality.

@@ -48,7 +48,7 @@ def parts(data: ClipData, system: Config, *, codes: bool = False, table: bool = 
 
 
 def clips(n: int = 4000, codes: bool = False, frames: int = 8, **settings: Any) -> ClipData:
-    """Two scenes and two sounds; captions tell all of what is seen and all of what is heard. Some clips have no sound."""
+    """Two scenes and two sounds; captions name all that is seen and all that is heard. Some clips have no sound."""
     spec = ClipSpec(frames, 2, sounds=2, silent=0.1, verbs=4 if codes else 1, caption="all", modes=("both",))
     sensors = ("codes", "sound_codes", "caption") if codes else ("video", "sound", "caption")
     return ClipData(n, spec=spec, sensors=sensors, **settings)
@@ -126,5 +126,5 @@ def get_proof() -> Proof:
             ),
         ),
         seeds=(10, 11, 12),
-        data="synthetic clips as codes of frozen encoders, the picture's noisy, the sound's clean; captions tell all of both",
+        data="synthetic clips as codes of frozen encoders, the picture's noisy, the sound's clean; captions name all of both",
     )  # fmt: skip

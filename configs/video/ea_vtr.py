@@ -113,6 +113,6 @@ def get_proof() -> Proof:
         seeds=(10, 11, 12),
         data="codes of synthetic clips",
         notes="Equal codes, encoders, steps and rates. A learned query pools the frames, as the paper's video token does: where the video's vector is the "
-        "mean of its frames, topics alone localise .92 of the events (a pilot). Word order alone tells the order of events in two of three texts; "
+        "mean of its frames, topics alone localise .92 of the events (a pilot). Word order alone gives the order of events in two of three texts; "
         "with four balanced templates, 500 steps taught no order with the swaps either (.53, without .52, two pilots).",
     )  # fmt: skip

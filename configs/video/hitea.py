@@ -1,4 +1,4 @@
-"""HiTeA: moments aligned with the words that tell them, and with the whole video they are part of (Ye et al., ICCV 2023)
+"""HiTeA: moments aligned with the words that describe them, and with the whole video they are part of (Ye et al., ICCV 2023)
 
 HiTeA: Hierarchical Temporal-Aware Video-Language Pre-training, arXiv 2212.14546. `small` and `paper` are trained on frames; the proof on
 codes, the vectors of a frozen frame encoder.
@@ -39,7 +39,7 @@ def pair(data: ClipData, system: Config, *, codes: bool = False, table: bool = F
 
 
 def clips(n: int = 4000, codes: bool = False, **settings: Any) -> ClipData:
-    """Two events of an actor and a verb, each at least as long as a moment; captions tell both and their order."""
+    """Two events of an actor and a verb, each at least as long as a moment; captions describe both and their order."""
     spec = ClipSpec(12, 2, shortest=4, shapes=8, colours=1, verbs=8, caption="order")
     return ClipData(n, spec=spec, sensors=("codes" if codes else "video", "caption", "clauses", "spans"), **settings)
 
@@ -85,7 +85,7 @@ def get_proof() -> Proof:
     own, whole = "phrase accuracy", "phrase whole accuracy"
     mean = PhraseChoice(temperature=None)
     return Proof(
-        claim="A moment contrasted with the words it attends to is aligned with the phrase that tells it.",
+        claim="A moment contrasted with the words it attends to is aligned with the phrase that describes it.",
         metric=own,
         arms=(
             arm("contrast only", cme_weight=0.0), arm("whole caption", cme="whole"),

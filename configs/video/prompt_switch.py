@@ -38,7 +38,7 @@ def pair(data: ClipData, system: Config, *, codes: bool = False, table: bool = F
 
 
 def clips(frames: int, n: int = 4000, codes: bool = False, **settings: Any) -> ClipData:
-    """Two events of the same kind or of two; the caption tells which, and the ground: no sum over frames tells the first."""
+    """Two events of the same kind or of two; the caption states which, and the ground: no sum over frames determines the first."""
     spec = ClipSpec(frames, 2, grounds=6, same=0.5, verbs=4 if codes else 1, caption="same")
     return ClipData(n, spec=spec, sensors=("codes" if codes else "video", "caption"), **settings)
 
@@ -54,7 +54,7 @@ def get_config(size: str = "small") -> Experiment:
         system = Config(ImageEncoder(shape, pool="cls"), eos_text(shape, LENGTH), dim=32, prompts=2, caption_depth=1)
         return experiment(clips(4, 64, True, n_val=16, n_test=16, dim=16), system, steps=4, batch=8, codes=True)
     if size == "small":
-        # Captions of two events in order, as users' captions tell what happens.
+        # Captions of two events in order, as users' captions describe what happens.
         shape = TransformerConfig(width=64, depth=2, heads=4)
         system = Config(ImageEncoder(shape, patch=6, pool="cls"), eos_text(shape, 12), prompts=6)
         spec = ClipSpec(12, 2, verbs=4, caption="order")
@@ -88,7 +88,7 @@ def get_proof() -> Proof:
         return Expect(better=f"{better}/ground accuracy", worse="mean/ground accuracy", slack=0.02, statement=statement)
 
     return Proof(
-        claim="Prompts exchanged between frames let the mean of frame vectors tell what no sum over frames encoded alone can tell.",
+        claim="Prompts exchanged between frames let the mean of frame vectors hold what no sum over frames encoded alone can hold.",
         metric="same accuracy",
         arms=(
             arm("mean", prompts=0), arm("no exchange", switch=False, aggregate="own"), arm("switch alone", aggregate="own"),
@@ -103,7 +103,7 @@ def get_proof() -> Proof:
             ground("Prompt Switch"),
             Expect(
                 better="Prompt Switch", worse="aggregation alone", headline=False,
-                statement="the switch adds to what aggregation alone tells",
+                statement="the switch adds to what aggregation alone gives",
             ),
             Expect(
                 better="no exchange", worse="mean", headline=False, slack=0.05,
@@ -113,5 +113,5 @@ def get_proof() -> Proof:
         seeds=(10, 11, 12),
         data="codes of synthetic clips",
         notes="Equal codes, text encoders, steps and rates; no captioner. A frame's prompts differ by its place in the chunk, so that a mean over "
-        "frames knows their order even without exchange: hence a task about the likeness of two frames.",
+        "frames encodes their order even without exchange: hence a task about the likeness of two frames.",
     )  # fmt: skip

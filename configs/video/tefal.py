@@ -44,7 +44,7 @@ def parts(data: ClipData, system: Config, *, codes: bool = False, table: bool = 
 
 
 def clips(n: int = 4000, codes: bool = False, frames: int = 12, events: int = 3, **settings: Any) -> ClipData:
-    """Clips of several scenes and sounds; captions tell one of what is seen, of what is heard, or of both. Pairs share the picture in test."""
+    """Clips of several scenes and sounds; captions name one thing that is seen, one that is heard, or both. Pairs share the picture in test."""
     spec = ClipSpec(
         frames, events, sounds=events, silent=0.1, verbs=4 if codes else 1, modes=("seen", "heard", "both"), twins=True
     )

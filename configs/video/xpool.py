@@ -35,7 +35,7 @@ def pair(data: ClipData, system: Config, *, codes: bool = False, table: bool = F
 
 
 def clips(events: int, codes: bool, n: int = 4000, frames_each: int = 0, **settings: Any) -> ClipData:
-    """Clips of several events; the caption tells one of them. A frame alone shows no verb, so only codes have them."""
+    """Clips of several events; the caption describes one of them. A frame alone shows no verb, so only codes have them."""
     spec = ClipSpec(frames_each * events or 12, events, shapes=10, colours=10, verbs=6 if codes else 1)
     return ClipData(n, spec=spec, sensors=("codes" if codes else "video", "caption", "spans"), **settings)
 
@@ -82,13 +82,13 @@ def get_proof() -> Proof:
         ("top 3", "top"),
     )
     return Proof(
-        claim="Frames pooled by the text's attention find the clip of which a text tells one part; vectors of the clip alone do not.",
+        claim="Frames pooled by the text's attention find the clip whose text describes one part of it; vectors of the clip alone do not.",
         metric="text->video R@1",
         arms=(*(arm(n, p, 4) for n, p in arms), arm("X-Pool, one scene", "text", 1), arm("mean, one scene", "mean", 1)),
         expects=(
             Expect(
                 better="X-Pool", worse="mean", margin=0.3,
-                statement="where the text tells one of 4 scenes, X-Pool's R@1 is 30 points above that of mean pooling",
+                statement="where the text describes one of 4 scenes, X-Pool's R@1 is 30 points above that of mean pooling",
             ),
             Expect(
                 better="X-Pool", worse="learned query", margin=0.3,

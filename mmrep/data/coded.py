@@ -1,4 +1,4 @@
-"""Coded maps: patches whose class no mean of pixels and no mean of their squares tells, seen by several sensors at once.
+"""Coded maps: patches whose class shows in no mean of pixels and in no mean of their squares, seen by several sensors at once.
 
 A picture is a grid of patches; blocks of neighbouring patches have one class. In each sensor a class is a fixed random pattern of +1 and -1,
 which each patch shows with a sign of its own, common to all sensors, plus noise. A neighbour gives a patch's class and not its sign; another

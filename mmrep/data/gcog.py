@@ -147,7 +147,7 @@ class GcogData:
         return found
 
     def _task(self, rng: np.random.Generator, test: bool) -> tuple[Task, Objects | None]:
-        """A task, and the objects that it may speak of (None: all)."""
+        """A task, and the objects that it may name (None: all)."""
         if self.split == "distractors":
             return (self._leaf(rng, self.operators, None),), None
         if self.split == "systematic":

@@ -24,7 +24,7 @@ class TFDS:
     name:     as TFDS writes it, "set", "set/config" or "set:1.0.0"; or the folder of a prepared version.
     fields:   record field -> feature; "captions/text" goes down one level, "label:name" is the name of a label. Empty: every
               feature of the top level under its own name. Three-channel images come as uint8 [H, W, 3], others as TFDS decodes them;
-              several texts are captions, of which training draws one and evaluation takes the first.
+              several texts are captions: training draws one, evaluation takes the first.
     splits:   "train", "val", "test" -> TFDS split, slices too ("train[:90%]"). Empty: those that the set has.
     data_dir: where TFDS keeps its sets; empty: its default.
     audio:    record fields that hold sound (integers, or floats in [-1, 1]; [T] or [T, channels]), mixed to mono and brought from `stored_rate` to `rate`.

@@ -21,7 +21,7 @@ def centroid_distance(x: Rows, y: Float[Array | np.ndarray, "M D"]) -> float:
 
 
 def separability(x: Rows, y: Float[Array | np.ndarray, "M D"], penalty: float = 0.1, seed: int = 0) -> float:
-    """Accuracy of a linear probe that tells unit rows of x from those of y on a held-out fifth of both; 0.5: no gap, 1: a full one.
+    """Accuracy of a linear probe that separates unit rows of x from those of y on a held-out fifth of both; 0.5: no gap, 1: a full one.
 
     The probe is ridge regression with a fixed `penalty`; a value below 0.5 is noise. Raises DataError for fewer than 5 rows of a side.
     """

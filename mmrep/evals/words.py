@@ -1,4 +1,4 @@
-"""Masked words that a picture tells."""
+"""Masked words that a picture determines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -33,7 +33,7 @@ def same_id(row_ids: Int[Array, " B"], column_ids: Int[Array, " N"]) -> Bool[Arr
 
 
 def true_of(told: Int[Array | np.ndarray, "B Q"], shown: Int[Array | np.ndarray, "N S"]) -> Bool[Array, "B N"]:
-    """True where a column shows every item that the row tells; item 0 stands for none. Of synthetic clips: the pairs of true captions."""
+    """True where a column shows every item that the row describes; item 0 is none. Of synthetic clips: the pairs of true captions."""
     told, shown = jnp.asarray(told), jnp.asarray(shown)
     found = (told[:, None, :, None] == shown[None, :, None, :]).any(-1)
     return (found | (told == 0)[:, None]).all(-1)

@@ -1,4 +1,4 @@
-"""Low-rank adaptation as functions of a parameter tree: no module knows of it.
+"""Low-rank adaptation as functions of a parameter tree: no module changes.
 
     adapters = lora.init(rng, params, r".*attn/(query|value)", rank=8)      # {path: {"a", "b"}}, as a nested dict
     output = model(lora.merge(params, adapters, scale=alpha / rank), x)     # at b = 0 exactly model(params, x)

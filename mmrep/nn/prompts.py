@@ -1,4 +1,4 @@
-"""Learnt prompts: vectors in front of the token sequence of any Transformer, which need not know of them.
+"""Learnt prompts: vectors in front of the token sequence of any Transformer, which needs no change.
 
     vectors = prompts.init(rng, lambda: features(params, batch), length=8)      # {transformer: [J, M, D]}
     with prompts.prompted(vectors):
@@ -78,7 +78,7 @@ def prompted(prompts: Prompts) -> Iterator[None]:
     """Within it the Transformers named in `prompts` have their vectors in front.
 
     The tokens attend to all of them. They attend to each other, and to the tokens where the mask is the same for every query: under a causal mask,
-    or any other that tells queries apart, nothing flows through them from token to token.
+    or any other that treats queries differently, nothing flows through them from token to token.
     Raises ConfigError for a Transformer with a cache.
     """
     seen: Counter[str] = Counter()

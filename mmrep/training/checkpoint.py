@@ -222,7 +222,7 @@ def _agreed(check: Callable[[], str | None]) -> str | None:
 
 
 def _raised_anyway(record: logging.LogRecord) -> bool:
-    """Drops orbax's log of a failed save, hundreds of lines in front of the one sentence that tells of it."""
+    """Drops orbax's log of a failed save, hundreds of lines in front of the one sentence about it."""
     return "orbax" not in record.pathname or record.levelno >= logging.CRITICAL
 
 

@@ -1,4 +1,4 @@
-"""The one loop: phases, checkpoints, evaluation and logging around a jitted step. It knows only the contract."""
+"""The one loop: phases, checkpoints, evaluation and logging around a jitted step. It depends on the contract alone."""
 
 import json
 import sys

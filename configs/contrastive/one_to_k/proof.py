@@ -1,4 +1,4 @@
-"""1-to-K's proof: four captions of a thing, each of which tells its own part."""
+"""1-to-K's proof: four captions of a thing, each with its own part of the attributes."""
 
 from typing import Any
 
@@ -60,6 +60,6 @@ def get_proof() -> Proof:
         ),
         seeds=(10, 11, 12),
         data="made things (noisy codes in the place of pixels), captions in four made languages",
-        notes="Every arm encodes 128 captions a step; all but the random language see 32 pictures, that one 128. Each caption tells its own random "
+        notes="Every arm encodes 128 captions a step; all but the random language see 32 pictures, that one 128. Each caption names its own random "
         "part of six attributes: three in the first and the last language, five in the others.",
     )  # fmt: skip

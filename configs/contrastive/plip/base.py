@@ -26,7 +26,7 @@ def persons(
     image: TransformerConfig, text: TransformerConfig, *, n: int, views: int, steps: int, batch: int, size: tuple[int, int], patch: int,
     vocab: int, length: int, dim: int, lr: float, tests: int, finetune: int = 0, factors: tuple[int, ...] = FACTORS, **changes: Any,
 ) -> Experiment:  # fmt: skip
-    """Captions and attribute phrases tell half of the six attributes each; `finetune` steps of CMPM/C follow."""
+    """Captions and attribute phrases name half of the six attributes each; `finetune` steps of CMPM/C follow."""
     source = Things(
         n, tests, tests, factors, told=(0.5,), views=views, held_views=4, listings=2, picture=size, nuisance=0.5
     )  # fmt: skip

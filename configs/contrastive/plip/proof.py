@@ -45,5 +45,5 @@ def get_proof() -> Proof:
         notes="Not run at these settings. On tuning seed 200, with 12 pictures of each of 100 persons and 400 steps, instances had more mAP than identities "
         "(0.154, 0.095), a band's error was 0.061 with its own word, 0.081 with another's and 0.078 without; IRRA's pilots need 24 views and 800 steps. "
         "50 persons with 24 pictures each; 200 test persons are new combinations of attributes. All colours have one luminance, so that the grey "
-        "picture tells none of them.",
+        "picture shows none of them.",
     )  # fmt: skip

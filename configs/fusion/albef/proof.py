@@ -37,6 +37,6 @@ def get_proof() -> Proof:
         ),
         seeds=(10, 11, 12),
         notes="Equal steps, data and learning rate; ITM+MLM keeps ITC's parameters, which it does not train. The claim is about speed: with enough "
-        "steps both arms reach the ceiling of a matcher that knows which colours and shapes are there and not which belong together. Hard negatives and "
+        "steps both arms reach the ceiling of a matcher that detects which colours and shapes are there and not which belong together. Hard negatives and "
         "distillation act on that binding, which is not learnt in 200 steps: captions with swapped colours are told from true ones at chance.",
     )  # fmt: skip

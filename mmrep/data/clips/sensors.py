@@ -52,7 +52,7 @@ def sound_codes(clips: Timeline, spec: ClipSpec, dim: int, noise: float) -> Floa
 
 
 def video(clips: Timeline, spec: ClipSpec, size: int, grain: float) -> UInt8[np.ndarray, "n T S S 3"]:
-    """The frames, painted as `mmrep.data.scenes.rgb` paints: one object that moves as its verb tells, on the clip's ground."""
+    """The frames, painted as `mmrep.data.scenes.rgb` paints: one object that moves as its verb states, on the clip's ground."""
     at = frame_event(clips, spec.frames)
     return np.stack([rgb.rgb(_scene(clips, spec, at[:, t], t), size, t, grain) for t in range(spec.frames)], axis=1)
 

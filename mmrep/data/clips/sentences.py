@@ -16,7 +16,7 @@ from mmrep.data.clips.timeline import (
 from mmrep.data.scenes.world import COLOURS, SHAPES, TINTS, uniform
 
 ORDERS = ("{a} then {b}", "{b} after {a}", "{a} before {b}")
-"""Ways to tell that a was first; it is not always the first in the words, so that word order alone is right in two of three."""
+"""Ways to state that a was first; it is not always the first in the words, so that word order alone is right in two of three."""
 QUESTIONS = ("at", "after", "first")
 
 
@@ -77,7 +77,7 @@ def _absent(present: list[int], total: int, u: float) -> int:
 
 
 def frame_captions(clips: Timeline, spec: ClipSpec) -> list[list[str]]:
-    """What each frame shows, in words; a share `frame_noise` of them tells a kind drawn at random."""
+    """What each frame shows, in words; a share `frame_noise` of them names a kind drawn at random."""
     kind = np.take_along_axis(clips.kind, frame_event(clips, spec.frames), axis=1)
     u = uniform(clips.key, "frame captions", spec.frames, 2)
     kind = np.where(u[..., 0] < spec.frame_noise, np.floor(u[..., 1] * spec.kinds).astype(np.int64), kind)

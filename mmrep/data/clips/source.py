@@ -24,7 +24,7 @@ class ClipData:
 
     Every record has: id int32; shape, colour, verb: int32 ids of the event told; ground int32, of the clip; kind int32: what the caption is about (timeline.MODES);
     told int32 [spec.told_items] and shown int32 [spec.shown_items]: ids below spec.items, 0 for none; a caption is true of a clip that
-    shows all it tells; event int32: the event told; sounds int32: events that are heard, 0 where the sound is missing. Sensors add:
+    shows all it describes; event int32: the event described; sounds int32: events that are heard, 0 where the sound is missing. Sensors add:
         codes        codes float32 [T, dim], one vector a frame;   sound_codes: sound_codes float32 [T, dim], of the sound during it
         video        video uint8 [T, size, size, 3];   sound: sound float32 [T * hop] at `rate`
         caption      caption, and caption_foil, a false one in nearly the same words

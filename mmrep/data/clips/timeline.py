@@ -24,14 +24,14 @@ class ClipSpec:
     frames:   of a clip.   events: one after another, without gaps; their kinds (shape, colour, verb) differ.
     shortest: frames of the shortest event; the cuts are random. 0: all events are equally long (events divides frames).
     sounds:   events that are heard, at random places; their sounds (timbre, tone) differ.   silent: share of clips without any sound.
-    repeats:  how many events have one and the same kind; the caption "one" then tells this kind.
+    repeats:  how many events have one and the same kind; the caption "one" then names this kind.
     same:     probability that the second event shows the first one's kind again.
     shapes, colours, verbs, timbres, tones, grounds: how many values of each vocabulary occur; a value that never varies is not told.
     caption:  one: one event that is seen, one that is heard, or both (`modes`).   all: every event.
               order: two events and which was first.   same: whether the second event is like the first, and the ground.
     modes:    what captions "one" and "all" are about: "seen", "heard", "both", each equally often.
     told:     with `repeats`, which occurrence the record's `event` is: "any", or always the "first".
-    frame_noise: share of frame captions that tell a kind drawn at random.
+    frame_noise: share of frame captions that name a kind drawn at random.
     twins:    in val and test, clips 2 i and 2 i + 1 share all that is seen, and differ in their sounds.
     """
 
@@ -200,7 +200,7 @@ def frame_event(clips: Timeline, frames: int) -> Int[np.ndarray, "n T"]:
 
 
 def told(clips: Timeline, spec: ClipSpec) -> Int[np.ndarray, "n Q"]:
-    """The items that each caption tells (see ClipSpec.items), 0 for none."""
+    """The items that each caption describes (see ClipSpec.items), 0 for none."""
     rows = np.arange(len(clips.id))
     if spec.caption == "order":
         a, b = clips.kind[rows, clips.pair[:, 0]], clips.kind[rows, clips.pair[:, 1]]
@@ -215,7 +215,7 @@ def told(clips: Timeline, spec: ClipSpec) -> Int[np.ndarray, "n Q"]:
 
 
 def shown(clips: Timeline, spec: ClipSpec) -> Int[np.ndarray, "n S"]:
-    """The items that are true of each clip, 0 for none: a caption is true where all it tells is shown."""
+    """The items that are true of each clip, 0 for none: a caption is true where all it describes is shown."""
     E, first = spec.events, 1 + spec.kinds + spec.timbres * spec.tones
     if spec.caption == "order":
         a, b = np.triu_indices(E, 1)

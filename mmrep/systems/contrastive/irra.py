@@ -3,7 +3,7 @@
 Section 3.2, implicit relation reasoning: cross encoder, head      CrossEncoder, WordHead, mask_words
 Section 3.3, equations 3 to 5, similarity distribution matching    sdm_loss, mmrep.losses.contrastive.distribution_matching
 Section 3.4, identity loss (Zheng et al. 2020)                     id_loss
-Baselines: InfoNCE, CMPM, and others that know of identities       Config.objective
+Baselines: InfoNCE, CMPM, and others that use identities       Config.objective
 
 Trained from scratch or from `Phase.start`, not from OpenAI's CLIP alone. Padding is masked in the cross encoder, and pictures without
 their class token are its keys; the authors mask nothing and add the class token. The cross encoder is not used in retrieval.

@@ -90,9 +90,7 @@ class Config:
             values = {"vtc": content_loss(video, found["text"], scale, equal_texts(batch["text"])).mean()}
             if self.content != "none":
                 shown = frames[rows, chosen] if self.content == "frame" else video
-                empty = (given["content"] > 0).sum(
-                    -1
-                ) <= 2  # no word between BOS and EOS: the captioner had nothing to tell
+                empty = (given["content"] > 0).sum(-1) <= 2  # no word between BOS and EOS: the captioner wrote nothing
                 values["content"] = masked_mean(
                     content_loss(shown, found["content"], scale, equal_texts(given["content"])), ~empty
                 )

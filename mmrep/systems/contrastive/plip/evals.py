@@ -1,4 +1,4 @@
-"""Colours that a text tells."""
+"""Colours that a text names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -63,7 +63,7 @@ class Plip(NamedTuple):
         return params
 
     def colour_patches(self, params: Params, images: Array, told: dict[str, Array]) -> Float[Array, "B N P"]:
-        """Pixels of the patches of the grey pictures, coloured by what the text's tokens tell."""
+        """Pixels of the patches of the grey pictures, coloured from the text's tokens."""
         _, seen = self.dual.full(params, {"image": grey(jnp.asarray(images))}, "image")
         fusion = {"params": params["colour"]}
         out = self.colour.apply(fusion, seen["patches"], told["tokens"], None, told["valid"])[1]

@@ -116,7 +116,7 @@ class Prefix(nn.Module):
 
 
 def positions(valid: Bool[Array, "B N"]) -> Any:
-    """Of tokens of which some are padding: counted over the valid ones."""
+    """Over the valid tokens alone; padding does not count."""
     return jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
 
 

@@ -1,4 +1,4 @@
-"""gCOG's six architectures over an instruction and an image, to tell apart by how they generalise (Ito et al. 2024, arXiv 2401.15030).
+"""gCOG's six architectures over an instruction and an image, compared by how they generalise (Ito et al. 2024, arXiv 2401.15030).
 
 Section 2.1, tasks, answers, splits and distractors          mmrep.data.gcog
 Section 2.3, RNN and GRU                                     model.Recurrent
@@ -35,7 +35,7 @@ class Config:
     answers: classes.   vocab: ids of a field of a token, of instruction and image.
     width, heads: of blocks.   blocks: of "single" alone; the others have one a stream.
     ids:     "embed": an embedding table for each field of a token, summed; "raw": a linear map of the ids as numbers (the authors').
-    latents: of the Perceiver, learned; "zeros" (the authors') keeps all of them equal, since nothing tells them apart.
+    latents: of the Perceiver, learned; "zeros" (the authors') keeps all of them equal, since they are updated alike.
     hide:    "image" or "instruction" is replaced by empty tokens, a control.
     """
 

@@ -151,7 +151,7 @@ class PTUnifier(nn.Module):
     def fuse(
         self, text: Float[Array, "B L D"], valid: Bool[Array, "B L"] | None, image: Float[Array, "B N E"]
     ) -> tuple[Float[Array, "B L W"], Float[Array, "B W2"]]:
-        """(words, pooled) of a pair, of which one side may be a stand-in."""
+        """(words, pooled) of a pair; one side may be a stand-in."""
         words, _, pooled, _ = self.pair(text, image, valid)
         return words, pooled
 

@@ -61,7 +61,7 @@ def infer(parts: Valor) -> dict[str, Infer]:
 
 
 def written(parts: Valor, names: tuple[str, ...], params: Params, extras: Extras, batch: Batch) -> Int[Array, "B L"]:
-    """The caption that the decoder gives a clip of which only `names` are seen: [MASK] is predicted at each place in turn."""
+    """The caption that the decoder writes for a clip whose modalities `names` alone are given: [MASK] is predicted at each place in turn."""
     outs = {n: model.encode(parts, params, batch, n)[1] for n in ("video", "sound")}
     context = parts.context.apply({"params": params["context"]}, *(outs[n]["tokens"] for n in ("video", "sound")))
     seen = jnp.concatenate([outs[n]["valid"] & (n in names) for n in ("video", "sound")], axis=1)

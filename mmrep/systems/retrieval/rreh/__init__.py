@@ -5,7 +5,7 @@ Objective J                                     model.objective
 Alternating closed forms, each lowers J         model.UPDATES, model.solve
 Hash functions, codes of new items              hashing.hash_functions, Solve, infer
 Mean average precision by Hamming distance      mmrep.evals.precision.Precision
-Records of which some lack a modality           data.SemiPaired
+Records, some without one modality              data.SemiPaired
 
 No code of the authors is available: the objective is reconstructed from the paper's text, and its exact terms are uncertain. Nothing is trained
 by gradients. Features enter as vectors: `mmrep.data.features` makes them from pictures and words, any frozen encoder from anything.

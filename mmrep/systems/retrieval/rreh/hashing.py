@@ -38,7 +38,7 @@ def hash_functions(
     x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N E"], present: Float[np.ndarray, "N 2"], *, bits: int,
     anchors: int, weights: Weights, iterations: int = 15, seed: int = 0, permuted: bool = False, pairs_only: bool = False,
 ) -> Hashed:  # fmt: skip
-    """RREH of rows of which `present` marks the observed modalities.
+    """RREH of rows whose observed modalities `present` marks.
 
     permuted, pairs_only: ablations: foreign relations; rows without a pair are hashed by the functions of the pairs.
     Raises DataError for rows without any modality.

@@ -1,4 +1,4 @@
-"""HiTeA: moments aligned with the words that tell them, and with the whole video they are part of (Ye et al., ICCV 2023).
+"""HiTeA: moments aligned with the words that describe them, and with the whole video they are part of (Ye et al., ICCV 2023).
 
 HiTeA: Hierarchical Temporal-Aware Video-Language Pre-training, arXiv 2212.14546. The losses of pre-training were not published as code;
 CME and MTRE follow the paper's description.

@@ -1,4 +1,4 @@
-"""Which phrase of a caption tells a moment of its video."""
+"""Which phrase of a caption describes a moment of its video."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ Section 3.1, mean pooling                                     Config.pool "mean"
 Section 3.2, top-k pooling                                    top_pool, Config.pool "top"
 Ablations: the pool with a learned query; self-attention      Config.pool "constant", "self"
 
-Pairs whose text is known to be true of the other clip are left out of the loss (`told`, `shown`); the authors know of none. The scale is
+Pairs whose text is known to be true of the other clip are left out of the loss (`told`, `shown`); the authors mark none. The scale is
 capped as in `mmrep.nn.heads.cap`, which keeps the gradient that leads back; the authors clamp it after each step.
 """
 

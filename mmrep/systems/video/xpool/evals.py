@@ -11,7 +11,7 @@ from mmrep.model import Model
 
 @dataclass(frozen=True)
 class FrameAttention:
-    """The attention that a video's own text pays to the frames of the event it tells, over their share of the frames; chance is 1.
+    """The attention that a video's own text pays to the frames of the event it describes, over their share of the frames; chance is 1.
 
     event: a record field with the number of the event told.   frame_event: one with the number of the event of each frame.
     """
