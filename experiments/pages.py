@@ -18,6 +18,7 @@ from mmrep.errors import ConfigError
 
 _TITLE = re.compile(r"(?P<name>[^:]+): (?P<what>.+?)(?: \((?P<paper>[^()]*?(?P<year>\d{4}))\))?")
 COLUMNS = ("system", "paper", "modalities", "objective", "reproduced at this scale")
+EARLIER = " (an earlier proof)"
 UNITS = {"bytes_parameters": (1e6, 1), "bytes_optimizer": (1e6, 1), "bytes_extras": (1e6, 1), "bytes_activations": (1e9, 1),
          "flops_per_step": (1e12, 1)}  # fmt: skip
 
@@ -94,13 +95,29 @@ def _about(family: str) -> list[str]:
     return text.strip().split("\n\n")
 
 
+def verdict(entry: Entry) -> str:
+    """The verdict of the stored proof, marked where the config's proof expects something else by now."""
+    stored = _results.read(entry.slug)
+    if not stored:
+        return _results.NOT_RUN
+    return f"{stored['reproduced']}{EARLIER if _earlier(entry, stored) else ''}"
+
+
+def _earlier(entry: Entry, stored: Mapping[str, Any]) -> bool:
+    """Whether the expectations and arms of a stored proof are others than those of the config."""
+    proof = catalogue.module(entry.slug).get_proof()
+    expected = {(e.better, e.worse, e.margin) for e in proof.expects}
+    found = {(e["better"], e["worse"], e["margin"]) for e in stored["expectations"]}
+    return expected != found or {a.name for a in proof.arms} != {*stored["arms"]}
+
+
 def families_table(families: Mapping[str, Sequence[Entry]]) -> str:
     """One row a family: the systems, what they do, how many proofs reproduce their paper's claim."""
     lines = ["| family | systems | what they do | reproduced at this scale |", "|---|---|---|---|"]
     for family, found in families.items():
-        verdicts = [_results.read(e.slug).get("reproduced") for e in simplest_first(found)]
+        verdicts = [verdict(e) for e in found]
         names = ", ".join(title(e).name for e in simplest_first(found))
-        ran = sum(v is not None for v in verdicts)
+        ran = sum(v != _results.NOT_RUN and not v.endswith(EARLIER) for v in verdicts)
         count = f"{verdicts.count('yes')} of {ran}" if ran else _results.NOT_RUN
         lines.append(f"| [{family}](docs/systems/{family}.md) | {names} | {purpose(family)} | {count} |")
     return "\n".join(lines)
@@ -115,10 +132,10 @@ def family_page(family: str, found: Sequence[Entry]) -> str:
         f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|",
     ]  # fmt: skip
     for e in ordered:
-        t, verdict = title(e), _results.read(e.slug).get("reproduced", _results.NOT_RUN)
+        t = title(e)
         paper = _link(t.paper, e)
         lines.append(
-            f"| [{t.name}](../../{_relative(e)}) `{e.slug}` | {paper} | {modalities(e)} | {t.what} | {verdict} |"
+            f"| [{t.name}](../../{_relative(e)}) `{e.slug}` | {paper} | {modalities(e)} | {t.what} | {verdict(e)} |"
         )
     for e in ordered:
         lines += ["", *proof_section(e, title(e).name)]
@@ -132,6 +149,8 @@ def proof_section(entry: Entry, name: str) -> Iterator[str]:
     if not short:
         yield "No proof has been run."
         return
+    if _earlier(entry, short):
+        yield from ("The config's proof has changed since, and has not been run again.", "")
     seeds = max(e["n"] for e in short["expectations"])
     yield f"Claim: {short['claim']}"
     yield ""

@@ -74,3 +74,13 @@ def test_no_config_states_results():
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         numbers = re.findall(r"(?<!\w)\d*\.\d+", re.sub(r"\d{4}\.\d{4,5}", "", text))  # but for arXiv's
         assert not numbers, f"{path}: results are stored in results/, not in docstrings"
+
+
+def test_a_proof_that_changed_since_it_was_run_is_marked(monkeypatch):
+    entry, stored = catalogue.find("invgc"), _results.read("invgc")
+    assert pages.verdict(entry) == stored["reproduced"]
+    for field in ("better", "margin"):
+        changed = [{**e, field: "another arm" if field == "better" else 9.0} for e in stored["expectations"]]
+        monkeypatch.setattr(_results, "read", lambda *_, changed=changed: stored | {"expectations": changed})
+        assert pages.verdict(entry) == f"{stored['reproduced']} (an earlier proof)"
+        assert any("has changed since" in line for line in pages.proof_section(entry, "InvGC"))
