@@ -48,7 +48,6 @@ TODO: dict[str, set[str]] = {
     },
     "users": {
         "mmrep.evals.grounding has 0 user(s): nothing imports it: delete it",
-        "mmrep.losses.ranking has 1 user(s): move it, and its test, to dbl",
         "mmrep.nn.lexical has 1 user(s): move it, and its test, to vdr",
         "mmrep.nn.set_prediction has 0 user(s): nothing imports it: delete it",
         "mmrep.nn.spans has 1 user(s): move it, and its test, to g2l",
