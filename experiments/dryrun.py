@@ -85,7 +85,7 @@ def finish(slug: str, row: dict[str, Any], write: bool) -> None:
     _cli.dump({"slug": slug} | row)
     if write:
         stored = {k: v for k, v in row.items() if k not in SECONDS}
-        _results.write_dryrun(slug, stored | {"commit": _results.commit()})
+        _results.write_row(slug, "dryrun", stored | {"commit": _results.commit()})
 
 
 def parse_mesh(text: str) -> dict[str, int]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from experiments import _cli
+from experiments import _cli, _results
+from mmrep.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class Options:
     """the run's folder (default: runs/SLUG-SIZE)"""
     split: str = ""
     """another split than the evaluators name, e.g. val"""
+    record: bool = False
+    """also store the metrics in results/runs/SLUG.json, which the generated pages show"""
     json: bool = False
     """print the metrics as one JSON line"""
 
@@ -32,6 +35,8 @@ def run() -> None:
     from mmrep.training.restore import restore
     from mmrep.training.workdir import read_config
 
+    if command.options.record and (command.options.split or command.overrides):
+        raise ConfigError("--record stores the metrics of an unchanged config: leave out --split and the overrides")
     model, changed = restore(workdir), []
     data = command.run_data(model.experiment, ("evals.",))
     # The command line's evaluators, so that a run can be given others than it was trained with.
@@ -51,6 +56,15 @@ def run() -> None:
         _cli.dump(metrics)
     else:
         print_metrics(metrics)
+    if command.options.record:
+        about = {
+            "size": command.size,
+            "variant": command.variant,
+            "seed": model.experiment.train.seed,
+            "steps": model.experiment.steps,
+        }
+        row = about | {"metrics": {k: round(v, 4) for k, v in metrics.items()}, "commit": _results.commit()}
+        print(f"written: {_results.write_row(command.slug, 'runs', row)}", file=sys.stderr)
     if not command.options.split and not changed:
         (workdir / "evaluation.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False), encoding="utf-8")
         model.metrics = metrics

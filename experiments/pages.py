@@ -138,7 +138,7 @@ def family_page(family: str, found: Sequence[Entry]) -> str:
             f"| [{t.name}](../../{_relative(e)}) `{e.slug}` | {paper} | {modalities(e)} | {t.what} | {verdict(e)} |"
         )
     for e in ordered:
-        lines += ["", *proof_section(e, title(e).name)]
+        lines += ["", *proof_section(e, title(e).name), *runs_section(e)]
     return "\n".join(lines) + "\n"
 
 
@@ -165,6 +165,15 @@ def proof_section(entry: Entry, name: str) -> Iterator[str]:
         yield f"| {_cell(statement)} | {_cell(compared)} | {e['margin']:g} | {e['mean']:+.3f} | {e['sd']:.3f} | {e['verdict']} |"
     if full.get("notes"):
         yield from ("", full["notes"])
+
+
+def runs_section(entry: Entry) -> Iterator[str]:
+    """The metrics of recorded runs, as Markdown lines."""
+    for row in _results.read(entry.slug, "runs").get("rows", []):
+        name = " ".join(filter(None, (f"`{entry.slug}`", row["size"], row["variant"])))
+        yield from ("", f"Trained once, {name}: seed {row['seed']}, {row['steps']} steps, commit {row['commit']}.", "")
+        yield from ("| metric | value |", "|---|---:|")
+        yield from (f"| {_cell(k)} | {v:.3f} |" for k, v in row["metrics"].items())
 
 
 def _cell(text: str) -> str:

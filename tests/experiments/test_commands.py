@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import toy
 
-from experiments import _cli, prove, train
+from experiments import _cli, _results, pages, prove, train
 from mmrep import catalogue
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Pretrained, Proof, flatten
 from mmrep.errors import ConfigError, DataError
@@ -23,7 +23,7 @@ def fails(run_command, *args):
     return err
 
 
-def test_train_evaluate_and_resume_as_a_user_would(run_command, tmp_path):
+def test_train_evaluate_and_resume_as_a_user_would(run_command, tmp_path, monkeypatch):
     run = str(tmp_path / "run")
     code, out, _ = run_command("train", "align", "--size", "tiny", "--workdir", run, "--quiet")
     assert code == 0 and "image->text R@1" in out and "report:" in out
@@ -34,6 +34,16 @@ def test_train_evaluate_and_resume_as_a_user_would(run_command, tmp_path):
     assert code == 0 and "nothing left to do" in err
     code, out, _ = run_command("evaluate", "align", "--size", "tiny", "--workdir", run, "--json")
     assert code == 0 and json.loads(out) == pytest.approx(first, abs=1e-6)
+    monkeypatch.setattr(_results.write_row, "__defaults__", (tmp_path / "results",))
+    code, _, err = run_command("evaluate", "align", "--size", "tiny", "--workdir", run, "--record")
+    (row,) = _results.read("align", "runs", tmp_path / "results")["rows"]
+    assert code == 0 and "written: " in err and (row["size"], row["steps"], row["commit"] != "") == ("tiny", 4, True)
+    assert row["metrics"] == pytest.approx(first, abs=1e-4)
+    monkeypatch.setattr(_results, "read", lambda *_: {"rows": [row]})
+    assert any("Trained once, `align` tiny: seed 0, 4 steps" in x for x in pages.runs_section(catalogue.find("align")))
+    assert "--record stores the metrics of an unchanged config" in fails(
+        run_command, "evaluate", "align", "--size", "tiny", "--workdir", run, "--record", "--split", "val"
+    )
     assert "holds a run of another config (optim.lr" in fails(
         run_command, "train", "align", "--size", "tiny", "--workdir", run, "--optim.lr", "0.5"
     )

@@ -47,7 +47,7 @@ def test_a_row_is_stored_once_a_size_and_without_wall_times(run_command, monkeyp
     )
     stored = lambda: _results.read("clip", "dryrun", tmp_path)["rows"]  # noqa: E731
     monkeypatch.setattr(_results, "FOLDER", tmp_path)
-    monkeypatch.setattr(_results.write_dryrun, "__defaults__", (tmp_path,))
+    monkeypatch.setattr(_results.write_row, "__defaults__", (tmp_path,))
     made: list[str] = []
     for size in ("tiny", "paper", "tiny"):
         made.append(size)
