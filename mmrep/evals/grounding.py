@@ -1,6 +1,6 @@
 """Which token of one modality a token of another is most similar to."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,25 @@ def pointed(
     """The valid token of the same record with the largest dot product, for each word."""
     scores = np.einsum("bld,bnd->bln", words, tokens)
     return np.where(valid[:, None], scores, -np.inf).argmax(-1)
+
+
+def described(
+    texts: Sequence[str], owners: Sequence[Int[np.ndarray, " _"]], valid: Bool[np.ndarray, "B L"]
+) -> Iterator[tuple[int, int, str, int]]:
+    """(record, place of the token, word, its owner) of every word that describes a token: BOS, one token a word, EOS.
+
+    Raises ConfigError where a text has another number of tokens.
+    """
+    for i, (text, owner) in enumerate(zip(texts, owners)):
+        words = text.split()
+        if valid[i].sum() != len(words) + 2:
+            raise ConfigError(
+                f"{text!r} has {len(words)} words and {valid[i].sum()} tokens, BOS and EOS included: set data.tokenizer.kind to "
+                "'word' and a text long enough"
+            )
+        for at, word in enumerate(words):
+            if owner[at] >= 0:
+                yield i, at + 1, word, int(owner[at])
 
 
 @dataclass(frozen=True)
@@ -43,19 +62,11 @@ class Pointing:
         tokens, valid = model.embed_split(self.tokens, self.split)
         best = pointed(words, tokens, valid)
         right, chance = [], []
-        for i, (text, owner) in enumerate(
-            zip(model.column(self.text, self.split), model.column(self.owner, self.split))
-        ):
-            split_words = text.split()
-            if spoken[i].sum() != len(split_words) + 2:
-                raise ConfigError(
-                    f"{text!r} has {len(split_words)} words and {spoken[i].sum()} tokens, BOS and EOS included: set data.tokenizer.kind to "
-                    "'word' and a text long enough"
-                )
-            for at, word in enumerate(split_words):
-                if owner[at] >= 0 and (not self.only or word in self.only):
-                    right.append(best[i, at + 1] == owner[at])
-                    chance.append(1 / valid[i].sum())
+        texts, owners = (model.column(field, self.split) for field in (self.text, self.owner))
+        for i, at, word, owner in described(texts, owners, spoken):
+            if not self.only or word in self.only:
+                right.append(best[i, at] == owner)
+                chance.append(1 / valid[i].sum())
         if not right:
             raise DataError(f"Pointing.owner is {self.owner!r}: no word of {self.split!r} describes a token")
         return {f"{self.name} accuracy": float(np.mean(right)), f"{self.name} chance": float(np.mean(chance))}

@@ -60,19 +60,25 @@ cap.defvjp(_cap_forward, _cap_backward)
 class LogScale(nn.Module):
     """The inverse temperature of contrastive logits, learned as its logarithm (Radford et al. 2021, section 2.5).
 
-    `initial` is the scale at initialisation, `max` its upper bound (None: unbounded). Raises ConfigError unless both are positive.
+    `initial` is the scale at initialisation, `max` its upper and `min` its lower bound (None: unbounded).
+    Raises ConfigError unless all are positive.
     """
 
     initial: float = 1 / 0.07
     max: float | None = 100.0
+    min: float | None = None
 
     @nn.compact
     def __call__(self) -> Float[Array, ""]:
-        if self.initial <= 0 or (self.max is not None and self.max <= 0):
-            raise ConfigError(f"LogScale has initial {self.initial} and max {self.max}; both must be positive.")
+        if min(x for x in (self.initial, self.max, self.min) if x is not None) <= 0:
+            raise ConfigError(
+                f"LogScale has initial {self.initial}, max {self.max} and min {self.min}; all must be positive."
+            )
         log_scale = self.param("log_scale", lambda _: jnp.asarray(math.log(self.initial), jnp.float32))
         if self.max is not None:
             log_scale = cap(jnp.asarray(log_scale), jnp.asarray(math.log(self.max), jnp.float32))
+        if self.min is not None:
+            log_scale = -cap(-jnp.asarray(log_scale), jnp.asarray(-math.log(self.min), jnp.float32))
         return jnp.exp(log_scale)
 
 
