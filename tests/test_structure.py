@@ -47,8 +47,6 @@ TODO: dict[str, set[str]] = {
         "recipes/finetune has more than 500 lines",
     },
     "users": {
-        "mmrep.evals.grounding has 0 user(s): nothing imports it: delete it",
-        "mmrep.nn.lexical has 1 user(s): move it, and its test, to vdr",
         "mmrep.nn.set_prediction has 0 user(s): nothing imports it: delete it",
         "mmrep.nn.spans has 1 user(s): move it, and its test, to g2l",
     },
