@@ -136,10 +136,14 @@ def symmetric_info_nce_of_logits(
     ids: Int[Array, " B"] | None = None,
     smoothing: Scalar = 0.0,
     multi_positive: bool = False,
+    true: Bool[Array, "B B"] | None = None,
 ) -> Float[Array, " B"]:
-    """Half the sum of both directions, for two matrices that need not be transposes: rows of `logits_yx` are the y side."""
+    """Half the sum of both directions, for two matrices that need not be transposes: rows of `logits_yx` are the y side.
+
+    ids: as in `symmetric_info_nce`.   true: in place of ids, the pairs (x, y) that are true; those beside the diagonal are no negatives.
+    """
     positives = jnp.eye(logits_xy.shape[0], dtype=bool)
-    ignore = None
+    ignore = None if true is None else true & ~positives
     if ids is not None and multi_positive:
         positives = same_id(ids, ids)
     elif ids is not None:
@@ -147,6 +151,7 @@ def symmetric_info_nce_of_logits(
     elif multi_positive:
         raise ConfigError(NEEDS_IDS)
     x_to_y = info_nce(logits_xy, positives, smoothing=smoothing, ignore=ignore)
+    ignore = None if ignore is None else ignore.T
     return 0.5 * (x_to_y + info_nce(logits_yx, positives, smoothing=smoothing, ignore=ignore))
 
 

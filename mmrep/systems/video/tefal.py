@@ -20,7 +20,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mmrep.errors import check_fields
-from mmrep.losses.contrastive import info_nce, true_of
+from mmrep.losses.contrastive import symmetric_info_nce_of_logits, true_of
 from mmrep.nn.attention import padding_mask
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.dual import Encoder, dual_encoder
@@ -93,13 +93,10 @@ class Config:
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
             clips = *tokens_of(params, batch, "video"), *tokens_of(params, batch, "sound")
             found = compare(params, model.embed(params, batch, "text"), *clips, rng=rng)
-            ignore = None
-            if {"told", "shown"} <= {*batch}:
-                ignore = true_of(batch["told"], batch["shown"]) & ~jnp.eye(len(found), dtype=bool)
+            known = true_of(batch["told"], batch["shown"]) if {"told", "shown"} <= {*batch} else None
             scale = model.scale(params)
-            forth = info_nce(scale * found, ignore=ignore)
-            back = info_nce(scale * found.T, ignore=None if ignore is None else ignore.T)
-            return 0.5 * (forth + back).mean(), {"scale": scale, "cosine": jnp.diagonal(found).mean()}
+            value = symmetric_info_nce_of_logits(scale * found, scale * found.T, true=known)
+            return value.mean(), {"scale": scale, "cosine": jnp.diagonal(found).mean()}
 
         def video_tokens(params: Params, extras: Extras, batch: Batch) -> tuple[Array, Array]:
             sides = tokens_of(params, batch, "video"), tokens_of(params, batch, "sound")

@@ -16,11 +16,12 @@ from mmrep.data.clips import ClipSpec
 from mmrep.data.sources import Table
 from mmrep.errors import ConfigError
 from mmrep.evals.suite import Retrieval
+from mmrep.losses.contrastive import symmetric_info_nce_of_logits as loss_of
 from mmrep.losses.contrastive import true_of
 from mmrep.modality import example
 from mmrep.nn.heads import l2_normalise
 from mmrep.nn.pooling import TextConditionedPool, conditioned_similarity, mean_pool
-from mmrep.systems.video.xpool import POOLS, clip_loss, top_pool
+from mmrep.systems.video.xpool import POOLS, top_pool
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "xpool.npz")
 TEXT, FRAMES = jnp.asarray(GOLDEN["text"]), jnp.asarray(GOLDEN["frames"])
@@ -44,7 +45,9 @@ def test_pool_similarity_and_loss_are_the_authors(heads):
     np.testing.assert_allclose(pool(TEXT), GOLDEN[f"{heads}/pooled"], atol=1e-5)
     found = conditioned_similarity(pool, TEXT)
     np.testing.assert_allclose(found, GOLDEN[f"{heads}/sims"], atol=1e-5)
-    np.testing.assert_allclose(clip_loss(found, np.exp(1.5)).mean(), GOLDEN[f"{heads}/loss"], atol=1e-5)
+    np.testing.assert_allclose(
+        loss_of(found * np.exp(1.5), found.T * np.exp(1.5)).mean(), GOLDEN[f"{heads}/loss"], atol=1e-5
+    )
 
 
 def test_mean_and_top_pooling_are_the_authors():
@@ -69,7 +72,7 @@ def test_true_pairs_are_left_out_of_the_denominators():
     expected = [
         0.5 * (jax.nn.logsumexp(2 * r) + jax.nn.logsumexp(2 * c)) - 2 * d for r, c, d in zip(rows, columns, own)
     ]
-    np.testing.assert_allclose(clip_loss(s, 2.0, known), expected, rtol=1e-5)
+    np.testing.assert_allclose(loss_of(2.0 * s, 2.0 * s.T, true=known), expected, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +103,7 @@ def test_scores_of_pairs_are_those_of_the_loss_and_only_the_texts_pool_depends_o
         known = true_of(batch["told"], batch["shown"])
         loss = jax.jit(system.loss)(params, {}, batch, jax.random.key(1))[0]
         if pool not in ("text", "constant"):  # whose loss has dropout
-            np.testing.assert_allclose(clip_loss(scores, scale, known).mean(), loss, rtol=1e-4)
+            np.testing.assert_allclose(loss_of(scale * scores, scale * scores.T, true=known).mean(), loss, rtol=1e-4)
         other = sides | {"video_tokens": jnp.roll(video, 1, axis=1)[j]}
         moved = jax.jit(system.infer["score"])(params, {}, other).reshape(4, 4)
         if pool != "self":  # whose layer has positions

@@ -4,7 +4,7 @@ X-Pool: Cross-Modal Language-Video Attention for Text-Video Retrieval, arXiv 220
 
 Section 3.3, equation 3, r(c|v)                               mmrep.nn.pooling.TextConditionedPool
 Section 3.3, equation 4, s(t, v)                              mmrep.nn.pooling.conditioned_similarity
-Section 3.4, equations 5 and 6, loss of both directions       clip_loss
+Section 3.4, equations 5 and 6, loss of both directions       mmrep.losses.contrastive.symmetric_info_nce_of_logits
 Section 3.1, mean pooling                                     Config.pool "mean"
 Section 3.2, top-k pooling                                    top_pool, Config.pool "top"
 Ablations: the pool with a learned query; self-attention      Config.pool "constant", "self"
@@ -23,7 +23,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mmrep.errors import check_fields
-from mmrep.losses.contrastive import info_nce, true_of
+from mmrep.losses.contrastive import symmetric_info_nce_of_logits, true_of
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.dual import Encoder, dual_encoder
 from mmrep.nn.encoders.text import TextEncoder
@@ -114,8 +114,8 @@ class Config:
             found = compare(params, text_of(params, batch), *frames_of(params, batch), rng)
             known = true_of(batch["told"], batch["shown"]) if {"told", "shown"} <= {*batch} else None
             scale = model.scale(params)
-            own = jnp.diagonal(found).mean()
-            return clip_loss(found, scale, known).mean(), {"scale": scale, "cosine": own}
+            value = symmetric_info_nce_of_logits(scale * found, scale * found.T, true=known)
+            return value.mean(), {"scale": scale, "cosine": jnp.diagonal(found).mean()}
 
         def score(params: Params, extras: Extras, batch: Batch) -> Float[Array, " n"]:
             one = lambda t, f, v: compare(params, t[:1], f[None], v[None])[0, 0]  # noqa: E731
@@ -166,15 +166,3 @@ def top_pool(
     least = jax.lax.top_k(similar.swapaxes(1, 2), min(top, frames.shape[1]))[0][..., -1]
     chosen = (similar >= least[:, None]) & valid[..., None]
     return jnp.einsum("vft,vfd->vtd", chosen.astype(frames.dtype), frames)
-
-
-def clip_loss(
-    similarities: Float[Array, "B B"], scale: Float[Array, ""] | float, known: Bool[Array, "B B"] | None = None
-) -> Float[Array, " B"]:
-    """Half the sum of the cross-entropies text -> video and video -> text (X-Pool, equations 5 and 6); rows are texts.
-
-    known: pairs that are true; those beside the diagonal are left out of the denominators.
-    """
-    ignore = None if known is None else known & ~jnp.eye(len(known), dtype=bool)
-    logits = scale * similarities
-    return 0.5 * (info_nce(logits, ignore=ignore) + info_nce(logits.T, ignore=None if ignore is None else ignore.T))
