@@ -5,15 +5,13 @@ waveforms; the proof on codes, the vectors of frozen frame and audio encoders.
     python -m experiments.train coavt
     python -m experiments.prove coavt
 Your own clips: a Table with the columns `video` (a folder of frames, an animation, a .npy array), `audio` and `caption`:
-Table("clips.csv", image=None, video="video", audio="audio", rate=4000), with the modalities `parts(data, system, table=True)`.
+Table("clips.csv", image=None, video="video", audio="audio", rate=4000), with the modalities `configs.video._clips.with_sound(..., table=True)`.
 """
 
 from dataclasses import replace
 from typing import Any
 
 from configs.video import _clips
-from configs.video._clips import known
-from mmrep import modality
 from mmrep.config import Arm, Expect, Experiment, Optim, Proof, Rule
 from mmrep.data.clips import ClipData, ClipSpec
 from mmrep.data.clips.timeline import TIMBRES, TONES
@@ -33,17 +31,6 @@ BY = tuple(
 WRITTEN = Written("written", words=(*TIMBRES, *TONES[:8]))
 
 
-def parts(data: ClipData, system: Config, *, codes: bool = False, table: bool = False) -> tuple[modality.Modality, ...]:
-    """Frames, sound (or codes of both) and captions; of synthetic clips also which captions are true, and which clips have no sound."""
-    frames = data.spec.frames
-    sound = modality.audio("sound", frames * data.hop, data.rate, field="audio" if table else "")
-    if codes:
-        sound = modality.vector("sound", frames, data.dim, field="sound_codes")
-    words = modality.text("text", system.length, system.vocab, field="text" if table else "caption")
-    more = () if table else (*known(data.spec), modality.label("sounds", data.spec.events + 1))
-    return (_clips.video(data, codes), sound, words, *more)
-
-
 def clips(n: int = 4000, codes: bool = False, frames: int = 8, **settings: Any) -> ClipData:
     """Two scenes and two sounds; captions name all that is seen and all that is heard. Some clips have no sound."""
     spec = ClipSpec(frames, 2, sounds=2, silent=0.1, verbs=4 if codes else 1, caption="all", modes=("both",))
@@ -54,7 +41,9 @@ def clips(n: int = 4000, codes: bool = False, frames: int = 8, **settings: Any) 
 def experiment(
     data: ClipData, system: Config, evals: tuple[Any, ...] = (*BY, WRITTEN), *, codes: bool = False, **settings: Any
 ) -> Experiment:
-    return _clips.experiment(data, parts(data, system, codes=codes), system, evals, **settings)
+    return _clips.experiment(
+        data, _clips.with_sound(data, system.length, system.vocab, codes=codes), system, evals, **settings
+    )
 
 
 def get_config(size: str = "small") -> Experiment:

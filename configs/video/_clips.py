@@ -1,4 +1,4 @@
-"""What this folder's systems share: their modalities of synthetic clips, CLIP's encoders, and the experiment around them."""
+"""What systems of clips share: their modalities of synthetic clips, CLIP's encoders, and the experiment around them."""
 
 from typing import Any
 
@@ -25,6 +25,22 @@ def video(data: ClipData, codes: bool = False, **options: Any) -> modality.Modal
     if codes:
         return modality.vector("video", frames, data.dim, field="codes")
     return modality.video("video", frames, data.size, **options)
+
+
+def with_sound(
+    data: ClipData, length: int, vocab: int = VOCAB, *, codes: bool = False, table: bool = False
+) -> tuple[modality.Modality, ...]:
+    """Frames, sound (or codes of both) and captions; of synthetic clips also which captions are true, and which clips have no sound.
+
+    table: of a user's table with the columns video, audio and caption.
+    """
+    frames = data.spec.frames
+    sound = modality.audio("sound", frames * data.hop, data.rate, field="audio" if table else "")
+    if codes:
+        sound = modality.vector("sound", frames, data.dim, field="sound_codes")
+    words = modality.text("text", length, vocab, field="text" if table else "caption")
+    more = () if table else (*known(data.spec), modality.label("sounds", data.spec.events + 1))
+    return (video(data, codes), sound, words, *more)
 
 
 def eos_text(shape: TransformerConfig, length: int, vocab: int = VOCAB) -> TextEncoder:

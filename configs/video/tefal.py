@@ -6,15 +6,14 @@ frames and waveforms; the proof on codes, the vectors of frozen frame and audio 
     python -m experiments.prove tefal
 
 Your own clips: a Table with the columns `video` (a folder of frames, an animation, a .npy array), `audio` and `caption`:
-Table("clips.csv", image=None, video="video", audio="audio", rate=4000), with the modalities `parts(data, system, table=True)`.
+Table("clips.csv", image=None, video="video", audio="audio", rate=4000), with the modalities `configs.video._clips.with_sound(..., table=True)`.
 """
 
 from dataclasses import replace
 from typing import Any
 
 from configs.video import _clips
-from configs.video._clips import eos_text, known
-from mmrep import modality
+from configs.video._clips import eos_text
 from mmrep.config import Arm, Expect, Experiment, Optim, Proof, Rule
 from mmrep.data.clips import ClipData, ClipSpec
 from mmrep.evals.suite import Retrieval
@@ -32,17 +31,6 @@ EVALS = (
 )
 
 
-def parts(data: ClipData, system: Config, *, codes: bool = False, table: bool = False) -> tuple[modality.Modality, ...]:
-    """Frames, sound (or codes of both) and captions; of synthetic clips also which captions are true, and which clips have no sound."""
-    frames = data.spec.frames
-    sound = modality.audio("sound", frames * data.hop, data.rate, field="audio" if table else "")
-    if codes:
-        sound = modality.vector("sound", frames, data.dim, field="sound_codes")
-    words = modality.text("text", system.text.length, system.text.vocab, field="text" if table else "caption")
-    more = () if table else (*known(data.spec), modality.label("sounds", data.spec.events + 1))
-    return (_clips.video(data, codes), sound, words, *more)
-
-
 def clips(n: int = 4000, codes: bool = False, frames: int = 12, events: int = 3, **settings: Any) -> ClipData:
     """Clips of several scenes and sounds; captions name one thing that is seen, one that is heard, or both. Pairs share the picture in test."""
     spec = ClipSpec(
@@ -55,7 +43,9 @@ def clips(n: int = 4000, codes: bool = False, frames: int = 12, events: int = 3,
 def experiment(
     data: ClipData, system: Config, evals: tuple[Any, ...] = EVALS, *, codes: bool = False, **settings: Any
 ) -> Experiment:
-    return _clips.experiment(data, parts(data, system, codes=codes), system, evals, **settings)
+    return _clips.experiment(
+        data, _clips.with_sound(data, system.text.length, system.text.vocab, codes=codes), system, evals, **settings
+    )
 
 
 def get_config(size: str = "small") -> Experiment:

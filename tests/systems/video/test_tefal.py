@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 import mmrep
+from configs.video import _clips
 from configs.video import tefal as config
 from mmrep.config import Optim, Phase
 from mmrep.data.sources import Table
@@ -107,7 +108,9 @@ def test_a_table_of_ones_own_clips(tmp_path):
     sound = AudioEncoder(config.TransformerConfig(16, 1, 2), 4000, n_fft=64, hop=64, n_mels=8)
     system = replace(system, video=replace(small.system.video, image=image), sound=sound)
     table = Table(tmp_path / "clips.csv", image=None, video="video", audio="audio", rate=4000)
-    parts = config.parts(config.clips(frames=4, events=1, size=12), system, table=True)
+    parts = _clips.with_sound(
+        config.clips(frames=4, events=1, size=12), system.text.length, system.text.vocab, table=True
+    )
     experiment = replace(
         small, system=system, evals=(Retrieval("text", "video", score="score"),), phases=(Phase(steps=2),), optim=Optim(),
         data=replace(small.data, source=table, modalities=parts, batch_size=4),
