@@ -17,6 +17,8 @@ import pytest
 # One of each kind of training. They run at every change, and carry the tests of what hardly depends on the system.
 PANEL = ("clip", "filip", "albef", "modx", "multimae", "fourm", "vqvae", "invgc")
 MOST = 6
+# Systems that no config is named after: they are used by other systems' configs, and tested where a change meets them.
+WITHOUT_CONFIG = {"finetune": "mmrep.systems.recipes.finetune"}
 
 
 def git(*args: str, root: Path = imports.ROOT) -> str | None:
@@ -127,6 +129,7 @@ def pytest_configure(config: pytest.Config) -> None:
         from mmrep import catalogue
 
         configs = {e.slug: f"configs.{e.family}.{e.slug}" for e in catalogue.entries()}
+        configs |= WITHOUT_CONFIG
         config.stash[SLUGS] = set(configs)
         config.stash[SYSTEMS] = chosen(changed_files(), configs)
     elif config.getoption("--part"):
