@@ -173,7 +173,7 @@ def _entry(
                 )
             entries |= modality.encode(m, record[m.source], tokenize, rng)
     except DataError as error:
-        raise DataError(f"{where}{f' ({file})' if file else ''}: {error}") from None
+        raise DataError(f"{where}{f' ({file})' if file and file not in str(error) else ''}: {error}") from None
     return entries, file
 
 

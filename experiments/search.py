@@ -86,6 +86,10 @@ def vector(model: Any, split: Any, query: str) -> Any:
 
         data = decode.read(value)
         raw = decode.image(data, value) if m.kind == "image" else decode.audio(data, value, m.rate)
+    elif m.kind == "video":
+        from mmrep.data import videos
+
+        raw = videos.video(value)
     else:
         raise ConfigError(f"--query {query!r}: a {m.kind} is given by its record, {name}=#N")
     return model.call(name, **{name: [raw]})

@@ -435,12 +435,15 @@ _LATER: Mapping[tuple[str, str], Any] = {
     ("mmrep.config:Optim", "factors"): [],
     ("mmrep.modality:Modality", "missing"): False,
     ("mmrep.modality:Modality", "short"): 0,
+    ("mmrep.modality:Modality", "jitter"): False,
     ("mmrep.modality:Modality", "resample"): "bicubic",
     ("mmrep.nn.encoders.image:ImageEncoder", "registers"): 0,
     ("mmrep.nn.config:TransformerConfig", "dropout"): 0.0,
     ("mmrep.evals.suite:Retrieval", "truth"): "",
     ("mmrep.evals.suite:Retrieval", "by"): "",
     ("mmrep.data.tables:Table", "video"): None,
+    ("mmrep.data.folder:Folder", "animations"): False,
+    ("mmrep.data.shards:Shards", "video"): ["mp4", "m4v", "mov", "webm", "mkv", "avi"],
     ("mmrep.data.clips.source:ClipData", "sound_noise"): None,
 }
 

@@ -45,6 +45,7 @@ class Modality:
     mean, std: models standardise numbers as (x - mean) / std; one value, or one per channel.
     missing:   whether NaN may stand for a missing number (vector); a single NaN is a vector that is missing as a whole.
     crop:      pictures and frames are resized by their shorter side and cut at the centre (CLIP); else both sides are resized.
+    jitter:    training takes the frame at a random time of each of T equal segments of a video; else, as in evaluation, at its middle.
     short:     with crop, the shorter side before the cut, in pixels; 0: as long as the cut.
     resample:  interpolation of pictures and frames.
     """
@@ -63,6 +64,7 @@ class Modality:
     short: int = 0
     resample: Literal["bicubic", "bilinear"] = "bicubic"
     missing: bool = False
+    jitter: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -178,10 +180,13 @@ def video(
     mean: tuple[float, ...] = (0.5,),
     std: tuple[float, ...] = (0.5,),
     crop: bool = False,
+    jitter: bool = False,
 ) -> Modality:
     """size: height and width of a frame, or both where they are equal."""
     shape = (frames, *_sides(size), channels)
-    return Modality(name, "video", shape, field, augment=augment, patch=patch, mean=mean, std=std, crop=crop)
+    return Modality(
+        name, "video", shape, field, augment=augment, patch=patch, mean=mean, std=std, crop=crop, jitter=jitter
+    )
 
 
 def text(name: str, length: int, vocab: int, field: str = "", augment: tuple[Augment, ...] = ()) -> Modality:
@@ -221,7 +226,7 @@ def encode(
 
     Raises DataError for a value of the wrong kind, size or range, naming the modality and what was expected.
     """
-    entries = _KINDS[m.kind].encode(m, value, tokenize)
+    entries = _KINDS[m.kind].encode(m, value, tokenize, rng)
     if rng is not None and m.augment:
         for change in m.augment:
             entries[m.name] = change(rng, entries[m.name])
@@ -231,15 +236,16 @@ def encode(
     return entries
 
 
-def _image(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
+def _image(m: Modality, value: Any, *_: Any) -> dict[str, np.ndarray]:
     return {m.name: raw.pixels(value, m.size, m.channels, m.name, m.crop, m.short, m.resample)}
 
 
-def _video(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
-    return {m.name: raw.frames(value, m.shape[0], m.size, m.channels, m.name, m.crop, m.short, m.resample)}
+def _video(m: Modality, value: Any, _: Any, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+    drawn = rng if m.jitter else None
+    return {m.name: raw.frames(value, m.shape[0], m.size, m.channels, m.name, m.crop, m.short, m.resample, drawn)}
 
 
-def _text(m: Modality, value: Any, tokenize: Tokenize | None) -> dict[str, np.ndarray]:
+def _text(m: Modality, value: Any, tokenize: Tokenize | None, *_: Any) -> dict[str, np.ndarray]:
     words = raw.text(value, m.name)
     if tokenize is None:
         raise ConfigError(
@@ -248,14 +254,14 @@ def _text(m: Modality, value: Any, tokenize: Tokenize | None) -> dict[str, np.nd
     return {m.name: tokenize(words, m.shape[-1])}
 
 
-def _texts(m: Modality, value: Any, tokenize: Tokenize | None) -> dict[str, np.ndarray]:
+def _texts(m: Modality, value: Any, tokenize: Tokenize | None, *_: Any) -> dict[str, np.ndarray]:
     if not isinstance(value, (list, tuple, np.ndarray)) or len(value) != m.shape[0]:
         found = f"{len(value)} of them" if isinstance(value, (list, tuple, np.ndarray)) else type(value).__name__
         raise DataError(f"{m.name}: expected a list of {m.shape[0]} texts, found {found}")
     return {m.name: np.stack([_text(m, str(v) if isinstance(v, np.str_) else v, tokenize)[m.name] for v in value])}
 
 
-def _audio(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
+def _audio(m: Modality, value: Any, *_: Any) -> dict[str, np.ndarray]:
     samples = m.shape[0]
     kept = raw.waveform(value, m.name)[:samples]
     return {m.name: np.pad(kept, (0, samples - len(kept))), f"{m.name}_length": np.array(len(kept), np.int32)}
@@ -267,7 +273,7 @@ def coarser(ids: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return ids[k // 2 :: k, k // 2 :: k] if k > 1 and ids.shape == (k * shape[0], k * shape[1]) else ids
 
 
-def _plain(m: Modality, value: Any, _: Any) -> dict[str, np.ndarray]:
+def _plain(m: Modality, value: Any, *_: Any) -> dict[str, np.ndarray]:
     array = raw.numbers(value, m.name)
     if m.kind == "map":
         array = coarser(array, m.shape)
@@ -328,7 +334,7 @@ class _KindOf(NamedTuple):
 
     dtype: Any
     rank: int | None
-    encode: Callable[[Modality, Any, Tokenize | None], dict[str, np.ndarray]]
+    encode: Callable[[Modality, Any, Tokenize | None, np.random.Generator | None], dict[str, np.ndarray]]
     example: Callable[[Modality, np.random.Generator, int], dict[str, np.ndarray]]
 
 

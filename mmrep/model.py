@@ -290,10 +290,10 @@ class Model:
 
     def _encode(self, m: Modality, value: Any) -> dict[str, np.ndarray]:
         if m.kind in ("image", "audio", "video") and isinstance(value, (str, Path)):
-            from mmrep.data import decode
+            from mmrep.data import decode, videos
 
             if m.kind == "video":
-                return modality.encode(m, decode.video(str(value)), None)
+                return modality.encode(m, videos.video(str(value)), None)
             content, path = decode.read(str(value)), str(value)
             value = decode.image(content, path) if m.kind == "image" else decode.audio(content, path, m.rate)
         return modality.encode(m, value, self.tokenize if m.kind in ("text", "texts") else None)

@@ -6,7 +6,7 @@ resized, since each of these hides a wrong range.
 
 import re
 import unicodedata
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -108,6 +108,34 @@ def pixels(
     return np.clip(array, 0.0, 1.0).astype(np.float32)
 
 
+@runtime_checkable
+class Timed(Protocol):
+    """A clip that gives its frames by time, such as a film of `mmrep.data.videos`."""
+
+    def frames_at(self, shares: Any, /) -> list[Any]:
+        """The frames shown at these shares of the duration, each in [0, 1)."""
+        ...
+
+
+def segments(value: Any, number: int, where: str, rng: np.random.Generator | None = None) -> list[Any]:
+    """`number` frames of a video: one of each of as many segments of equal duration (Wang et al. 2016, TSN), still as pictures.
+
+    value: an array [T, H, W] or [T, H, W, C], a list of pictures, or a `Timed` clip. The frame shown at the middle of a segment is taken,
+    or with `rng` at a random time in it: of T frames, frame floor((i + 1/2) T / number) or floor((i + u) T / number), u drawn evenly from
+    [0, 1). With fewer than `number` frames some are repeated. Raises DataError for no frame, and another rank.
+    """
+    at = np.arange(number) + (0.5 if rng is None else rng.random(number))
+    if isinstance(value, Timed):
+        return value.frames_at(at / number)
+    several = isinstance(value, (list, tuple))
+    shown = value if several else numbers(value, where)
+    if not several and shown.ndim not in (3, 4):
+        raise DataError(f"{where}: expected a video [T, H, W] or [T, H, W, C], found shape {shown.shape}")
+    if not len(shown):
+        raise DataError(f"{where}: the video has no frame")
+    return [shown[min(i, len(shown) - 1)] for i in (at * len(shown) / number).astype(int)]
+
+
 def frames(
     value: Any,
     number: int,
@@ -117,21 +145,11 @@ def frames(
     crop: bool = False,
     short: int = 0,
     resample: str = "bicubic",
+    rng: np.random.Generator | None = None,
 ) -> Float[np.ndarray, "{number} {size[0]} {size[1]} {channels}"]:
-    """`number` frames of a video, evenly spaced in time, each as `pixels` returns a picture.
-
-    value: an array [T, H, W] or [T, H, W, C], or a list of pictures. Of T frames, frame floor((i + 1/2) T / number) is the i-th (the
-    middle of a segment, Wang et al. 2016): with fewer than `number` frames some are repeated.
-    Raises DataError for no frame, another rank, and for what `pixels` refuses.
-    """
-    several = isinstance(value, (list, tuple))
-    shown = value if several else numbers(value, where)
-    if not several and shown.ndim not in (3, 4):
-        raise DataError(f"{where}: expected a video [T, H, W] or [T, H, W, C], found shape {shown.shape}")
-    if not len(shown):
-        raise DataError(f"{where}: the video has no frame")
-    chosen = ((np.arange(number) + 0.5) * len(shown) / number).astype(int)
-    return np.stack([pixels(shown[i], size, channels, where, crop, short, resample) for i in chosen])
+    """`number` frames of a video (see `segments`), each as `pixels` returns a picture. Raises DataError for what the two refuse."""
+    shown = segments(value, number, where, rng)
+    return np.stack([pixels(frame, size, channels, where, crop, short, resample) for frame in shown])
 
 
 def _picture(picture: Any, channels: int, where: str) -> np.ndarray:

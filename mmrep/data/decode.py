@@ -27,7 +27,9 @@ _STREAMED = 0x7FF00000  # SoX and arecord give a piped WAV a size near 2 GB, ffm
 
 UNREAD = {
     ".heic": "for .heic and .heif: pip install pillow-heif", ".avif": "for .avif: a Pillow that was built with it",
-    ".m4a": "save .m4a and .aac as .wav or .flac", ".jxl": "save .jxl as .png", ".svg": "draw .svg as .png",
+    ".m4a": "for .m4a: pip install av", ".aac": "save .aac as .wav or .flac", ".jxl": "save .jxl as .png", ".svg": "draw .svg as .png",
+    **dict.fromkeys((".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi"), "for films (.mp4, .webm, ...): pip install av"),
+    **dict.fromkeys((".wmv", ".flv", ".mpg", ".mpeg"), "save .wmv, .flv and .mpg as .mp4"),
 }  # fmt: skip
 """Advice for endings that are common and not always read."""
 
@@ -44,6 +46,18 @@ def image_endings() -> tuple[str, ...]:
 
     pillow_heif.register_heif_opener()
     return (*endings, ".heic", ".heif")
+
+
+@cache
+def audio_endings() -> tuple[str, ...]:
+    """The endings of sounds that can be decoded here: .m4a where PyAV is installed."""
+    return (*AUDIO, ".m4a") if importlib.util.find_spec("av") else AUDIO
+
+
+def advice(unread: Iterable[str]) -> str:
+    """What to do about files of common endings that are not read here: "; for .m4a: pip install av"; empty where nothing helps."""
+    endings = {os.path.splitext(name)[1].lower() for name in unread}
+    return "".join(f"; {hint}" for hint in dict.fromkeys(h for e, h in UNREAD.items() if e in endings))
 
 
 def by_ending(names: Iterable[str]) -> str:
@@ -143,62 +157,24 @@ def image(data: bytes, where: str, limits: Limits = Limits()) -> np.ndarray:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"{where}: the image is a decompression bomb, beyond {limits.pixels:,} pixels") from None
     except Exception as error:  # Pillow's codecs raise many kinds for broken bytes
-        raise DataError(f"{where}: not a whole image file ({_brief(error)}): replace it") from None
-
-
-def frames(data: bytes, where: str, limits: Limits = Limits()) -> list[np.ndarray]:
-    """The pictures of an animation (.gif, .webp, .apng, .tiff), or of a .npy array [T, H, W, C], each as `image` returns one.
-
-    Raises DataError, naming `where`, for content that is neither, or with more than limits.pixels pixels in all.
-    """
-    fetched(data, where)
-    from PIL import Image, ImageSequence
-
-    if data.startswith(b"\x93NUMPY"):
-        try:
-            return list(np.load(io.BytesIO(data), allow_pickle=False))
-        except ValueError as error:
-            raise DataError(f"{where}: not a whole .npy file ({_brief(error)}): replace it") from None
-    image(data, where, limits)  # one frame, which meets every other error
-    found: list[np.ndarray] = []
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            for frame in ImageSequence.Iterator(opened):
-                found.append(raw.rgb(frame, where))
-                if sum(f.shape[0] * f.shape[1] for f in found) > limits.pixels:
-                    raise DataError(
-                        f"{where}: the frames have more pixels than the limit of {limits.pixels:,}: raise limits.pixels"
-                    )
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's codecs raise many kinds for broken bytes
-        raise DataError(f"{where}: not a whole animation ({_brief(error)}): replace it") from None
-    return found
-
-
-def video(path: str, limits: Limits = Limits(), where: str = "") -> list[np.ndarray]:
-    """The frames of `path`: of a folder its pictures in the order of their names, of a file its `frames`.
-
-    Raises DataError for a folder without pictures, a missing or broken file.
-    """
-    path = locate(path)
-    if not os.path.isdir(path):
-        return frames(read(path, limits, where), f"{where}{path}", limits)
-    names = sorted(n for n in os.listdir(path) if n.lower().endswith(image_endings()))
-    if not names:
-        raise DataError(f"{where}{path} has no pictures: put the frames there")
-    files = [os.path.join(path, n) for n in names]
-    return [image(read(f, limits, where), f"{where}{f}", limits) for f in files]
+        raise DataError(f"{where}: not a whole image file ({brief(error)}): replace it") from None
 
 
 def audio(data: bytes, where: str, rate: int, limits: Limits = Limits()) -> np.ndarray:
     """An encoded sound as mono float32 [T] in [-1, 1] at `rate` samples a second.
 
-    Raises DataError, naming `where`, for truncated, empty, unknown or oversized content.
+    Raises DataError, naming `where`, for truncated, empty, unknown or oversized content, and for a film without sound.
     """
     fetched(data, where)
     import soundfile
 
+    from mmrep.data import videos
+
+    if videos.is_film(data):
+        heard = videos.sound(data, where, rate, limits)
+        if heard is None:
+            raise DataError(f"{where}: the film has no sound: give it one, or remove it")
+        return heard
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             seconds = file.frames / file.samplerate
@@ -211,7 +187,7 @@ def audio(data: bytes, where: str, rate: int, limits: Limits = Limits()) -> np.n
     except DataError:
         raise
     except Exception as error:  # libsndfile's wrapper raises RuntimeError, TypeError and its own, by format
-        raise DataError(f"{where}: not a whole sound file ({_brief(error)}): replace it") from None
+        raise DataError(f"{where}: not a whole sound file ({brief(error)}): replace it") from None
     if not len(wave):
         raise DataError(f"{where}: the sound has no samples: replace it or remove it")
     if len(wave) < frames or _wav_cut(data):
@@ -259,6 +235,7 @@ def caption(value: object, where: str, limits: Limits = Limits()) -> str:
     return raw.text(value, where)
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
+    """An error of a codec in at most 80 characters."""
     words = " ".join(re.sub(r"\s*<_io\.[^>]*>", "", str(error)).split())
     return (words if len(words) <= 80 else words[:77] + "...") or type(error).__name__

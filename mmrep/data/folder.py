@@ -1,10 +1,10 @@
-"""A folder of images (or sounds) with captions in files beside them, or in the names of class folders."""
+"""A folder of images, clips or sounds with captions in files beside them, or in the names of class folders."""
 
 import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mmrep import raw
-from mmrep.data import decode, splits
+from mmrep.data import decode, splits, videos
 from mmrep.data.decode import Limits
 from mmrep.errors import ConfigError, DataError
 
@@ -21,27 +21,32 @@ _SYSTEM = ("thumbs.db", "desktop.ini")
 
 
 @cache
-def kinds() -> dict[str, str]:
-    """Ending -> image, audio or text, of the files that are read."""
-    return {e: "image" for e in decode.image_endings()} | {e: "audio" for e in decode.AUDIO} | {".txt": "text"}
+def kinds(animations: bool = False) -> dict[str, str]:
+    """Ending -> image, video, audio or text, of the files that are read. Animations are images, or videos."""
+    found = {e: "image" for e in decode.image_endings()} | {e: "audio" for e in decode.audio_endings()}
+    clips = (*videos.films(), *(videos.ANIMATIONS if animations else ()))
+    return found | {e: "video" for e in clips} | {".txt": "text"}
 
 
 @dataclass(frozen=True)
 class Folder:
-    """`a.jpg` with `a.txt` and, where there is one, `a.wav` beside it; or `cat/001.jpg`, where the folder is label and caption.
+    """`a.jpg` (or `a.mp4`) with `a.txt` and, where there is one, `a.wav` beside it; or `cat/001.jpg`, where the folder is label and caption.
 
-    Records: image uint8 [H, W, 3], text, audio float32 [T] in [-1, 1] at `rate`, label (position of the folder's name among
-    the sorted names of all class folders), file (its path). Without any image the sounds are the records.
+    Records: image uint8 [H, W, 3], video (a clip, see `mmrep.data.videos`), text, audio float32 [T] in [-1, 1] at `rate`, label (position
+    of the folder's name among the sorted names of all class folders), file (its path). A record is an image, with the clip and the sound of
+    its name; without any image the clips are the records, without any clip the sounds. Films (.mp4, .webm, ...) need PyAV.
     Names are compared in Unicode normal form C, so that files from macOS meet their captions.
 
     path:      the folder. Sub-folders train/, val/ and test/ are its splits; without them a record's split is hashed from its group.
     text:      "file": every record has a .txt beside it; "folder": the caption is the class folder's name; "none": no text;
                "auto": "file" where any .txt is beside a record, else "folder" where there are class folders, else "none".
     lines:     each line of a .txt is one caption of several (training draws one, evaluation takes the first); else the whole file is one.
-    audio:     read the sound beside an image.   rate: samples a second that sounds are brought to.
+    audio:     read the sound beside an image or a clip, else that of the film itself; a silent film has none.
+    rate:      samples a second that sounds are brought to.
     group:     a regular expression searched in a record's path below the split folder; its first group is the key that keeps
                records in one split (r"(patient\\d+)"). Empty: the path without its ending.
     fractions: shares of train, val and test of the hashed split.
+    animations: take .gif, .webp and .apng for clips; else they are images, of which the first frame is read.
     """
 
     path: str | Path
@@ -52,6 +57,7 @@ class Folder:
     group: str = ""
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     limits: Limits = field(default_factory=Limits)
+    animations: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", os.fspath(self.path))
@@ -66,7 +72,7 @@ class Folder:
     def open(self, split: str) -> "FolderRecords":
         """The records of `split` ("train", "val", "test"). Raises DataError for a missing folder or an empty split."""
         splits.check(split)
-        tree = _scan(decode.locate(os.path.expanduser(str(self.path))))
+        tree = _scan(decode.locate(os.path.expanduser(str(self.path))), kinds(self.animations))
         fix = (
             f"put files into {os.path.join(self.path, split)}/"
             if tree.explicit
@@ -114,12 +120,13 @@ class _Item:
     folder: str
     label: int = -1
     image: str = ""
+    video: str = ""
     audio: str = ""
     text: str = ""
 
     @property
     def main(self) -> str:
-        return self.image or self.audio
+        return self.image or self.video or self.audio
 
 
 @dataclass(frozen=True)
@@ -152,9 +159,16 @@ class FolderRecords(Sequence):
             record["label"] = item.label
         if item.image:
             record["image"] = decode.image(decode.read(item.image, source.limits), item.image, source.limits)
+        film = b""
+        if item.video:
+            film = decode.read(item.video, source.limits)
+            record["video"] = videos.encoded(film, item.video, source.limits)
         if item.audio and source.audio:
             data = decode.read(item.audio, source.limits)
             record["audio"] = decode.audio(data, item.audio, source.rate, source.limits)
+        elif source.audio and videos.is_film(film):
+            heard = videos.sound(film, item.video, source.rate, source.limits)
+            record |= {} if heard is None else {"audio": heard}
         return record
 
     def class_names(self, field: str) -> tuple[str, ...]:
@@ -164,18 +178,16 @@ class FolderRecords(Sequence):
         """The files of the folder that belong to no record, counted by ending; empty where there are none."""
         if not self.unused:
             return ""
-        hints = [hint for ending, hint in decode.UNREAD.items() if any(u.lower().endswith(ending) for u in self.unused)]
-        hint = f"; {'; '.join(hints)}" if hints else ""
         return (
             f"{self.source.path}: {len(self.unused)} files belong to no record ({decode.by_ending(self.unused)}), "
-            f"e.g. {self.unused[0]}{hint}"
+            f"e.g. {self.unused[0]}{decode.advice(self.unused)}"
         )
 
     def digest(self) -> str:
         """Of names, sizes and captions; independent of the folder's path."""
         found = hashlib.sha256(repr((self.text, self.classes)).encode())
         for item in self.items:
-            sizes = [os.path.getsize(f) if os.path.exists(f) else -1 for f in (item.image, item.audio) if f]
+            sizes = [os.path.getsize(f) if os.path.exists(f) else -1 for f in (item.image, item.video, item.audio) if f]
             found.update(repr((item.name, item.label, sizes)).encode("utf-8", "surrogateescape"))
             if item.text and self.text == "file" and os.path.isfile(item.text):
                 with open(item.text, "rb") as file:
@@ -188,7 +200,8 @@ class FolderRecords(Sequence):
         except DataError as error:
             if self.text == "file" and self.items[0].text:
                 return f"none of the {len(self)} training records has a usable caption; the first: {error}"
-        kind = "images" if self.items[0].image else "sounds"
+        item = self.items[0]
+        kind = "images" if item.image else "clips" if item.video else "sounds"
         main = os.path.basename(self.items[0].main)
         stem, found = os.path.splitext(main)[0], decode.by_ending(self.unused)
         doubled = any(os.path.splitext(os.path.basename(u))[0] == main for u in self.unused)
@@ -227,14 +240,14 @@ class FolderRecords(Sequence):
         return raw.lines(whole) if self.source.lines else (whole,)
 
 
-def _scan(path: str) -> _Tree:
+def _scan(path: str, kinds: Mapping[str, str]) -> _Tree:
     if not os.path.isdir(path):
         raise DataError(f"{path} is not a folder: check the path (it is relative to {os.getcwd()})")
     by_stem: dict[str, dict[str, str]] = {}
     unread: list[str] = []
     for name in _files(path):
         stem, ending = os.path.splitext(name)
-        kind = kinds().get(ending.lower())
+        kind = kinds.get(ending.lower())
         if kind is None:
             unread.append(name)
             continue
@@ -242,10 +255,10 @@ def _scan(path: str) -> _Tree:
         if kind in files:
             raise DataError(f"{path}: {files[kind]} and {name} are both the {kind} of {stem!r}: rename one of them")
         files[kind] = name
-    main = next((k for k in ("image", "audio") if any(k in files for files in by_stem.values())), None)
+    main = next((k for k in ("image", "video", "audio") if any(k in files for files in by_stem.values())), None)
     if main is None:
-        there = f"; it has {decode.by_ending(unread)}" if unread else ""
-        raise DataError(f"{path} has no image or sound{there}; the endings read are {', '.join(sorted(kinds()))}")
+        there = f"; it has {decode.by_ending(unread)}{decode.advice(unread)}" if unread else ""
+        raise DataError(f"{path} has no image, clip or sound{there}; the endings read are {', '.join(sorted(kinds))}")
     stems = sorted(stem for stem, files in by_stem.items() if main in files)
     unread += [f for files in by_stem.values() if main not in files for f in files.values()]
     unused = sorted(os.path.join(path, f) for f in unread)

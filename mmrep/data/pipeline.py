@@ -63,7 +63,7 @@ class Split:
         file = ""
         try:
             record = self.record(i, rng)
-            file = f"{record['file']}: " if "file" in record else ""
+            file = str(record.get("file", ""))
             entries: HostBatch = {}
             for m in self.data.modalities:
                 source_field = (fields or {}).get(m.name, m.source)
@@ -74,7 +74,8 @@ class Split:
                 entries |= modality.encode(m, record[source_field], self.tokenize, rng)
             return entries
         except DataError as error:
-            raise DataError(f"{self.name} record {i}: {file}{error}") from None
+            named = f"{file}: " if file and file not in str(error) else ""
+            raise DataError(f"{self.name} record {i}: {named}{error}") from None
 
     def entry_or_none(self, i: int, rng: np.random.Generator | None = None) -> HostBatch | None:
         """`entry(i)`, or None for a bad record, which is counted: more than `data.max_bad_records` of them stop the run."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mmrep import paths, raw
-from mmrep.data import decode, splits
+from mmrep.data import decode, splits, videos
 from mmrep.data.cells import whole
 from mmrep.data.decode import Limits
 from mmrep.errors import ConfigError, DataError, near
@@ -33,11 +33,13 @@ _CODE = (".pyd", ".pkl", ".pickle", ".pth", ".pt")
 class Shards:
     """Members `key.jpg`, `key.txt`, `key.json`, ... of one shard are one record; the key ends at the first dot of the file name.
 
-    Records: image uint8 [H, W, 3], text, audio float32 [T] in [-1, 1] at `rate`, label, the `extra` fields, file (shard and key).
+    Records: image uint8 [H, W, 3], video (a clip, see `mmrep.data.videos`), text, audio float32 [T] in [-1, 1] at `rate`, label, the `extra`
+    fields, file (shard and key).
 
     pattern:   "data-{000..007}.tar", "data-*.tar", a list of these, or {"train": pattern, "val": pattern}; a part of the path that
                exists as written is no pattern. Without a mapping the splits are hashed.
-    image, audio, label: endings of members, the first that a record has is used.
+    image, video, audio, label: endings of members, the first that a record has is used. An ending may serve twice: video=("gif",) takes
+               animations for clips, and audio=("mp4",) the sound of the films. Films need PyAV.
     text:      endings whose captions are gathered; "json:caption" is the key `caption` (text or list) of the member `json`.
     lines:     each line of a .txt is one caption of several (training draws one, evaluation takes the first).
     extra:     "emb.npy" gives the array `emb`, "json:age" the value `age`.
@@ -59,13 +61,14 @@ class Shards:
     group: str = ""
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     limits: Limits = field(default_factory=Limits)
+    video: tuple[str, ...] = tuple(e.removeprefix(".") for e in videos.FILMS)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pattern", _pattern(self.pattern))
         for name in () if self._one else dict(self.pattern):  # type: ignore[arg-type]
             if name not in splits.NAMES:
                 raise ConfigError(f"pattern has no split {name!r}{near(name, splits.NAMES)}")
-        for name in ("image", "text", "audio", "label", "extra"):
+        for name in ("image", "video", "text", "audio", "label", "extra"):
             value = getattr(self, name)
             if isinstance(value, str):
                 raise ConfigError(f"{name} is {value!r}: give a tuple of endings, ({value!r},)")
@@ -187,6 +190,9 @@ class ShardRecords(Sequence):
         for ending in self._first(source.image, members):
             data = self._read(shard, where, members, ending)
             record["image"] = decode.image(data, f"{where}.{ending}", source.limits)
+        for ending in self._first(source.video, members):
+            data = self._read(shard, where, members, ending)
+            record["video"] = videos.encoded(data, f"{where}.{ending}", source.limits)
         for ending in self._first(source.audio, members):
             data = self._read(shard, where, members, ending)
             record["audio"] = decode.audio(data, f"{where}.{ending}", source.rate, source.limits)
@@ -195,7 +201,8 @@ class ShardRecords(Sequence):
     def leftovers(self) -> str:
         """The members that no record reads, by ending; empty where there are none."""
         source = self.source
-        read = {e.partition(":")[0] for e in (*source.image, *source.text, *source.audio, *source.label, *source.extra)}
+        media = (*source.image, *source.video, *source.audio)
+        read = {e.partition(":")[0] for e in (*media, *source.text, *source.label, *source.extra)}
         unread = sorted({e for shard in self.indexes for e in shard.endings} - read)
         ignored = sum(shard.ignored for shard in self.indexes)
         parts = (
@@ -226,7 +233,9 @@ class ShardRecords(Sequence):
             except DataError as error:
                 return f"none of the {len(self)} training records has a usable caption; the first: {error}"
         dotted = [
-            e for e in members if e.count(".") and e.rpartition(".")[2] in (*self.source.text, *self.source.image)
+            e
+            for e in members
+            if e.count(".") and e.rpartition(".")[2] in (*self.source.text, *self.source.image, *self.source.video)
         ]
         if dotted:
             return (

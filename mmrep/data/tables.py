@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mmrep.data import decode, splits
+from mmrep.data import decode, splits, videos
 from mmrep.data.cells import FORMATS, Cells, plain, read, whole
 from mmrep.data.decode import Limits
 from mmrep.errors import ConfigError, DataError, near
@@ -21,8 +21,9 @@ class Table:
     """Rows of `path` (.csv with quotes, .tsv without, .jsonl, .parquet); paths in it are relative to the table.
 
     Records: image uint8 [H, W, 3], text, audio float32 [T] in [-1, 1] at `rate`, label, the `extra` columns, file (table and line),
-    and video, a list of frames uint8 [H, W, 3]: of an animation (.gif, .webp), an array (.npy, [T, H, W, C]), a folder whose pictures are
-    the frames in the order of their names, or a list of pictures (in a cell of a .jsonl or .parquet).
+    and video, a clip (see `mmrep.data.videos`): a film (.mp4, .webm; needs PyAV), an animation (.gif, .webp), an array (.npy, [T, H, W, C]), a
+    folder whose pictures are the frames in the order of their names, or a list of pictures (in a cell of a .jsonl or .parquet). The sound
+    of films is read where `audio` names their column, too.
     Rows with the same image, video and sound are one record with several captions: training draws one, evaluation takes the first;
     a cell of a .jsonl or .parquet may also hold a list of captions. A row that cannot be read is a bad record of the training split.
     Cells of a .parquet may hold an encoded file itself, as bytes or {"bytes", "path"}; such columns are kept in memory.
@@ -193,14 +194,14 @@ class TableRecords(Sequence):
                     found.append(decode.caption(one, where, self.source.limits))
         return tuple(dict.fromkeys(found))
 
-    def _video(self, value: Any, column: str, where: str) -> list[np.ndarray]:
+    def _video(self, value: Any, column: str, where: str) -> Any:
         if isinstance(value, str) and value.strip() and "\0" not in value and "://" not in value:
             path = os.path.join(os.path.dirname(self.cells.path), os.path.expanduser(value.strip()))
-            return decode.video(path, self.source.limits, f"{where}, {column}: ")
+            return videos.video(path, self.source.limits, f"{where}, {column}: ")
         if isinstance(value, list):
             found = [self._file(v, column, where) for v in value]
             return [decode.image(data, name, self.source.limits) for data, name in found]
-        return decode.frames(*self._file(value, column, where), self.source.limits)
+        return videos.encoded(*self._file(value, column, where), self.source.limits)
 
     def _file(self, value: Any, column: str, where: str) -> tuple[bytes, str]:
         if isinstance(value, Mapping):  # as Hugging Face writes images and sounds
