@@ -196,15 +196,17 @@ def nt_xent(
     scale: Scalar,
     within: Scalar = 1.0,
     ids: Int[Array, " B"] | None = None,
+    valid: Bool[Array, " B"] | None = None,
 ) -> Float[Array, " B"]:
     """SimCLR's loss (Chen et al. 2020): rows of both sides are anchors, and an anchor's negatives are the other rows of both sides.
 
     Returns the mean of each pair's two anchors. An anchor is no candidate of its own.
     x, y: unit rows, pairs aligned.   scale: 1 / temperature.   within: factor of the logits between rows of one side (M3EL: 0.8).
-    ids: rows that share an id are ignored as negatives.
+    ids: rows that share an id are ignored as negatives.   valid: pairs that are there; the others are no negatives.
     """
     own = jnp.eye(len(x), dtype=bool)
     alike = own if ids is None else same_id(ids, ids)
+    alike = alike if valid is None else alike | ~valid[None]
     positives = jnp.concatenate([own, jnp.zeros_like(own)], axis=1)
     ignore = jnp.concatenate([alike & ~own, alike], axis=1)
 

@@ -248,3 +248,6 @@ def test_nt_xent_equals_a_loop():
                 expected[i] += 0.5 * (np.log(np.exp(logits).sum()) - 5 * float(a[i] @ b[i]))
         np.testing.assert_allclose(jax.jit(contrastive.nt_xent)(x, y, 5.0, within, given), expected, rtol=1e-5)
     assert float(contrastive.nt_xent(x[:1], y[:1], 5.0)[0]) == 0.0  # no negative
+    there = jnp.array([True, False, True, True])
+    kept = contrastive.nt_xent(x[there], y[there], 5.0, 0.8)
+    np.testing.assert_allclose(contrastive.nt_xent(x, y, 5.0, 0.8, valid=there)[there], kept, rtol=1e-5)

@@ -166,5 +166,6 @@ def contrast(
 ) -> Float[Array, ""]:
     """Half the sum of `nt_xent` over global texts and over global images; pairs without both images are left out of the latter."""
     texts = nt_xent(l2_normalise(mention.text), l2_normalise(entity.text), scale, within, ids).mean()
-    images = nt_xent(l2_normalise(mention.image), l2_normalise(entity.image), scale, within, ids)
-    return 0.5 * (texts + masked_mean(images, mention.seen & entity.seen))
+    both = mention.seen & entity.seen
+    images = nt_xent(l2_normalise(mention.image), l2_normalise(entity.image), scale, within, ids, both)
+    return 0.5 * (texts + masked_mean(images, both))
