@@ -56,7 +56,9 @@ def audio_endings() -> tuple[str, ...]:
 
 def advice(unread: Iterable[str]) -> str:
     """What to do about files of common endings that are not read here: "; for .m4a: pip install av"; empty where nothing helps."""
-    endings = {os.path.splitext(name)[1].lower() for name in unread}
+    from mmrep.data import videos
+
+    endings = {os.path.splitext(name)[1].lower() for name in unread} - {*audio_endings(), *videos.films()}
     return "".join(f"; {hint}" for hint in dict.fromkeys(h for e, h in UNREAD.items() if e in endings))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mmrep import raw
 from mmrep.config import to_json
 from mmrep.evals import retrieval
 from mmrep.evals.suite import Retrieval
@@ -69,8 +70,8 @@ def media(model: Model, name: str, fields: Fields, split: str, i: int, caption: 
 
 def _strip(frames: Any) -> np.ndarray:
     """At most six evenly spaced frames of a video, side by side."""
-    shown = [np.asarray(frames[i]) for i in _spaced(len(frames), 6)]
-    return np.concatenate(shown, axis=1)
+    shown = raw.segments(frames, 6 if isinstance(frames, raw.Timed) else min(6, len(frames)), "video")
+    return np.concatenate([np.asarray(f) for f in shown], axis=1)
 
 
 def gallery(model: Model, e: Retrieval) -> Panel:

@@ -71,7 +71,8 @@ def media(thing: Any) -> dict[str, str]:
         thing = Picture(thing)
     match thing:
         case Picture(pixels, caption):
-            small = "small" if max(np.shape(pixels)[:2], default=0) <= 32 else ""
+            high, wide = (*np.shape(pixels)[:2], 0, 0)[:2]
+            small = "strip" if wide >= 3 * max(high, 1) else "small" if max(high, wide) <= 32 else ""
             return {"kind": "picture", "uri": picture_uri(pixels), "text": small, "caption": caption, "lang": ""}
         case Words(text, caption, lang):
             return {"kind": "words", "uri": "", "text": text, "caption": caption, "lang": lang}
@@ -81,14 +82,14 @@ def media(thing: Any) -> dict[str, str]:
 
 
 def picture_uri(pixels: np.ndarray, side: int = 224) -> str:
-    """uint8 [H, W] or [H, W, 1 | 3 | 4] as a data URI of at most `side` pixels a side: PNG, or JPEG where that is much smaller."""
+    """uint8 [H, W] or [H, W, 1 | 3 | 4] as a data URI of at most `side` pixels a side (a strip: twice as wide): PNG, or JPEG where that is much smaller."""
     pixels = np.asarray(pixels)
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
     colours = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
     if pixels.dtype != np.uint8 or 0 in pixels.shape or not colours:
         raise DataError(f"a picture is {pixels.dtype} {list(pixels.shape)}: give uint8 [H, W] or [H, W, 1, 3 or 4]")
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    image.thumbnail((2 * side if image.width >= 3 * image.height else side, side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     image.save(out, "PNG", optimize=True)
     if out.tell() <= 24_000 or image.mode == "RGBA":

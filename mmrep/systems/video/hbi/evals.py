@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,26 @@ class Fidelity:
             for name, key in (("estimator", "estimate"), ("similarity", "products")):
                 found[name].append(float(spearmanr(game[key][i][valid], row[valid])[0]))
         return {f"Spearman {name}": float(np.mean(values)) for name, values in found.items()}
+
+    def panels(self, model: Model) -> list[Any]:
+        """Some clips with the predicted interaction of each word of their text with each frame."""
+        from mmrep.report import strips
+        from mmrep.report.panels import Figure
+
+        game, shown = model.embed_split("game", self.split), []
+        text = next(m for m in model.data.modalities if m.kind == "text")
+        for i in strips.chosen(len(game["estimate"])):
+            said = strips.words(model, self.split, i)
+            ids = model.tokenizer([said], text.name)[0]
+            names = [model.tokenize.decode(ids[k : k + 1]) or f"({k})" for k in range(len(ids))]
+            frames = np.flatnonzero(game["frames"][i])
+            lanes = {
+                f"{names[k]}{' ' * k}": game["estimate"][i][k][frames]  # equal words have lanes of their own
+                for k in np.flatnonzero(game["words"][i])
+            }
+            shown.append(strips.Strip(said, strips.frames(model, self.split, i), dict(list(lanes.items())[:8])))
+        note = f"Evenly spaced records of the {self.split} split, not chosen by hand. A bar is the interaction of a word with a frame."
+        return [Figure("Words and frames", strips.draw(shown), f"interactions in {len(shown)} clips", note)]
 
     def check(self, names: Sequence[str], split: checks.Open) -> None:
         """Raises ConfigError for a system without the game."""
