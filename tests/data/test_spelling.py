@@ -5,6 +5,7 @@ import json
 import os
 import tarfile
 import unicodedata
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
