@@ -82,7 +82,9 @@ def test_no_file_is_dropped_unsaid(tmp_path):
 def test_a_folder_of_unread_endings_says_which(tmp_path):
     for i in range(3):
         (tmp_path / f"{i}.jxl").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"has no image or sound; it has 3 \.jxl; the endings read are"):
+    with pytest.raises(
+        DataError, match=r"has no image, clip or sound; it has 3 \.jxl; save \.jxl as \.png; the endings read are"
+    ):
         Folder(tmp_path).open("train")
 
 
