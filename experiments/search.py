@@ -79,17 +79,8 @@ def vector(model: Any, split: Any, query: str) -> Any:
         if int(number[1]) >= len(split):
             raise ConfigError(f"--query {query!r}: the split {split.name!r} has {len(split)} records")
         raw = split.record(int(number[1]))[m.source]
-    elif m.kind == "text":
-        raw = value
-    elif m.kind in ("image", "audio"):
-        from mmrep.data import decode
-
-        data = decode.read(value)
-        raw = decode.image(data, value) if m.kind == "image" else decode.audio(data, value, m.rate)
-    elif m.kind == "video":
-        from mmrep.data import videos
-
-        raw = videos.video(value)
+    elif m.kind in ("text", "image", "audio", "video"):
+        raw = value  # of pictures, sounds and clips the path
     else:
         raise ConfigError(f"--query {query!r}: a {m.kind} is given by its record, {name}=#N")
     return model.call(name, **{name: [raw]})

@@ -295,7 +295,7 @@ class Model:
             if m.kind == "video":
                 return modality.encode(m, videos.video(str(value)), None)
             content, path = decode.read(str(value)), str(value)
-            value = decode.image(content, path) if m.kind == "image" else decode.audio(content, path, m.rate)
+            value = decode.image(content, path) if m.kind == "image" else videos.audio(content, path, m.rate)
         return modality.encode(m, value, self.tokenize if m.kind in ("text", "texts") else None)
 
     def _function(self, *names: str) -> str:

@@ -22,13 +22,14 @@ IMAGE = (
     ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".qoi",
 )  # fmt: skip
 AUDIO = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64", ".rf64")
+FILMS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 _STREAMED = 0x7FF00000  # SoX and arecord give a piped WAV a size near 2 GB, ffmpeg 0xFFFFFFFF
 
 
 UNREAD = {
     ".heic": "for .heic and .heif: pip install pillow-heif", ".avif": "for .avif: a Pillow that was built with it",
     ".m4a": "for .m4a: pip install av", ".aac": "save .aac as .wav or .flac", ".jxl": "save .jxl as .png", ".svg": "draw .svg as .png",
-    **dict.fromkeys((".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi"), "for films (.mp4, .webm, ...): pip install av"),
+    **dict.fromkeys(FILMS, "for films (.mp4, .webm, ...): pip install av"),
     **dict.fromkeys((".wmv", ".flv", ".mpg", ".mpeg"), "save .wmv, .flv and .mpg as .mp4"),
 }  # fmt: skip
 """Advice for endings that are common and not always read."""
@@ -54,11 +55,15 @@ def audio_endings() -> tuple[str, ...]:
     return (*AUDIO, ".m4a") if importlib.util.find_spec("av") else AUDIO
 
 
+@cache
+def film_endings() -> tuple[str, ...]:
+    """The endings of films, where PyAV is installed; else none."""
+    return FILMS if importlib.util.find_spec("av") else ()
+
+
 def advice(unread: Iterable[str]) -> str:
     """What to do about files of common endings that are not read here: "; for .m4a: pip install av"; empty where nothing helps."""
-    from mmrep.data import videos
-
-    endings = {os.path.splitext(name)[1].lower() for name in unread} - {*audio_endings(), *videos.films()}
+    endings = {os.path.splitext(name)[1].lower() for name in unread} - {*audio_endings(), *film_endings()}
     return "".join(f"; {hint}" for hint in dict.fromkeys(h for e, h in UNREAD.items() if e in endings))
 
 
@@ -165,18 +170,11 @@ def image(data: bytes, where: str, limits: Limits = Limits()) -> np.ndarray:
 def audio(data: bytes, where: str, rate: int, limits: Limits = Limits()) -> np.ndarray:
     """An encoded sound as mono float32 [T] in [-1, 1] at `rate` samples a second.
 
-    Raises DataError, naming `where`, for truncated, empty, unknown or oversized content, and for a film without sound.
+    Raises DataError, naming `where`, for truncated, empty, unknown or oversized content.
     """
     fetched(data, where)
     import soundfile
 
-    from mmrep.data import videos
-
-    if videos.is_film(data):
-        heard = videos.sound(data, where, rate, limits)
-        if heard is None:
-            raise DataError(f"{where}: the film has no sound: give it one, or remove it")
-        return heard
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             seconds = file.frames / file.samplerate

@@ -24,7 +24,7 @@ _SYSTEM = ("thumbs.db", "desktop.ini")
 def kinds(animations: bool = False) -> dict[str, str]:
     """Ending -> image, video, audio or text, of the files that are read. Animations are images, or videos."""
     found = {e: "image" for e in decode.image_endings()} | {e: "audio" for e in decode.audio_endings()}
-    clips = (*videos.films(), *(videos.ANIMATIONS if animations else ()))
+    clips = (*decode.film_endings(), *(videos.ANIMATIONS if animations else ()))
     return found | {e: "video" for e in clips} | {".txt": "text"}
 
 
@@ -165,7 +165,7 @@ class FolderRecords(Sequence):
             record["video"] = videos.encoded(film, item.video, source.limits)
         if item.audio and source.audio:
             data = decode.read(item.audio, source.limits)
-            record["audio"] = decode.audio(data, item.audio, source.rate, source.limits)
+            record["audio"] = videos.audio(data, item.audio, source.rate, source.limits)
         elif source.audio and videos.is_film(film):
             heard = videos.sound(film, item.video, source.rate, source.limits)
             record |= {} if heard is None else {"audio": heard}

@@ -61,7 +61,7 @@ class Shards:
     group: str = ""
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     limits: Limits = field(default_factory=Limits)
-    video: tuple[str, ...] = tuple(e.removeprefix(".") for e in videos.FILMS)
+    video: tuple[str, ...] = tuple(e.removeprefix(".") for e in decode.FILMS)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pattern", _pattern(self.pattern))
@@ -195,7 +195,7 @@ class ShardRecords(Sequence):
             record["video"] = videos.encoded(data, f"{where}.{ending}", source.limits)
         for ending in self._first(source.audio, members):
             data = self._read(shard, where, members, ending)
-            record["audio"] = decode.audio(data, f"{where}.{ending}", source.rate, source.limits)
+            record["audio"] = videos.audio(data, f"{where}.{ending}", source.rate, source.limits)
         return record
 
     def leftovers(self) -> str:

@@ -145,7 +145,7 @@ class TableRecords(Sequence):
             record["video"] = self._video(cells.columns[source.video][row], source.video, where)
         if source.audio:
             data, name = self._file(cells.columns[source.audio][row], source.audio, where)
-            record["audio"] = decode.audio(data, name, source.rate, source.limits)
+            record["audio"] = videos.audio(data, name, source.rate, source.limits)
         return record
 
     def class_names(self, field: str) -> tuple[str, ...]:

@@ -5,13 +5,11 @@ are sampled evenly. Which shares a batch takes is the modality's rule (`mmrep.ra
 """
 
 import bisect
-import importlib.util
 import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,19 +20,12 @@ from mmrep.data import decode
 from mmrep.data.decode import Limits
 from mmrep.errors import DataError
 
-FILMS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 ANIMATIONS = (".gif", ".webp", ".apng")
 INSTALL = "films (.mp4, .webm, ...) need PyAV: pip install av"
 _FORMATS = "mov,matroska,webm,avi"  # no playlist, which could name other files or addresses
 _BROWSERS = 100  # milliseconds that a frame without a duration is shown
 _LIMITS = Limits()
 _SLACK = 1e-6  # of a share times a duration that ought to be the time of a frame
-
-
-@cache
-def films() -> tuple[str, ...]:
-    """The endings of films, where PyAV is installed; else none."""
-    return FILMS if importlib.util.find_spec("av") else ()
 
 
 def is_film(data: bytes) -> bool:
@@ -64,7 +55,7 @@ def encoded(data: bytes, where: str, limits: Limits = _LIMITS) -> Any:
     A film is read when its frames are taken.
     """
     decode.fetched(data, where)
-    if is_film(data) or where.lower().endswith(FILMS):
+    if is_film(data) or where.lower().endswith(decode.FILMS):
         return Film(data, where, limits)
     if data.startswith(b"\x93NUMPY"):
         try:
@@ -148,6 +139,16 @@ class Film:
             return [shown[i] for i in np.argsort(order)]
 
 
+def audio(data: bytes, where: str, rate: int, limits: Limits = _LIMITS) -> Float[np.ndarray, " T"]:
+    """The sound of a film, or that of a sound file (see `decode.audio`). Raises DataError for what the two refuse, and a silent film."""
+    if not is_film(data):
+        return decode.audio(data, where, rate, limits)
+    heard = sound(data, where, rate, limits)
+    if heard is None:
+        raise DataError(f"{where}: the film has no sound: give it one, or remove it")
+    return heard
+
+
 def sound(data: bytes, where: str, rate: int, limits: Limits = _LIMITS) -> Float[np.ndarray, " T"] | None:
     """The sound of a film as mono float32 in [-1, 1] at `rate`, beginning when its pictures begin; None where it has no sound.
 
@@ -181,7 +182,7 @@ def _samples(data: bytes, where: str) -> tuple[Float[np.ndarray, " T"], int]:
 @contextmanager
 def _opened(data: bytes, where: str) -> Iterator[Any]:
     """PyAV's container over `data`; all that FFmpeg raises within becomes one sentence."""
-    if not films():
+    if not decode.film_endings():
         raise DataError(f"{where}: {INSTALL}")
     import av
 

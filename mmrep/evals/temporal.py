@@ -100,25 +100,6 @@ class Moments:
             found["mAP"] = float(np.mean([moment_precision(s, t) for s, t in zip(spans, truth)]))
         return {f"{self.name} {k}".strip(): v for k, v in found.items()}
 
-    def panels(self, model: Model) -> list[Any]:
-        """Some clips with the true moments of their first sentence and the first spans that the system predicts."""
-        from mmrep.report import strips
-        from mmrep.report.panels import Figure
-
-        found: Any = np.asarray(model.embed_split(self.spans, self.split))
-        rows, shown = model.column(self.truth, self.split), []
-        for i in strips.chosen(len(found)):
-            spans = found[i, 0] if found.ndim == 4 else found[i]
-            row = np.asarray(rows[i])
-            truth = true_spans(row[0] if found.ndim == 4 and found.shape[1] > 1 else row)
-            lanes = {"truth": truth, "predicted": spans[:1]} | ({"second": spans[1:2]} if len(spans) > 1 else {})
-            best = float(ious(spans[:1], truth).max(initial=0.0))
-            title = f"{strips.words(model, self.split, i)} (IoU {best:.2f})"
-            shown.append(strips.Strip(title, strips.frames(model, self.split, i), spans=lanes))
-        title = f"Moments, {self.name}" if self.name else "Moments"
-        note = f"Evenly spaced records of the {self.split} split, not chosen by hand; a clip runs from left to right."
-        return [Figure(title, strips.draw(shown), f"true and predicted moments of {len(shown)} clips", note)]
-
     def check(self, names: Sequence[str], split: checks.Open) -> None:
         """Raises ConfigError for a function the system lacks, a field the records lack, k below 1, or a threshold outside (0, 1]."""
         checks.ks(self.ks)
@@ -166,24 +147,6 @@ class Highlights:
             "HD chance": float(labels.mean()),
         }
         return {f"{self.name} {k}".strip(): v for k, v in found.items()}
-
-    def panels(self, model: Model) -> list[Any]:
-        """Some clips with the true and the predicted saliency of their parts."""
-        from mmrep.report import strips
-        from mmrep.report.panels import Figure
-
-        scores = np.asarray(model.embed_split(self.saliency, self.split, self.fields))
-        labels = model.column(self.truth, self.split)
-        shown = [
-            strips.Strip(
-                strips.words(model, self.split, i, self.fields), strips.frames(model, self.split, i),
-                curves={"truth": np.asarray(labels[i]), "predicted": scores[i]},
-            )
-            for i in strips.chosen(len(scores))
-        ]  # fmt: skip
-        title = f"Highlights, {self.name}" if self.name else "Highlights"
-        note = f"Saliency of each part of a clip, from left to right: evenly spaced records of the {self.split} split, not chosen by hand."
-        return [Figure(title, strips.draw(shown), f"true and predicted saliency of {len(shown)} clips", note)]
 
     def check(self, names: Sequence[str], split: checks.Open) -> None:
         """Raises ConfigError for a function that the system lacks or a field that the records lack."""

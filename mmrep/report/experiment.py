@@ -11,8 +11,9 @@ from mmrep import raw
 from mmrep.config import to_json
 from mmrep.evals import retrieval
 from mmrep.evals.suite import Retrieval
+from mmrep.evals.temporal import Highlights, Moments
 from mmrep.model import Fields, Model
-from mmrep.report import figures
+from mmrep.report import figures, strips
 from mmrep.report.page import write_page
 from mmrep.report.panels import Code, Column, Figure, Gallery, Panel, Picture, Sound, Table, Words, retrieve
 from mmrep.report.tables import tables
@@ -35,6 +36,8 @@ def write(path: Path, title: str, lead: str, model: Model, versions: Mapping[str
         found += [*embedding_map(model, shown), similarities(model, shown[0])]
         lead = f"{lead} {_headline(shown[0], metrics)}".strip()
     for e in experiment.evals:
+        found += [strips.moments(model, e)] if isinstance(e, Moments) else []
+        found += [strips.highlights(model, e)] if isinstance(e, Highlights) else []
         found += e.panels(model) if hasattr(e, "panels") else []
     found += [
         Figure("Training", figures.curves(model.rows), "training curves: " + ", ".join(figures.groups(model.rows))),

@@ -8,7 +8,9 @@ import numpy as np
 
 from mmrep import raw
 from mmrep.errors import ConfigError
+from mmrep.evals.temporal import Highlights, Moments, ious, true_spans
 from mmrep.model import Fields, Model
+from mmrep.report.panels import Figure
 
 SHOWN = 6
 """Clips a panel shows, evenly spaced in the split and not chosen by hand."""
@@ -63,6 +65,38 @@ def words(model: Model, split: str, i: int, fields: Fields = ()) -> str:
 def chosen(n: int) -> list[int]:
     """At most SHOWN evenly spaced records of n."""
     return np.linspace(0, n - 1, min(SHOWN, n)).astype(int).tolist()
+
+
+def moments(model: Model, e: Moments) -> Figure:
+    """Some clips with the true moments of their first sentence and the first spans that the system predicts."""
+    found: Any = np.asarray(model.embed_split(e.spans, e.split))
+    rows, shown = model.column(e.truth, e.split), []
+    for i in chosen(len(found)):
+        spans = found[i, 0] if found.ndim == 4 else found[i]
+        row = np.asarray(rows[i])
+        truth = true_spans(row[0] if found.ndim == 4 and found.shape[1] > 1 else row)
+        lanes = {"truth": truth, "predicted": spans[:1]} | ({"second": spans[1:2]} if len(spans) > 1 else {})
+        best = float(ious(spans[:1], truth).max(initial=0.0))
+        title = f"{words(model, e.split, i)} (IoU {best:.2f})"
+        shown.append(Strip(title, frames(model, e.split, i), spans=lanes))
+    title = f"Moments, {e.name}" if e.name else "Moments"
+    note = f"Evenly spaced records of the {e.split} split, not chosen by hand; a clip runs from left to right."
+    return Figure(title, draw(shown), f"true and predicted moments of {len(shown)} clips", note)
+
+
+def highlights(model: Model, e: Highlights) -> Figure:
+    """Some clips with the true and the predicted saliency of their parts."""
+    scores, labels = np.asarray(model.embed_split(e.saliency, e.split, e.fields)), model.column(e.truth, e.split)
+    shown = [
+        Strip(
+            words(model, e.split, i, e.fields), frames(model, e.split, i),
+            curves={"truth": np.asarray(labels[i]), "predicted": scores[i]},
+        )
+        for i in chosen(len(scores))
+    ]  # fmt: skip
+    title = f"Highlights, {e.name}" if e.name else "Highlights"
+    note = f"Saliency of each part of a clip, from left to right: evenly spaced records of the {e.split} split, not chosen by hand."
+    return Figure(title, draw(shown), f"true and predicted saliency of {len(shown)} clips", note)
 
 
 def draw(strips: Sequence[Strip], columns: int = 2) -> Any:

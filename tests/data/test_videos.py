@@ -46,7 +46,7 @@ def test_lists_and_animations_of_one_rate_share_the_rule_of_segments():
 def test_frames_are_taken_by_time_where_their_durations_differ():
     clip = videos.encoded(animation([10, 120, 240], [100, 100, 800]), "a.gif")
     assert [int(f[0, 0, 0]) for f in raw.segments(clip, 5, "x")] == pytest.approx([120, 240, 240, 240, 240], abs=2)
-    assert [int(f[0, 0, 0]) for f in clip.frames_at([0, 0.05, 0.1, 0.19, 0.2])] == pytest.approx(
+    assert [int(f[0, 0, 0]) for f in clip.frames_at([0.0, 0.05, 0.1, 0.19, 0.2])] == pytest.approx(
         [10, 10, 120, 120, 240], abs=2
     )
 
@@ -127,11 +127,11 @@ def test_a_film_is_upright_and_has_square_pixels():
 @pytest.mark.parametrize("kind, codec", [("mp4", "mpeg4"), ("webm", "libvpx")])
 def test_the_sound_of_a_film_is_mono_and_in_step_with_its_pictures(kind, codec):
     data = film(SHADES, kind=kind, codec=codec, tone=0.5)
-    wave = decode.audio(data, "a", 16_000)
+    wave = videos.audio(data, "a", 16_000)
     assert wave.dtype == np.float32 and abs(len(wave) - 32_000) < 1600
     t = np.arange(8000, 16_000) / 16_000
     np.testing.assert_allclose(np.abs(np.exp(-2j * np.pi * 440 * t) @ wave[8000:16_000]) * 2 / 8000, 0.25, atol=0.02)
-    late = decode.audio(film(SHADES, kind=kind, codec=codec, tone=0.5, start=0.5), "a", 16_000)
+    late = videos.audio(film(SHADES, kind=kind, codec=codec, tone=0.5, start=0.5), "a", 16_000)
     assert np.abs(late[:7500]).max() < 0.02 < 0.2 < np.abs(late[8500:9500]).max()
 
 
@@ -259,7 +259,7 @@ def test_without_pyav_one_sentence_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "t.csv").write_text("clip,caption\na.mp4,a clip\n")
     monkeypatch.setitem(sys.modules, "av", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    caches = (videos.films, decode.audio_endings, folder.kinds)
+    caches = (decode.film_endings, decode.audio_endings, folder.kinds)
     for cached in caches:
         cached.cache_clear()
     try:
