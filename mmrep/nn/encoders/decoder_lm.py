@@ -15,6 +15,7 @@ from mmrep.generation.decode import Decoded, decode
 from mmrep.generation.sampling import Number
 from mmrep.nn.attention import causal_mask, padding_mask
 from mmrep.nn.config import TransformerConfig
+from mmrep.nn.norms import norm_layer
 from mmrep.nn.pooling import last_pool
 from mmrep.nn.transformer import Cache, Transformer, init_cache
 from mmrep.system import Params
@@ -27,6 +28,7 @@ class DecoderLM:
     learned_positions: a table of `length` rows is added to the tokens (GPT-2: Radford et al. 2019); False with transformer.rotary.
     tied: the logits are products with the table of tokens; False: with a table of their own.
     cross: every block also attends to a context, the tokens of another encoder (of any width).
+    embed_norm: the sum of tokens and positions is normed, too (RoBERTa's form, with transformer.norm="post").
     Raises ConfigError where vocab or length is below 1.
     """
 
@@ -36,6 +38,7 @@ class DecoderLM:
     learned_positions: bool = True
     tied: bool = True
     cross: bool = False
+    embed_norm: bool = False
 
     def __post_init__(self) -> None:
         if self.vocab < 1 or self.length < 1:
@@ -87,6 +90,8 @@ class DecoderStack(nn.Module):
             positions = (start + jnp.arange(n))[None]
         if c.learned_positions:
             x = x + nn.Embed(c.length, t.width, dtype=self.dtype, embedding_init=init, name="positions")(positions)
+        if c.embed_norm:
+            x = norm_layer(t, self.dtype, "embed_norm")(x)
         places = n if cache is None else (cache["blocks"] if t.scan else cache["block00"])["key"].shape[-3]
         kept = causal_mask(n, start, places) if mask is None else mask
         if valid is not None:
