@@ -142,14 +142,19 @@ def _label(model: Model, e: Retrieval, i: int) -> str:
     modalities = {m.name: m for m in model.data.modalities}
     for name, fields in ((e.query, e.query_fields), (e.target, e.target_fields)):
         if name in modalities and modalities[name].kind == "text":
-            return str(model.record(i, e.split)[dict(fields).get(name, modalities[name].source)])[:40]
-    return _text(model, e.split, i)[:40] or f"{e.split} {i}"
+            return _cut(model.record(i, e.split)[dict(fields).get(name, modalities[name].source)], 40)
+    return _cut(_text(model, e.split, i), 40) or f"{e.split} {i}"
+
+
+def _cut(value: object, most: int) -> str:
+    text = str(value)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _text(model: Model, split: str, i: int) -> str:
     """The first text of record i; empty where the data has none."""
     source = next((m.source for m in model.data.modalities if m.kind == "text"), None)
-    return "" if source is None else str(model.record(i, split)[source])[:60]
+    return "" if source is None else _cut(model.record(i, split)[source], 60)
 
 
 def _is_matrix(model: Model, e: Retrieval) -> bool:
