@@ -233,7 +233,7 @@ def enable_compile_cache() -> None:
 
     from mmrep import paths
 
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(paths.cache() / "xla")
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(paths.local_cache() / "xla")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

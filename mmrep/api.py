@@ -58,33 +58,28 @@ def create(system: str | Experiment, size: str = "small", seed: int = 0, variant
     return Model(experiment, *loop.initial(experiment))
 
 
-def load(what: str | Path, size: str = "small", variant: str = "", *, system: Any = None, image_size: int = 0) -> Model:
+def load(
+    what: str | paths.Place, size: str = "small", variant: str = "", *, system: Any = None, image_size: int = 0
+) -> Model:
     """A trained model from any of
     - a run's folder,
     - a file that `Model.save` wrote,
     - a published file of weights, or a folder of them (recognised by the names of the arrays and the config beside them),
     - "hf-hub:ORG/NAME": such a folder of the Hugging Face hub, where huggingface_hub is installed,
+    - the URL of any of these in an object store, gs://BUCKET/KEY or s3://BUCKET/KEY,
     - a system's name: its run in ./runs/NAME-SIZE of the current directory.
 
     system: in place of the stored one, for a model whose code is not part of mmrep.
     image_size: in pixels, of a published Vision Transformer: its positions are interpolated as its library does it; 0: that of its files.
     Raises ConfigError where there is no such run, DataError for a missing, damaged or unknown file.
     """
-    path = foreign.from_hub(str(what)) if str(what).startswith(foreign.HUB) else Path(what)
-    if (path / "config.json").exists() and _is_run(path):
+    path = foreign.from_hub(str(what)) if str(what).startswith(foreign.HUB) else paths.at(what)
+    if paths.exists(path / "config.json") and _is_run(path):
         return restore(path, system)
-    if path.suffix in foreign.SUFFIXES or path.is_dir():
-        if path.suffix == ".safetensors" and (safetensors.is_ours(path) or not path.exists()):
-            return _fitting(path, Model(*safetensors.read(path, system)))
-        if not path.exists():
-            raise DataError(f"no file {path}")
-        found = foreign.read_foreign(path, image_size)
-        if found is None:
-            raise DataError(f"{path} holds no run of mmrep, and no weights that a system here recognises")
-        experiment, params, extras = found
-        experiment, tokenizer = foreign.with_tokenizer(path, experiment)
-        return Model(experiment, params, extras, tokenizer)
-    run = Path("runs") / "-".join(filter(None, (str(what), size, variant)))
+    if path.suffix in foreign.SUFFIXES or paths.is_url(path) or paths.is_dir(path):
+        with paths.fetched(path) as copy:
+            return _of_files(copy, system, image_size)
+    run: paths.Place = Path("runs") / "-".join(filter(None, (str(what), size, variant)))
     if (run / "config.json").exists():
         return restore(run, system)
     catalogue.find(str(what))
@@ -93,6 +88,20 @@ def load(what: str | Path, size: str = "small", variant: str = "", *, system: An
         f"no run in {run}: mmrep.load({str(what)!r}) takes the run of that name in ./runs of this directory; train it there "
         f"({command}), or give a run's folder or a file of weights"
     )
+
+
+def _of_files(path: Path, system: Any, image_size: int) -> Model:
+    """The model of a file that `Model.save` wrote, or of published weights. Raises DataError for a missing, damaged or unknown file."""
+    if path.suffix == ".safetensors" and (safetensors.is_ours(path) or not path.exists()):
+        return _fitting(path, Model(*safetensors.read(path, system)))
+    if not path.exists():
+        raise DataError(f"no file {path}")
+    found = foreign.read_foreign(path, image_size)
+    if found is None:
+        raise DataError(f"{path} holds no run of mmrep, and no weights that a system here recognises")
+    experiment, params, extras = found
+    experiment, tokenizer = foreign.with_tokenizer(path, experiment)
+    return Model(experiment, params, extras, tokenizer)
 
 
 def _fitting(path: Path, model: Model) -> Model:
@@ -108,13 +117,13 @@ def _fitting(path: Path, model: Model) -> Model:
     return model
 
 
-def _is_run(folder: Path) -> bool:
-    return '"experiment"' in (folder / "config.json").read_text(encoding="utf-8", errors="replace")
+def _is_run(folder: paths.Place) -> bool:
+    return b'"experiment"' in paths.read(folder / "config.json")
 
 
 def train(
     config: str | Experiment,
-    workdir: str | Path | None = None,
+    workdir: str | paths.Place | None = None,
     *,
     size: str = "small",
     evaluate: Callable[[Model], Mapping[str, float]] | None = suite.evaluate,
@@ -127,7 +136,7 @@ def train(
     """
     meta = {"slug": config, "size": size} if isinstance(config, str) else None
     experiment = get_config(config, size) if isinstance(config, str) else config
-    folder = None if workdir is None else Path(workdir)
+    folder = None if workdir is None else paths.at(workdir)
     return loop.train(experiment, folder, evaluate=evaluate, meta=meta, progress=progress)
 
 
@@ -233,7 +242,7 @@ def finetune(
     steps: int = 500,
     lr: float = 1e-3,
     layer_decay: float = 1.0,
-    workdir: str | Path | None = None,
+    workdir: str | paths.Place | None = None,
     progress: bool = True,
 ) -> Model:
     """A new head on a model's encoder, trained on labelled data: its `call("predict", ...)` gives logits, its metrics the test split's.
@@ -287,7 +296,7 @@ def finetune(
         config, replace(data, modalities=parts, tokenizer=tokenizer), (phase,),
         Optim(lr=lr, warmup=steps // 10, layer_decay=layer_decay), (Predicted(truth, config.inputs, name=goal.name),),
     )  # fmt: skip
-    place = None if workdir is None else Path(workdir)
+    place = None if workdir is None else paths.at(workdir)
     sentencepiece = model.sentencepiece if tokenizer else None
     return loop.train(experiment, place, evaluate=suite.evaluate, sentencepiece=sentencepiece, progress=progress)
 

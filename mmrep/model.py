@@ -445,8 +445,10 @@ class Model:
 
     # To share
 
-    def save(self, path: str | Path, format: str = "") -> Path:
+    def save(self, path: str | paths.Place, format: str = "") -> Any:
         """Writes parameters, config and tokenizer to one safetensors file, which `mmrep.load` reads; low-rank adapters are merged first.
+
+        path: local, or a URL, gs://BUCKET/KEY or s3://BUCKET/KEY. It is returned.
 
         format: "hf" or "open_clip" writes a folder of that library instead (CLIP; "hf" for ViT and BERT shapes, too). A published tokenizer
         comes along. Raises ConfigError for a model that has no such form.
@@ -458,7 +460,7 @@ class Model:
         """
         from mmrep.interop import safetensors
 
-        path = Path(path)
+        path = paths.at(path)
         if format:
             from mmrep.interop import foreign
 

@@ -16,7 +16,7 @@ PROJECT = tomllib.loads((catalogue.ROOT / "pyproject.toml").read_text(encoding="
 EXTRAS = PROJECT["optional-dependencies"]
 COMMANDS = ("data", "emoji", "eval", "report", "dev")  # what `make train` and `make test` need beside the core
 # No feature needs these: they are imported where a user names them (refused with a sentence if missing), or only if installed.
-OPTIONAL = {"open_clip", "torch", "wandb", "apache_beam", "pillow_heif"}
+OPTIONAL = {"open_clip", "torch", "wandb", "apache_beam", "pillow_heif", "gcp_storage_emulator"}
 # Import names whose distribution has another name.
 NAMES = {
     "PIL": "pillow",

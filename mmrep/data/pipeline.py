@@ -9,13 +9,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from mmrep import modality
+from mmrep import modality, paths
 from mmrep.config import Data
 from mmrep.errors import ConfigError, DataError, near
 from mmrep.modality import Tokenize
@@ -184,7 +183,7 @@ def open_split(data: Data, tokenize: Tokenize | None, name: str, source: Any = N
     return Split(data, source, records, tokenize, name)
 
 
-def fit_tokenizer(data: Data, sources: Sequence[Any], cache: Path | None) -> bytes | None:
+def fit_tokenizer(data: Data, sources: Sequence[Any], cache: paths.Place | None) -> bytes | None:
     """The sentencepiece model trained on the training text of all `sources` (a stream of tasks shares one vocabulary).
 
     Raises DataError where no record has a text, with the source's explanation.

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _MEMO = 2**17  # texts remembered by one tokenizer; a row of 32 ids is 128 bytes
 
 
-def fit(texts: Iterable[str], config: Tokenizer, cache: Path | None = None) -> bytes:
+def fit(texts: Iterable[str], config: Tokenizer, cache: paths.Place | None = None) -> bytes:
     """A sentencepiece model (serialised proto) trained on `texts`; equal texts and config give equal bytes.
 
     `unigram` and `bpe` fall back to bytes, so no text is unknown; `char` and `word` have UNK. `config.vocab` is an upper bound: a
@@ -67,8 +66,8 @@ def fit(texts: Iterable[str], config: Tokenizer, cache: Path | None = None) -> b
             f"data.tokenizer cannot be trained on any of {len(lines)} texts: each is longer than {_LONGEST:,} bytes, holds U+2585, or "
             f"has nothing visible, as the first: {lines[0][:40]!r}"
         )
-    path = None if cache is None else Path(cache) / f"{_key(lines, config)}.model"
-    if path is not None and path.exists() and _loads(model := path.read_bytes()):
+    path = None if cache is None else cache / f"{_key(lines, config)}.model"
+    if path is not None and paths.exists(path) and _loads(model := paths.read(path)):
         return model
     model = _train(lines, config)
     if path is not None:
@@ -240,7 +239,7 @@ def _loads(model: bytes) -> bool:
     return True
 
 
-def _write(path: Path, model: bytes) -> None:
+def _write(path: paths.Place, model: bytes) -> None:
     """Whole or not at all, also when several processes write the same file."""
     paths.make(path.parent, "set MMREP_CACHE to a folder that can be written")
     paths.replace(path, model)

@@ -74,12 +74,12 @@ def tokenizer_of_phases(experiment: Experiment) -> bytes | None:
     if experiment.data.tokenizer is None or experiment.data.tokenizer.kind != "published":
         return None
     for part in (part for phase in experiment.phases for part in phase.start if part.file):
-        path = Path(part.file)
-        if path.suffix == ".safetensors" and safetensors.is_ours(path):
-            found = safetensors.read_tokenizer(path)
-        else:
-            known = read_foreign(path) if path.exists() else None
-            found = with_tokenizer(path, known[0])[1] if known else None
+        with paths.fetched(paths.at(part.file)) as path:
+            if path.suffix == ".safetensors" and safetensors.is_ours(path):
+                found = safetensors.read_tokenizer(path)
+            else:
+                known = read_foreign(path) if path.exists() else None
+                found = with_tokenizer(path, known[0])[1] if known else None
         if found is not None and published.is_packed(found):
             return found
     return None
@@ -112,14 +112,16 @@ def from_hub(name: str) -> Path:
 FORMATS = ("hf", "open_clip")
 
 
-def write_folder(path: Path, experiment: Experiment, params: Params, tokenizer: bytes | None, form: str) -> Path:
+def write_folder(
+    path: paths.Place, experiment: Experiment, params: Params, tokenizer: bytes | None, form: str
+) -> paths.Place:
     """Writes a model as a folder of another library: its weights as safetensors, its config and preprocessing, and a published tokenizer.
 
     Raises ConfigError for an unknown format, a system that no format describes, and a path that is a file.
     """
     if form not in FORMATS:
         raise ConfigError(f"format is {form!r}{near(form, FORMATS)}")
-    if path.suffix or path.is_file():
+    if path.suffix or (paths.exists(path) and not paths.is_dir(path)):
         raise ConfigError(f"{path} must be a folder: the format {form!r} has several files")
     for module in weight_maps("export"):
         found = module.write(experiment, params, form) if hasattr(module, "write") else None
@@ -134,7 +136,8 @@ def write_folder(path: Path, experiment: Experiment, params: Params, tokenizer: 
             paths.make((path / name).parent, "give another folder")
             paths.replace(path / name, content)
         weights = "open_clip_model.safetensors" if form == "open_clip" else "model.safetensors"
-        save_file({k: np.array(v, np.float32, order="C") for k, v in arrays.items()}, path / weights, {"format": "pt"})
+        with paths.written(path / weights) as part:
+            save_file({k: np.array(v, np.float32, order="C") for k, v in arrays.items()}, part, {"format": "pt"})
         return path
     raise ConfigError(
         f"a system of {type(experiment.system).__module__} has no form in the format {form!r}: save it as .safetensors"

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mmrep import paths
 from mmrep.config import Experiment, experiment_from_json, flatten, to_json, unflatten
 from mmrep.errors import DataError
 from mmrep.system import Extras, Params
@@ -17,7 +17,7 @@ from mmrep.system import Extras, Params
 FORMAT = "mmrep-1"
 
 
-def write(path: Path, experiment: Experiment, params: Params, extras: Extras, tokenizer: bytes | None) -> None:
+def write(path: paths.Place, experiment: Experiment, params: Params, extras: Extras, tokenizer: bytes | None) -> None:
     """Writes one file, atomically. bfloat16 and the other dtypes of safetensors keep their bits."""
     from safetensors.numpy import save_file
 
@@ -28,10 +28,10 @@ def write(path: Path, experiment: Experiment, params: Params, extras: Extras, to
         about["empty"] = json.dumps(empty)
     if tokenizer is not None:
         about["tokenizer"] = base64.b64encode(tokenizer).decode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(arrays, part, about)
-    part.replace(path)
+    if not paths.is_url(path):
+        Path(path.parent).mkdir(parents=True, exist_ok=True)
+    with paths.written(path) as part:
+        save_file(arrays, part, about)
 
 
 def is_ours(path: Path) -> bool:

@@ -417,14 +417,14 @@ def pretrained_params(part: Pretrained, progress: bool = True) -> Params:
     if not part.file:
         donor = pretrained(part.experiment, progress)
         return donor.params | {"extras": donor.extras}
-    path = Path(part.file)
-    if path.suffix == ".safetensors" and (safetensors.is_ours(path) or not path.exists()):
-        params, extras = safetensors.read_parameters(path)
-    else:
-        found = foreign.read_foreign(path) if path.exists() else None
-        if found is None:
-            raise DataError(f"{path} holds no weights that a system here recognises")
-        _, params, extras = found
+    with paths.fetched(paths.at(part.file)) as path:
+        if path.suffix == ".safetensors" and (safetensors.is_ours(path) or not path.exists()):
+            params, extras = safetensors.read_parameters(path)
+        else:
+            found = foreign.read_foreign(path) if path.exists() else None
+            if found is None:
+                raise DataError(f"{path} holds no weights that a system here recognises")
+            _, params, extras = found
     return params | {"extras": extras}
 
 

@@ -46,10 +46,10 @@ def find(folder: str = "") -> Path:
         if not _complete(Path(given).expanduser()):
             raise DataError(f"{given} has no {' or no '.join(FILES)}: give the data folder of Debian's ferret-datasets")
         return Path(given).expanduser()
-    for place in (USUAL, paths.cache() / "climate"):
+    for place in (USUAL, paths.local_cache() / "climate"):
         if _complete(place):
             return place
-    return _fetch(paths.cache() / "climate")
+    return _fetch(paths.local_cache() / "climate")
 
 
 def _complete(folder: Path) -> bool:

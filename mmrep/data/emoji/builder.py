@@ -220,4 +220,4 @@ def _speech(splits: dict[str, list[Concept]], progress: bool) -> dict[tuple[int,
 
 def cache_folder() -> Path:
     """The folder of the prepared set where none is named."""
-    return paths.cache() / "data"
+    return paths.local_cache() / "data"

@@ -7,7 +7,6 @@ pictures and texts. Both stay as they are (locked, Zhai et al. 2022, arXiv 2111.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -135,9 +134,9 @@ def _packed(drawings: np.ndarray, words: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _kept(path: Path, words: int) -> tuple[np.ndarray, np.ndarray] | None:
+def _kept(path: paths.Place, words: int) -> tuple[np.ndarray, np.ndarray] | None:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(paths.read(path)), allow_pickle=False) as file:
             return (file["drawings"], file["words"]) if len(file["words"]) == words else None
     except (OSError, ValueError, KeyError):
         return None
