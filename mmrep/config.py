@@ -7,10 +7,11 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from mmrep import limits
 from mmrep.errors import ConfigError, near
 from mmrep.modality import Modality
 
@@ -190,7 +191,11 @@ class Experiment:
             raise ConfigError(
                 f"data.batch_size {self.data.batch_size} is not a multiple of train.accumulate {self.train.accumulate}"
             )
-        _check_tables(self)
+        systems = [("system", self.system)]
+        systems += [(f"phases.{i}.system", p.system) for i, p in enumerate(self.phases) if p.system is not None]
+        for place, system in systems:
+            limits.check_numbers(system, place)
+            limits.check_tables(system, place, self.data.modalities)
         names = [m.name for m in self.data.modalities]
         if len(set(names)) < len(names):
             raise ConfigError(f"data.modalities names are not unique: {', '.join(names)}")
@@ -244,54 +249,6 @@ def _check_ranges(experiment: "Experiment") -> None:
         raise ConfigError(f"{where} is {value}: it must be {above}")
     if not (experiment.mesh.data == -1 or 1 <= experiment.mesh.data < math.inf):
         raise ConfigError(f"mesh.data is {experiment.mesh.data}: give a number of devices, or -1 for all that are left")
-
-
-_TABLES = ("vocab", "vocab_size", "classes", "num_classes")
-
-
-def _check_tables(experiment: "Experiment") -> None:
-    """Raises ConfigError where a part of a system states fewer ids or classes than the modality that it is for.
-
-    An id beyond a table is no error in JAX: it is clamped to the last row, or NaN, or a row of zeros. A part is for the modality whose name it has.
-    A system whose parts have other names may state the ids that it can take itself: `table_sizes() -> {modality: ids}`. A text that no part is
-    named after must fit into the largest vocabulary.
-    """
-    ids = {m.name: m.vocab for m in experiment.data.modalities if m.vocab}
-    texts = [m.name for m in experiment.data.modalities if m.kind in ("text", "texts")]
-    places = [("system", experiment.system)]
-    places += [(f"phases.{i}.system", p.system) for i, p in enumerate(experiment.phases) if p.system is not None]
-    for place, system in places:
-        tables = [
-            (f"{where}.{field}", name, size)
-            for where, name, part in _parts(system, place, "")
-            for field in _TABLES
-            if isinstance(size := getattr(part, field, 0), int) and size > 0
-        ]
-        named = {name for _, name, _ in tables}
-        largest = max(((size, where) for where, _, size in tables if where.endswith(".vocab")), default=None)
-        stated = getattr(system, "table_sizes", dict)()
-        found = [(where, name, size) for where, name, size in tables if name in ids and name not in stated]
-        found += [(place, name, size) for name, size in stated.items() if name in ids]
-        found += [(largest[1], m, largest[0]) for m in texts if largest and m not in named | {*stated}]
-        for where, name, size in found:
-            if size < ids[name]:
-                raise ConfigError(
-                    f"{where} is {size}, but modality {name!r} has {ids[name]} ids: give the system as many"
-                    if where != place
-                    else f"{place} takes {size} ids of modality {name!r}, which has {ids[name]}: give the system as many"
-                )
-
-
-def _parts(value: Any, where: str, name: str) -> Iterator[tuple[str, str, Any]]:
-    """(path, name, part) of every dataclass in a config; a part is named by its field `name`, its key, or the field that holds it."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield where, str(getattr(value, "name", "") or name), value
-        for f in dataclasses.fields(value):
-            yield from _parts(getattr(value, f.name), f"{where}.{f.name}", f.name)
-    elif isinstance(value, (tuple, list)):
-        named = len(value) == 2 and isinstance(value[0], str)  # ("text", encoder), as a mapping is written
-        for i, inner in enumerate(value):
-            yield from _parts(inner, f"{where}.{i}", value[0] if named else name)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ LEVELS = {
     "errors": r"mmrep\.errors",
     "files": r"mmrep\.(paths|raw|catalogue)",
     "modality": r"mmrep\.modality",
-    "config": r"mmrep\.config",
+    "config": r"mmrep\.(config|limits)",
     "system": r"mmrep\.system",
     "solvers": r"mmrep\.solvers",
     "parts": r"mmrep\.(nn|losses|masking|generation|data|interop)(\..+)?",

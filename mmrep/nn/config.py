@@ -1,5 +1,6 @@
 """The description of a transformer, stated once and passed whole, and the published sizes of the Vision Transformer."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -70,7 +71,7 @@ class TransformerConfig:
             raise ConfigError(
                 f"rotary is {self.rotary} and a head has {self.key_dim} numbers; give a positive base and an even head."
             )
-        if self.hidden < 1:
+        if not math.isfinite(self.mlp_ratio) or self.hidden < 1:
             raise ConfigError(f"mlp_ratio is {self.mlp_ratio} and mlp_dim {self.mlp_dim}; the MLP needs a hidden unit.")
         choices: tuple[tuple[str, Any], ...] = (
             ("norm", ("pre", "post")),

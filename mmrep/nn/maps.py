@@ -31,6 +31,10 @@ class DenseModality:
     std: tuple[float, ...] = (0.5,)
     truncated: bool = False
 
+    def __post_init__(self) -> None:
+        if self.patch < 1:
+            raise ConfigError(f"the patch of {self.name!r} is {self.patch}: it must be at least 1")
+
     @property
     def grid(self) -> tuple[int, int]:
         return self.size[0] // self.patch, self.size[1] // self.patch

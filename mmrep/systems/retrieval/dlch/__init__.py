@@ -65,6 +65,7 @@ class Config:
         weights = (self.eta, self.gamma, self.mu, self.alpha, self.beta)
         check_fields(self, {
             "bits": (self.bits >= 2, "a code needs at least 2 bits"),
+            "categories": (self.categories >= 1, "it must be at least 1"),
             "items": (self.items >= 1, "the database needs at least one item"),
             "objective": (self.objective in ("base", "adapt"), "choose base or adapt"),
             "eta": (min(weights) >= 0, "eta, gamma, mu, alpha and beta must be at least 0"),

@@ -61,7 +61,7 @@ class Config:
     def check(self) -> None:
         if self.loss not in ("cosine", "smooth_l1"):
             raise ConfigError(f"system.loss is {self.loss!r}: choose 'cosine' or 'smooth_l1'")
-        if self.heads < 1 or self.width % self.heads or self.codes < 2:
+        if self.heads < 1 or self.width < 1 or self.width % self.heads or self.codes < 2:
             raise ConfigError(
                 f"system.width is {self.width}: its {self.heads} heads must divide it, and codes be 2 or more"
             )

@@ -63,6 +63,7 @@ class Config:
             "kernel": (self.kernel % 2 == 1, "it must be odd"),
             "neighbours": (1 <= self.neighbours <= cells, f"it must be in [1, {cells}], the proposals"),
             "players": (1 <= self.players <= cells, f"it must be in [1, {cells}], the proposals"),
+            "width": (min(self.width, self.layers, self.k, self.keep) >= 1, "width, layers, k and keep must be at least 1"),
             "suppression": (0 < self.suppression <= 1, "it must be in (0, 1]"),
         })  # fmt: skip
         grid = model.Proposals(self.clips, self.counts, self.dim, self.width, self.kernel, self.layers)
