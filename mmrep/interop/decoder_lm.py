@@ -17,6 +17,7 @@ from mmrep.losses.reduce import masked_mean
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.decoder_lm import DecoderLM, generate, next_token_loss
 from mmrep.nn.pooling import layer_features
+from mmrep.nn.positions import ScaledRotary
 from mmrep.system import Batch, Extras, Params, System, stateless
 
 QKV = ("query", "key", "value")
@@ -162,18 +163,33 @@ def config_of(about: Mapping[str, Any]) -> DecoderLM | None:
     _supported(about, hidden_act="silu", attention_bias=False, mlp_bias=False, use_sliding_window=False)
     # Newer files hold the rotation's settings in one entry, older ones its base apart, and its scaling in an entry of its own.
     rope = about.get("rope_parameters") or about.get("rope_scaling") or {}
-    if (scaling := rope.get("rope_type", rope.get("type", "default"))) != "default":
-        raise DataError(f"config.json scales its rotary positions by {scaling!r}: only unscaled ones are supported")
     transformer = TransformerConfig(
         width=about["hidden_size"], depth=about["num_hidden_layers"], heads=about["num_attention_heads"],
         kv_heads=about.get("num_key_value_heads"), head_dim=about.get("head_dim"), mlp_dim=about["intermediate_size"],
         norm_type="rms", epsilon=about.get("rms_norm_eps", 1e-6), activation="swiglu", use_bias="qkv" if kind == "qwen2" else False,
-        rotary=float(rope.get("rope_theta", about.get("rope_theta", 10_000.0))),
+        rotary=_rotary(rope, float(rope.get("rope_theta", about.get("rope_theta", 10_000.0)))),
     )  # fmt: skip
     return DecoderLM(
         transformer, vocab=about["vocab_size"], length=about["max_position_embeddings"], learned_positions=False,
         tied=about.get("tie_word_embeddings", False),
     )  # fmt: skip
+
+
+def _rotary(rope: Mapping[str, Any], base: float) -> float | ScaledRotary:
+    """The rotation of a config.json's entry. Raises DataError for a scaling that is not supported."""
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return base
+    if kind == "linear":
+        return ScaledRotary(base, float(rope["factor"]))
+    if kind == "llama3":
+        return ScaledRotary(
+            base, float(rope["factor"]), "llama3", float(rope["low_freq_factor"]), float(rope["high_freq_factor"]),
+            int(rope["original_max_position_embeddings"]),
+        )  # fmt: skip
+    raise DataError(
+        f"config.json scales its rotary positions by {kind!r}: only linear and llama3 scaling are supported"
+    )
 
 
 def table(config: DecoderLM) -> tuple[n.Row, ...]:

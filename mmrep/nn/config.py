@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mmrep.errors import ConfigError, near
+from mmrep.nn.positions import ScaledRotary
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "swiglu", "geglu")
 GATED = ("swiglu", "geglu")
@@ -27,7 +28,7 @@ class TransformerConfig:
     use_bias: True, False (no bias anywhere), or "qkv": only where queries, keys and values are projected (Qwen2).
     qk_norm: normalise each head's queries and keys by `norm_type`, without bias (Dehghani et al. 2023, ViT-22B).
     rotary: base of the rotary positions of self-attention (Su et al. 2021; Llama: 10,000, then 500,000), see
-        `mmrep.nn.positions.rotary`; None: no rotation.
+        `mmrep.nn.positions.rotary`, or `ScaledRotary`; None: no rotation.
     drop_path: stochastic depth (Huang et al. 2016), in [0, 1): the drop rate of the last block, rising linearly from 0 at the first.
         It acts while an encoder is fine-tuned (its batch has a key "rng"), not in the training of a dual encoder itself.
     dropout: of the outputs of attention and MLP, number by number, before they are added to the residual stream (Vaswani et al. 2017,
@@ -51,7 +52,7 @@ class TransformerConfig:
     activation: Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "swiglu", "geglu"] = "gelu"
     use_bias: bool | Literal["qkv"] = True
     qk_norm: bool = False
-    rotary: float | None = None
+    rotary: float | ScaledRotary | None = None
     drop_path: float = 0.0
     dropout: float = 0.0
     scan: bool = False
@@ -67,7 +68,8 @@ class TransformerConfig:
             raise ConfigError(f"heads is {self.heads} and width is {self.width}; choose heads that divide the width.")
         if self.heads % self.key_heads:
             raise ConfigError(f"kv_heads is {self.kv_heads} and heads is {self.heads}; choose kv_heads that divide it.")
-        if self.rotary is not None and (self.rotary <= 0 or self.key_dim % 2):
+        base = self.rotary.base if isinstance(self.rotary, ScaledRotary) else self.rotary
+        if base is not None and (base <= 0 or self.key_dim % 2):
             raise ConfigError(
                 f"rotary is {self.rotary} and a head has {self.key_dim} numbers; give a positive base and an even head."
             )

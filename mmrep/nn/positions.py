@@ -1,6 +1,7 @@
 """Positions of tokens: fixed sines and cosines, learned rows, distances as attention biases (ALiBi), or rotations of queries and keys."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -73,8 +74,40 @@ def alibi_2d(
     return -jnp.asarray(alibi_slopes(heads))[None, :, None, None] * distance[:, None]
 
 
+@dataclass(frozen=True)
+class ScaledRotary:
+    """Rotary positions stretched to texts longer than `length`, those of the training.
+
+    kind: "linear" divides all frequencies by `factor` (Chen et al. 2023, position interpolation). "llama3" (Llama 3.1) divides those that turn fewer
+        than `low` times within `length`, leaves those that turn more than `high` times, and goes from one to the other in between.
+    """
+
+    base: float = 10_000.0
+    factor: float = 1.0
+    kind: Literal["linear", "llama3"] = "linear"
+    low: float = 1.0
+    high: float = 4.0
+    length: int = 8192
+
+    def __post_init__(self) -> None:
+        if not (self.base > 0 and self.factor > 0 and 0 < self.low < self.high and self.length > 0):
+            raise ConfigError(f"rotary is {self}: base, factor and length must be positive, and low below high.")
+        if self.kind not in ("linear", "llama3"):
+            raise ConfigError(f"rotary.kind is {self.kind!r}; choose linear or llama3.")
+
+
+def rotary_frequencies(dim: int, base: float | ScaledRotary) -> Float[np.ndarray, " K2"]:
+    """Radians a position of each of the dim / 2 pairs of channels."""
+    if not isinstance(base, ScaledRotary):
+        return base ** (-np.arange(0, dim, 2) / dim)
+    plain = base.base ** (-np.arange(0, dim, 2) / dim)
+    turns = base.length * plain / (2 * np.pi)
+    share = np.clip((turns - base.low) / (base.high - base.low), 0, 1) if base.kind == "llama3" else 0.0
+    return plain * (share + (1 - share) / base.factor)
+
+
 def rotary(
-    x: Float[Array, "B N H K"], positions: Int[Array, "#B N"] | None, base: float = 10_000.0
+    x: Float[Array, "B N H K"], positions: Int[Array, "#B N"] | None, base: float | ScaledRotary = 10_000.0
 ) -> Float[Array, "B N H K"]:
     """Queries or keys rotated by their positions (Su et al. 2021, RoFormer), so that q'k depends on the distance alone.
 
@@ -84,7 +117,7 @@ def rotary(
     """
     n, dim = x.shape[1], x.shape[-1]
     at = jnp.arange(n)[None] if positions is None else positions
-    angles = at[..., None, None].astype(jnp.float32) * jnp.asarray(base ** (-np.arange(0, dim, 2) / dim), jnp.float32)
+    angles = at[..., None, None].astype(jnp.float32) * jnp.asarray(rotary_frequencies(dim, base), jnp.float32)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

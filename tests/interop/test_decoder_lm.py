@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 import mmrep
+from mmrep.config import experiment_from_json, to_json
 from mmrep.errors import ConfigError, DataError
 from mmrep.interop import decoder_lm
 from mmrep.nn.encoders.decoder_lm import generate
+from mmrep.nn.positions import rotary_frequencies
 
 
 @pytest.fixture(scope="module")
@@ -134,10 +136,25 @@ def test_names_go_both_ways(loaded, golden):
             np.testing.assert_array_equal(written[name], golden[key])
 
 
+@pytest.mark.parametrize("kind", ["llama3", "linear"])
+def test_stretched_rotary_positions_equal_the_library(golden, tmp_path, kind):
+    stretched = dict(np.load(Path(__file__).parents[1] / "golden" / "decoder_lm_rotary.npz"))
+    rope = json.loads(str(stretched[f"{kind}.rope"]))
+    about = json.loads(str(golden["llama.config"])) | {"rope_parameters": rope}
+    changed = golden | {"llama.config": np.array(json.dumps(about))}
+    model = mmrep.load(write_folder(changed, "llama", tmp_path / "lm"))
+    config = model.experiment.system.lm
+    frequencies = rotary_frequencies(config.transformer.key_dim, config.transformer.rotary)
+    np.testing.assert_allclose(frequencies, stretched[f"{kind}.frequencies"], rtol=1e-6)
+    logits, _ = jax.jit(config.module().apply)({"params": model.params}, jnp.asarray(stretched["ids"], jnp.int32))
+    np.testing.assert_allclose(logits, stretched[f"{kind}.logits"], atol=1e-4)
+    assert experiment_from_json(to_json(model.experiment)) == model.experiment
+
+
 def test_what_is_not_supported_is_one_sentence(golden):
     about = json.loads(str(golden["llama.config"]))
-    with pytest.raises(DataError, match=r"scales its rotary positions by 'llama3'"):
-        decoder_lm.config_of(about | {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}})
+    with pytest.raises(DataError, match=r"scales its rotary positions by 'yarn'"):
+        decoder_lm.config_of(about | {"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5}})
     with pytest.raises(DataError, match=r"config.json has attention_bias True: only False"):
         decoder_lm.config_of(about | {"attention_bias": True})
     assert decoder_lm.config_of({"model_type": "bert"}) is None
