@@ -95,7 +95,7 @@ class Moments:
         empty = [i for i, row in enumerate(truth) if not len(row)]
         if empty:
             raise DataError(f"record {empty[0]} of {self.split!r} has no moment in {self.truth!r}; leave it out")
-        found = recall_at(spans, truth, self.ks, self.thresholds)
+        found = recall_at(list(spans), truth, self.ks, self.thresholds)
         if self.precision:
             found["mAP"] = float(np.mean([moment_precision(s, t) for s, t in zip(spans, truth)]))
         return {f"{self.name} {k}".strip(): v for k, v in found.items()}
