@@ -3,7 +3,8 @@
 python -m experiments.annotate videos --out clips --experts my_experts:caption,my_experts:music
 In Python: mmrep.train(configs.video.mmtrail.annotated("clips/records.jsonl"), "runs/clips") trains on the records.
 
-videos holds animations (.gif, .webp), arrays (.npy, [T, H, W, 3]) or folders of frames, and beside each, with the same name, perhaps a .wav.
+videos holds films (.mp4, .webm, ...: pip install av), animations (.gif, .webp), arrays (.npy, [T, H, W, 3]) or folders of frames, and beside each,
+with the same name, perhaps a .wav.
 An expert is a function of a `mmrep.data.trailers.Clip` that returns some of caption, frame_caption, objects, background, music_caption and
 vocal_caption. Written to --out: records.jsonl (all clips that are kept), their frames (.npy) and sounds (.wav), dropped.jsonl (the others,
 with a reason, and videos that cannot be read).
@@ -22,6 +23,8 @@ import tyro
 
 from experiments import _cli
 from mmrep import paths
+from mmrep.data.decode import FILMS
+from mmrep.data.videos import ANIMATIONS
 from mmrep.errors import ConfigError, DataError
 
 
@@ -42,7 +45,7 @@ class Options:
     shortest: int = 15
     """frames of a scene, at least"""
     fps: float = 24.0
-    """frames a second of the videos"""
+    """frames a second: of arrays and folders, and taken from films and animations"""
     rate: int = 16_000
     """samples a second of the sounds that are written"""
     seconds: str = "0,600"
@@ -69,9 +72,9 @@ def run() -> None:
     limits = trailers.Filter(*(pair(f"--{n}", getattr(o, n)) for n in ("seconds", "motion", "sharpness")))
     paths.make(o.out, "give another --out")
     kept, dropped = [], []
-    for path in videos(o.videos):
+    for path in found_in(o.videos):
         try:
-            frames, sound = read(path, o.rate)
+            frames, sound = read(path, o.fps, o.rate)
         except DataError as error:
             dropped.append({"video_path": str(path), "reason": str(error)})
             continue
@@ -100,25 +103,29 @@ def run() -> None:
     )
 
 
-def videos(folder: Path) -> Iterator[Path]:
+def found_in(folder: Path) -> Iterator[Path]:
     """The videos of the folder, by name: files that hold frames, and sub-folders. Raises DataError where there is none."""
     found = (
-        [p for p in sorted(folder.iterdir()) if p.is_dir() or p.suffix.lower() in (".npy", ".gif", ".webp", ".apng")]
+        [p for p in sorted(folder.iterdir()) if p.is_dir() or p.suffix.lower() in (".npy", *ANIMATIONS, *FILMS)]
         if folder.is_dir()
         else []
     )
     if not found:
-        raise DataError(f"{folder} has no videos: put .npy arrays, animations or folders of frames there")
+        raise DataError(f"{folder} has no videos: put films, animations, .npy arrays or folders of frames there")
     yield from found
 
 
-def read(path: Path, rate: int) -> tuple[Any, Any]:
-    """(frames uint8 [T, H, W, 3], the sound beside them or None)."""
+def read(path: Path, fps: float, rate: int) -> tuple[Any, Any]:
+    """(frames uint8 [T, H, W, 3], the sound beside them or in the film, or None). Arrays and folders have `fps` frames a second, others are sampled."""
     import numpy as np
 
-    from mmrep.data import decode
+    from mmrep.data import decode, videos
 
-    frames = decode.video(str(path))
+    clip = videos.video(str(path))
+    frames = clip
+    if isinstance(clip, (videos.Film, videos.Animation)):
+        n = max(1, round(clip.seconds * fps))
+        frames = clip.frames_at((np.arange(n) + 0.5) / n)
     shapes = {np.shape(f) for f in frames}
     if (
         not frames
@@ -130,6 +137,8 @@ def read(path: Path, rate: int) -> tuple[Any, Any]:
         raise DataError(f"{path} is no video of frames uint8 [H, W, 3] of one size: convert it")
     beside = path.with_suffix(".wav") if path.is_file() else path.parent / f"{path.name}.wav"
     sound = decode.audio(decode.read(str(beside)), str(beside), rate) if beside.is_file() else None
+    if sound is None and isinstance(clip, videos.Film):
+        sound = videos.sound(clip.data, str(path), rate)
     return np.stack(frames), sound
 
 

@@ -72,6 +72,10 @@ class Animation:
     pictures: tuple[UInt8[np.ndarray, "_ _ 3"], ...] = field(repr=False)
     ends: tuple[int, ...]
 
+    @property
+    def seconds(self) -> float:
+        return self.ends[-1] / 1000
+
     def __len__(self) -> int:
         return len(self.pictures)
 
@@ -116,6 +120,16 @@ class Film:
     data: bytes = field(repr=False)
     where: str
     limits: Limits = field(default_factory=Limits, repr=False)
+
+    @property
+    def seconds(self) -> float:
+        """From the first picture to the end of the last. Raises DataError as `frames_at` does."""
+        with _opened(self.data, self.where) as container:
+            stream = _pictures(container)
+            if stream is None:
+                raise DataError(f"{self.where}: the film has no pictures: take it as a sound, or remove it")
+            line = _timeline(container, stream, self.where, self.limits)
+            return float((line.end - line.start) * stream.time_base)
 
     def frames_at(self, shares: Sequence[float] | Float[np.ndarray, " N"]) -> list[UInt8[np.ndarray, "_ _ 3"]]:
         """The frames shown at `shares` of the duration, each in [0, 1), in the order of `shares`.

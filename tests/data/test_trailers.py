@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.io import wavfile
 
 from experiments import annotate
@@ -147,6 +148,13 @@ def test_a_folder_of_clips_becomes_records_that_train(folder, tmp_path, monkeypa
     assert found.shape == (1, 64)
 
 
+def test_animations_are_sampled_by_time(tmp_path):
+    pictures = [Image.fromarray(np.full((8, 8, 3), level, np.uint8)) for level in (0, 255)]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=[500, 1000])
+    frames, sound = annotate.read(tmp_path / "a.gif", 10.0, 16_000)
+    assert (frames[:, 0, 0, 0] > 128).tolist() == [False] * 5 + [True] * 10 and sound is None
+
+
 def test_the_commands_errors(folder, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no videos"):
@@ -157,4 +165,4 @@ def test_the_commands_errors(folder, tmp_path, monkeypatch):
         run(monkeypatch, folder, "--out", tmp_path / "out", "--motion", "3")
     np.save(tmp_path / "grey.npy", np.zeros((3, 4, 4), np.uint8))
     with pytest.raises(DataError, match="of one size"):
-        annotate.read(tmp_path / "grey.npy", 16_000)
+        annotate.read(tmp_path / "grey.npy", 24.0, 16_000)
