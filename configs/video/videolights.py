@@ -67,7 +67,7 @@ def get_config(size: str = "small") -> Experiment:
     # QVHighlights: 75 clips of 2 s, SlowFast + CLIP + BLIP-2 features of clips (words as ids here, features of words as published: text=None);
     # 7,218 queries, 200 epochs, after 100 epochs on the captions.
     shape = TransformerConfig(width=256, depth=3, heads=8, norm="post", dropout=0.1)
-    text = TextEncoder(TransformerConfig(width=512, depth=12, heads=8, scan=True), vocab=VOCAB, length=LENGTH)
+    text = TextEncoder(TransformerConfig(width=512, depth=12, heads=8, scan=True), vocab=49_408, length=32)
     system = Config(shape, text, (2304, 512, 768), encoder=3, warm=226, cap=200.0, input_dropout=0.5)
     labelled = MomentData(7218, 1550, 1550, spec=replace(SPEC, frames=75), dim=3584)
     pseudo = replace(labelled, queries="captions", seed=1)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from files import film
 from PIL import Image
 from scipy.io import wavfile
 
@@ -153,6 +154,15 @@ def test_animations_are_sampled_by_time(tmp_path):
     pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=[500, 1000])
     frames, sound = annotate.read(tmp_path / "a.gif", 10.0, 16_000)
     assert (frames[:, 0, 0, 0] > 128).tolist() == [False] * 5 + [True] * 10 and sound is None
+
+
+def test_films_are_cut_with_their_sound(tmp_path):
+    pytest.importorskip("av", reason="films need PyAV")
+    (tmp_path / "a.mp4").write_bytes(film([20] * 10 + [240] * 10, rate=10, tone=0.5))
+    frames, sound = annotate.read(tmp_path / "a.mp4", 10.0, 16_000)
+    assert len(frames) == 20 and abs(len(sound) - 32_000) < 3000 and np.abs(sound).max() > 0.2
+    assert trailers.scenes(frames, shortest=5) == [(0, 10), (10, 20)]
+    assert len(annotate.read(tmp_path / "a.mp4", 5.0, 16_000)[0]) == 10
 
 
 def test_the_commands_errors(folder, tmp_path, monkeypatch):
