@@ -19,7 +19,7 @@ from mmrep.data.augment import Loudness, Warp
 from mmrep.data.music import Grain, MusicData, Shift
 from mmrep.systems.contrastive.audio_sheet import Config, Refine
 from mmrep.systems.contrastive.audio_sheet.evals import PieceIdentification, Snippets
-from mmrep.systems.contrastive.audio_sheet.model import Bands
+from mmrep.systems.contrastive.audio_sheet.model import Bands, enough
 
 SIZES = ("tiny", "small", "paper")
 EVALS = (Snippets("real"),)
@@ -46,6 +46,7 @@ def experiment(
     different: bool = True, size: tuple[int, int] = (32, 48), evals: tuple = EVALS,
 ) -> Experiment:  # fmt: skip
     """`first` steps on `alone`, then `steps` on the pairs, then the CCA of them."""
+    enough(batch, system.dim, "data.batch_size")
     data = Data(pairs, views(pairs.rate, pairs.samples, size, different), batch_size=batch)
     align = Optim(lr=lr, warmup=min(50, steps // 4), weight_decay=1e-5)
     phases: tuple[Phase, ...] = (

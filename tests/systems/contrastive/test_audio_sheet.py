@@ -52,8 +52,7 @@ def test_cca_is_the_authors():
     np.testing.assert_allclose(ones, 1, atol=5e-3)
     np.testing.assert_allclose(*same(a, a), atol=1e-3)
     assert np.isfinite(grad).all()
-    with pytest.raises(ConfigError, match="4 dimensions has 4 pairs"):
-        cca(a[:4], b[:4])
+    assert cca(a[:4], b[:4])[1].min() < 1 and cca(a[:4], b[:4])[1][0] > 0.99, "few pairs correlate, whatever they are"
 
 
 def test_vgg_is_the_authors_with_its_norms_folded():
@@ -141,12 +140,14 @@ def test_objectives_and_refinement():
     assert values[0] < np.log(31) + 1 and values[1] < 2 * np.log(15) + 2
     grads = jax.jit(jax.grad(lambda p: alone.loss(p, extras, batch, jax.random.key(1))[0]))(params)
     assert not np.any(grads["sheet"]["align"]["kernel"]) and np.any(grads["audio"]["encoder"]["conv"]["kernel"])
-    with pytest.raises(ConfigError, match="above system.dim"):
-        system.loss(params, extras, {k: v[:2] for k, v in batch.items()}, jax.random.key(0))
+    with pytest.raises(ConfigError, match="data.batch_size is 2"):
+        configs.experiment(TINY.data.source, TINY.system, steps=1, batch=2)
     trained = api.create(TINY)
     split = trained.split("train")
     context = type("Context", (), {"split": split, "system": trained.system})()
     _, refined = Refine()(trained.params, trained.extras, context)
+    with pytest.raises(ConfigError, match="training pairs is 2"):
+        Refine(pairs=2)(trained.params, trained.extras, context)
     rows = {s: trained.embed_split(f"{s}_before", "train") for s in ("sheet", "audio")}
     expected = model.cca(*(jnp.asarray(rows[s]) for s in ("sheet", "audio")))[0]
     np.testing.assert_allclose(refined["x_mean"], expected.x_mean, atol=1e-5)

@@ -32,7 +32,7 @@ class Config:
 
     objective: "pretrain": NT-Xent of the two views of each side, added.   "mixed": one NT-Xent of both sides' views.
                "align": CCA of the batch and the ranking loss; sheets are the queries.
-    sheet, audio: channels of the VGG's blocks, 4 dividing each.   dim: of the shared space, below the batch size.   margin: of the ranking loss.
+    sheet, audio: channels of the VGG's blocks, 4 dividing each.   dim: of the shared space, below the batch size (`model.enough`).   margin: of the ranking loss.
     """
 
     sheet: tuple[int, ...] = (24, 48, 96, 96)
@@ -112,6 +112,7 @@ class Refine:
 
     def __call__(self, params: Params, extras: Extras, context: Any) -> tuple[Params, Extras]:
         n = min(self.pairs, len(context.split))
+        model.enough(n, len(extras["u"]), "the number of training pairs")
         run = {s: jax.jit(context.system.infer[f"{s}_before"]) for s in SIDES}
         rows = [embed_rows(lambda b, s=s: np.asarray(run[s](params, extras, b)), context.split, n) for s in SIDES]
         return params, jax.jit(model.cca, static_argnames="ridge")(*map(jnp.asarray, rows), ridge=self.ridge)[

@@ -120,11 +120,9 @@ def cca(x: Float[Array, "N D"], y: Float[Array, "N D"], ridge: float = 1e-3) -> 
     """(canonical projections of N pairs, their correlations, falling), in float32 (Dorfer et al. 2018; UCASR's CCALayer).
 
     Covariances get `ridge` on their diagonal. Whitened by Cholesky factors and one SVD of T: the same directions as from two
-    eigendecompositions of T T' and T' T, in falling order and with signs that agree. Raises ConfigError unless N > D.
+    eigendecompositions of T T' and T' T, in falling order and with signs that agree. With N <= D all pairs correlate: see `enough`.
     """
     n, d = x.shape
-    if n <= d:
-        raise ConfigError(f"CCA of {d} dimensions has {n} pairs: set data.batch_size above system.dim")
     x, y = x.astype(jnp.float32), y.astype(jnp.float32)
     x_mean, y_mean = x.mean(0), y.mean(0)
     a, b = x - x_mean, y - y_mean
@@ -134,6 +132,12 @@ def cca(x: Float[Array, "N D"], y: Float[Array, "N D"], ridge: float = 1e-3) -> 
     e, s, f = jnp.linalg.svd(t)
     u, v = (jax.scipy.linalg.solve_triangular(w, m, lower=True, trans=1) for w, m in zip(whiten, (e, f.T)))
     return Cca(x_mean, y_mean, u, v), s
+
+
+def enough(pairs: int, dim: int, field: str) -> None:
+    """Raises ConfigError unless there are more pairs than dimensions: fewer have a perfect correlation, whatever they are."""
+    if pairs <= dim:
+        raise ConfigError(f"{field} is {pairs}: the CCA of {dim} dimensions (system.dim) needs more pairs")
 
 
 def ranking_loss(x: Float[Array, "B D"], y: Float[Array, "B D"], margin: float = 0.6) -> Float[Array, ""]:
