@@ -128,7 +128,9 @@ def family_page(family: str, found: Sequence[Entry]) -> str:
     ordered = simplest_first(found)
     lines = [
         f"# {family.capitalize()}", "", f"{purpose(family)}.", "", *(line for p in _about(family)[1:] for line in (p, "")),
-        "Simplest first. Expectations in italics are reported and do not count for the verdict. Written by `python -m experiments.pages`.", "",
+        "Simplest first. Expectations in italics are reported and do not count for the verdict. Settings were chosen on other seeds and on validation "
+        "records; most sources have the same test records for every seed, so that a fresh seed varies initialisation and order alone. Written by "
+        "`python -m experiments.pages`.", "",
         f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|",
     ]  # fmt: skip
     for e in ordered:
