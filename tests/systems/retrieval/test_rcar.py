@@ -14,6 +14,7 @@ from mmrep.data.pipeline import collate, open_split
 from mmrep.data.sources import Table
 from mmrep.errors import ConfigError
 from mmrep.losses.ranking import hinge
+from mmrep.model import Model
 from mmrep.nn.encoders.gru import GruText
 from mmrep.systems.retrieval.rcar import Config
 from mmrep.systems.retrieval.rcar.evals import Regulation
@@ -84,18 +85,15 @@ def test_the_authors_words():
         }
 
     params = {"embed": {"embedding": GOLDEN["gru/embed.weight"]}, "forward": cell(""), "backward": cell("_reverse")}
-    pooled, out = GruText(10, 12, 7).module(jnp.float32).apply({"params": params}, GOLDEN["gru/ids"].astype(np.int32))
+    ids = GOLDEN["gru/ids"].astype(np.int32)
+    modules = [GruText(10, 12, 7, merge=how).module(jnp.float32) for how in ("mean", "concat")]
+    (pooled, out), wide = jax.jit(lambda p: [m.apply({"params": p}, ids) for m in modules])(params)
     tokens = np.asarray(out["tokens"])
     norm = np.linalg.norm(tokens, axis=-1, keepdims=True)
     np.testing.assert_allclose(
         np.divide(tokens, norm, where=norm > 0, out=np.zeros_like(tokens)), GOLDEN["gru/tokens"], atol=1e-5
     )
     np.testing.assert_allclose(pooled, tokens.sum(1) / GOLDEN["lengths"][:, None], atol=1e-6)
-    wide = (
-        GruText(10, 12, 7, merge="concat")
-        .module(jnp.float32)
-        .apply({"params": params}, GOLDEN["gru/ids"].astype(np.int32))
-    )
     np.testing.assert_allclose(0.5 * (wide[0][:, :10] + wide[0][:, 10:]), pooled, atol=1e-6)
 
 
@@ -109,8 +107,8 @@ def test_attention_by_hand():
     np.testing.assert_allclose(uniform, np.broadcast_to([0.5, 0.5, 0], (3, 3)), atol=1e-6)
     # A word equal to its context, without anything to align, has a finite gradient.
     matcher = Matcher("rcar", 2, 4, 10.0)
-    params = matcher.init(jax.random.key(0), q, q, yes, yes)
-    slope = jax.grad(lambda x: matcher.apply(params, x, x, yes, yes)[0])(jnp.zeros((3, 4)))
+    params = jax.jit(matcher.init)(jax.random.key(0), q, q, yes, yes)
+    slope = jax.jit(jax.grad(lambda x: matcher.apply(params, x, x, yes, yes)[0]))(jnp.zeros((3, 4)))
     assert np.isfinite(slope).all() and HIDDEN < -1e20
 
 
@@ -159,8 +157,9 @@ def test_regulation_by_hand():
     attention[0, 0], attention[0, 1, 1], attention[0, 1, 2] = 0.5, [0.2, 0.8], [0.9, 0.1]
     weights = np.array([[[0.2] * 5, [0.1, 0.4, 0.3, 0.1, 0.1]]], np.float32)
 
-    class Fake:
-        experiment = sets("rcar", 2)
+    class Fake(Model):
+        def __init__(self):
+            self.experiment = sets("rcar", 2)
 
         def embed_split(self, name, split):
             return {"attention": attention, "weights": weights}

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from mmrep.errors import ConfigError, check_fields
 from mmrep.losses.ranking import hinge
@@ -28,7 +28,8 @@ from mmrep.nn.pooling import mean_pool
 from mmrep.system import Batch, Extras, Infer, Metrics, Params, System
 from mmrep.systems.retrieval.rcar.model import Matcher, RegionProjection, Regulate
 
-Tokens = tuple[Float[Array, "N T D"], Bool[Array, "N T"]]
+Tokens = tuple[Array, Array]
+"""(tokens [N, T, D], valid [N, T]), or one row of it."""
 
 
 @dataclass(frozen=True)
