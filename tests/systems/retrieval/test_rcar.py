@@ -187,7 +187,7 @@ def test_a_table_of_eight_pictures(tmp_path):
         rows.append(f"{i}.png,grey number {i}")
     (tmp_path / "pairs.csv").write_text("\n".join(rows) + "\n")
     tiny = get_config("tiny")
-    parts = tuple(replace(m, field="caption" if m.name == "text" else "image") for m in tiny.data.modalities)
+    parts = tuple(replace(m, field=m.name) for m in tiny.data.modalities)
     data = replace(tiny.data, source=Table(tmp_path / "pairs.csv", fractions=(1.0, 0.0, 0.0)), modalities=parts)
     split = open_split(data, lambda words, length: np.arange(length, dtype=np.int32), "train")
     batch, system = collate([split.entry(i) for i in range(8)]), tiny.system.build()

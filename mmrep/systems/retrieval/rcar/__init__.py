@@ -113,11 +113,13 @@ class Config:
                     f"system.text has width {text_tokens(params, batch)[0].shape[-1]}: it must be system.dim, {self.dim}"
                 )
             found = matcher.init(keys[3], *(x[0] for x in pair))
-            return params | {"match": found.get("params", {})}, {"step": jnp.zeros((), jnp.int32)}
+            return params | ({"match": found["params"]} if "params" in found else {}), {
+                "step": jnp.zeros((), jnp.int32)
+            }
 
         def pair(params: Params, image: Tokens, text: Tokens, key: Any = None) -> tuple[Array, dict[str, Array]]:
             rngs = None if key is None else {"dropout": key}
-            return matcher.apply({"params": params["match"]}, *sides(image, text), rngs=rngs)
+            return matcher.apply({"params": params.get("match", {})}, *sides(image, text), rngs=rngs)
 
         def all_pairs(params: Params, image: Tokens, text: Tokens, rng: PRNGKeyArray | None) -> Float[Array, "N M"]:
             n, m = len(image[0]), len(text[0])
