@@ -57,8 +57,8 @@ def get_config(size: str = "small") -> Experiment:
 
 def sets(regulate: Any, steps: int, temperature: float = 8.0, *, total: int = 450) -> Experiment:
     """Six noisy objects, and captions of three of them among as many filler words."""
-    source = Things(2000, 200, 300, factors=(8, 6), objects=6, told=(0.5,), fillers=3, noise=1.0)
-    vocab, length = 32, 11
+    source = Things(2000, 200, 300, factors=(8, 8), objects=6, told=(0.5,), fillers=2, noise=1.0, dim=64)
+    vocab, length = 32, 10
     parts = modality.vector("image", source.regions, source.dim, field="regions"), modality.text("text", length, vocab)
     system = Config(
         None,
@@ -72,21 +72,21 @@ def sets(regulate: Any, steps: int, temperature: float = 8.0, *, total: int = 45
         dropout=0.0,
     )
     return Experiment(
-        system, Data(source, parts, Tokenizer(vocab, kind="word"), batch_size=24, eval_batch_size=300),
+        system, Data(source, parts, Tokenizer(vocab, kind="word"), batch_size=16, eval_batch_size=300),
         phases=(Phase(steps=total),), optim=Optim(lr=2e-3, warmup=20, clip=2.0), evals=(RETRIEVAL, Regulation()),
         train=Train(log_every=100),
     )  # fmt: skip
 
 
 def get_proof() -> Proof:
-    metric = "image<->text mean R@1"
+    metric = "R@1"
     return Proof(
         claim="The correspondence regulator finds its own attention temperature where a wrong one is set by hand, and the aggregation regulator "
         "ignores words that describe nothing.",
         metric=metric,
         arms=(
             Arm("one-shot, 1", sets("rcr", 0, 1.0)), Arm("one-shot, 8", sets("rcr", 0)), Arm("one-shot, 20", sets("rcr", 0, 20.0)),
-            Arm("rcr, 1", sets("rcr", 2, 1.0)), Arm("rcr, 8", sets("rcr", 2)), Arm("rcr, 20", sets("rcr", 2, 20.0)),
+            Arm("rcr, 1", sets("rcr", 2, 1.0)), Arm("rcr, 20", sets("rcr", 2, 20.0)),
             Arm("mean", sets("rar", 0)), Arm("rar", sets("rar", 2)),
         ),
         expects=(),

@@ -114,7 +114,7 @@ def test_records_of_all_parties(small):
 
 
 def test_a_round(small):
-    config, system, params, extras, batch = small
+    config, system, params, extras, _ = small
     here = context(config, system)
     _, sent = Broadcast(4)(params, extras, here)
     assert float(sent["chosen"].sum()) == 4
@@ -142,14 +142,15 @@ def test_a_round(small):
 def test_stages_train_their_own_side(small):
     """No private record reaches the server, no client's weights leave: only features of public samples do."""
     config, _, params, extras, batch = small
+    batch, extras = {k: jnp.asarray(v) for k, v in batch.items()}, extras | extras["target"]
 
     def touched(stage, wrt):
         system = replace(config.system, stage=stage).build()
         if wrt == "params":
-            grads = jax.grad(lambda p: system.loss(p, extras, batch, jax.random.key(0))[0])(params)
+            grads = jax.jit(jax.grad(lambda p: system.loss(p, extras, batch, jax.random.key(0))[0]))(params)
         else:
             floats = {k: v for k, v in batch.items() if v.dtype == np.float32}
-            grads = jax.grad(lambda b: system.loss(params, extras, batch | b, jax.random.key(0))[0])(floats)
+            grads = jax.jit(jax.grad(lambda b: system.loss(params, extras, batch | b, jax.random.key(0))[0]))(floats)
         return {k for k, v in grads.items() if any(np.asarray(x).any() for x in jax.tree.leaves(v))}
 
     clients = {f"client_{n}" for n in "abcdit"}
@@ -163,9 +164,9 @@ def test_stages_train_their_own_side(small):
 
 
 def test_a_public_set_in_another_order_is_refused(small):
-    config, system, params, extras, _ = small
+    config, system, params, _, batch = small
     other = replace(config.system, public=30).build()
-    shapes = jax.eval_shape(other.init, jax.random.key(0), small[-1])[1]
+    shapes = jax.eval_shape(other.init, jax.random.key(0), batch)[1]
     with pytest.raises(DataError, match="public"):
         Broadcast()(params, jax.tree.map(lambda x: jnp.zeros(x.shape), shapes), context(config, system))
 
@@ -178,7 +179,10 @@ def test_a_table_of_eight_pictures_whose_column_names_the_client(tmp_path):
         Image.fromarray(np.full((40, 32, 3), 30 * i, np.uint8)).save(tmp_path / f"{i}.png")
         rows.append(f"{i}.png,grey number {i},{'xyz'[i % 3]},{i % 2}")
     (tmp_path / "pairs.csv").write_text("\n".join(rows) + "\n")
-    table, tiny = Table(tmp_path / "pairs.csv", fractions=(1.0, 0.0, 0.0)), get_config("tiny")
+    table, tiny = (
+        Table(tmp_path / "pairs.csv", label="label", extra=("client",), fractions=(1.0, 0.0, 0.0)),
+        get_config("tiny"),
+    )
     private = tuple((f"c{k}", Filtered(table, "client", (name,))) for k, name in enumerate("xyz"))
     parts = tuple(
         replace(m, field=m.name.replace("picture", "image"), vocab=8 if m.name == "row" else m.vocab)

@@ -46,8 +46,6 @@ class Chosen(Sequence[Record]):
         return len(self.rows)
 
     def __getitem__(self, i: int) -> Record:  # type: ignore[override]
-        if not -len(self) <= i < len(self):
-            raise IndexError(f"record {i} of {len(self)}")
         return self.records[int(self.rows[i])]
 
 
@@ -98,9 +96,7 @@ class Together(Sequence[Record]):
         return self.length
 
     def __getitem__(self, i: int) -> Record:  # type: ignore[override]
-        if not -self.length <= i < self.length:
-            raise IndexError(f"record {i} of {self.length}")
-        i %= self.length
+        i = range(self.length)[i]
         row = i % len(self.public)
         found = {**self.public[row], "row": np.int32(row)}
         for name, records in self.private.items():

@@ -1,7 +1,6 @@
 """CreamFL's losses, and the weights by which a server trusts its clients' representations."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,8 +83,3 @@ def aggregate(
 def balanced(inter: Float[Array, ""], intra: Float[Array, ""]) -> Float[Array, ""]:
     """intra + inter scaled to intra's size, without gradient through the factor (the authors' loss_scale)."""
     return intra + inter * jax.lax.stop_gradient(intra / jnp.maximum(inter, 1e-12))
-
-
-def traffic(samples: int, dim: int, sent: int, received: int) -> Any:
-    """Bytes of a round: float32 features of `sent` modalities by all clients together, and of `received` from the server."""
-    return 4 * samples * dim * (sent + received)

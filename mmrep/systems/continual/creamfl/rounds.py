@@ -11,7 +11,7 @@ from mmrep.config import Phase
 from mmrep.data.pipeline import eval_batches
 from mmrep.errors import DataError
 from mmrep.system import Extras, Params
-from mmrep.systems.continual.creamfl.model import aggregate, traffic
+from mmrep.systems.continual.creamfl.model import aggregate
 
 
 def public_features(params: Params, extras: Extras, context: Any) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class Aggregate:
                 result["has"][m] = jnp.ones((), jnp.float32)
                 trust |= {name: w.mean() for name, w in zip(own, weights)}
             result["trust"][m], sent = trust, sent + len(own)
-        moved = traffic(n, d, sent, 2 * len(there))
+        moved = 4 * n * d * (sent + 2 * len(there))
         return params, extras | result | {"megabytes": extras["megabytes"] + jnp.float32(moved / 2**20)}
 
 

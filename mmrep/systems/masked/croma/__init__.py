@@ -5,7 +5,7 @@ f_O, f_R: encoders of the visible patches     model.SensorEncoder
 GAP and FFN_O, FFN_R                          model.GapFfn
 L_Con, between both sensors' projections      contrastive_loss
 f_RO: multimodal encoder                      model.CromaModel.fuse
-decoder, and L_MAE over masked patches        model.MaeDecoder, mae_targets, mae_loss
+decoder, and L_MAE over masked patches        nn.mae.MaeDecoder, mae_targets, mae_loss
 L = lambda_Con L_Con + lambda_MAE L_MAE       croma_losses, Config.build
 """
 
@@ -25,12 +25,13 @@ from mmrep.losses.reduce import masked_mean
 from mmrep.masking import budgets
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.heads import LogScale, Projection
+from mmrep.nn.mae import MaeDecoder
 from mmrep.nn.maps import DenseModality, check_maps
 from mmrep.nn.patches import patchify
 from mmrep.nn.transformer import Transformer
 from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
 from mmrep.systems.masked.croma.features import infer_functions
-from mmrep.systems.masked.croma.model import SENSORS, CromaModel, GapFfn, MaeDecoder, SensorEncoder
+from mmrep.systems.masked.croma.model import SENSORS, CromaModel, GapFfn, SensorEncoder
 
 Vectors: TypeAlias = Float[Array, "B D"]
 Patches: TypeAlias = Float[Array, "B N P"]

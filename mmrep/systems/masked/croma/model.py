@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mmrep.errors import ConfigError
 from mmrep.masking import budgets
-from mmrep.nn.adapters import place, take
+from mmrep.nn.adapters import take
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.maps import DenseModality
 from mmrep.nn.norms import layer_norm
@@ -54,26 +54,6 @@ class SensorEncoder(nn.Module):
             return blocks(x, bias=alibi_2d(at, at, columns, self.config.heads))
         table = sincos_2d(images.shape[1] // self.patch, columns, self.config.width, trained, self.position_base)
         return blocks(x + table[at].astype(self.dtype))
-
-
-class MaeDecoder(nn.Module):
-    """The decoder of He et al. 2022 (MAE): `values` numbers for every patch of the grid, from the visible tokens and a learned mask token."""
-
-    config: TransformerConfig
-    values: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, tokens: Float[Array, "B K D"], ids_keep: Int[Array, "B K"], ids_restore: Int[Array, "B N"], grid: Grid
-    ) -> Float[Array, "B N P"]:
-        width = self.config.width
-        x = nn.Dense(width, dtype=self.dtype, kernel_init=XAVIER, name="embed")(tokens)
-        fill = self.param("mask_token", nn.initializers.normal(0.02), (width,), jnp.float32).astype(self.dtype)
-        x = place(x, jnp.asarray(fill), ids_keep, ids_restore, jnp.int32(0))
-        x = x + sincos_2d(*grid, width).astype(self.dtype)
-        x, _ = Transformer(self.config, dtype=self.dtype, name="transformer")(x)
-        return nn.Dense(self.values, dtype=self.dtype, kernel_init=XAVIER, name="out")(x).astype(jnp.float32)
 
 
 class GapFfn(nn.Module):

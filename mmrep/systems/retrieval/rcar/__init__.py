@@ -130,7 +130,11 @@ class Config:
                 return jax.vmap(lambda i, k: pair(params, i, caption, k)[0])(image, keys)
 
             keys = None if rng is None else jax.random.split(rng, m)
-            return jax.lax.map(jax.checkpoint(column), (text, keys), batch_size=self.block or m).T
+            return (
+                jax.lax.map(jax.checkpoint(column), (text, keys), batch_size=self.block)
+                if self.block
+                else jax.vmap(column)((text, keys))
+            ).T
 
         def loss(
             params: Params, extras: Extras, batch: Batch, rng: PRNGKeyArray
