@@ -117,23 +117,23 @@ def test_a_round(small):
     config, system, params, extras, _ = small
     here = context(config, system)
     _, sent = Broadcast(4)(params, extras, here)
-    assert float(sent["chosen"].sum()) == 4
+    kept = {n for n, v in sent["chosen"].items() if v}
+    assert len(kept) == 4
     features = public_features(params, sent, here)
     np.testing.assert_allclose(sent["image"], features["server"]["image"], atol=1e-6)
     np.testing.assert_allclose(sent["old"]["t"]["text"], features["t"]["text"], atol=1e-6)
     assert {*features["i"]} == {"image"} and {*features["t"]} == {"text"}
     _, found = Aggregate(0.1)(params, sent, here)
     for m in ("image", "text"):
-        there = [n for n, k in zip("abcdit", np.asarray(sent["chosen"])) if k and n in found["trust"][m]]
+        there = kept & {*found["trust"][m]}
         assert sum(float(v) for v in found["trust"][m].values()) == pytest.approx(1, abs=1e-5)
         assert all((float(v) > 0) == (n in there) for n, v in found["trust"][m].items())
-    kept = {n for n, k in zip("abcdit", np.asarray(sent["chosen"])) if k}
     moved = 24 * 32 * 4 * (sum(2 - (n in "it") for n in kept) + 2 * len(kept)) / 2**20
     assert float(found["megabytes"]) == pytest.approx(moved, rel=1e-5)
     assert jax.tree.structure(found) == jax.tree.structure(extras)
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, extras)
     # Only clients of images: the text's target is left as it was, and does not count.
-    alone = jnp.asarray([float(n == "i") for n in "abcdit"])
+    alone = {n: jnp.float32(n == "i") for n in "abcdit"}
     _, found = Aggregate()(params, sent | {"chosen": alone}, here)
     assert float(found["has"]["text"]) == 0 and float(found["trust"]["image"]["i"]) == 1
     np.testing.assert_array_equal(found["target"]["text"], sent["target"]["text"])

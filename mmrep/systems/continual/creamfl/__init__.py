@@ -13,6 +13,7 @@ clients, whose loss here is softmax cross-entropy. Losses are means over the bat
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -119,13 +120,16 @@ class Config:
                     params[place(owner)]["match"] = {k: jnp.full((), 5.0, jnp.float32) for k in ("scale", "shift")}
             keys = jax.random.split(jax.random.fold_in(rng, len(modules)))
             drawn = [l2_normalise(jax.random.normal(k, (self.public, self.dim), jnp.float32)) for k in keys]
-            zeros, zero = jnp.zeros((self.public, self.dim), jnp.float32), jnp.zeros((), jnp.float32)
-            pair = ("image", "text")
+            zeros, zero, pair = (
+                jnp.zeros((self.public, self.dim), jnp.float32),
+                jnp.zeros((), jnp.float32),
+                ("image", "text"),
+            )
             return params, {
                 **{m: zeros for m in pair}, "target": dict(zip(pair, drawn)), "has": {m: zero + 1 for m in pair},
                 "old": {c.name: {m: zeros for m in c.encoders} for c in self.clients},
                 "trust": {m: {c.name: zero for c in self.clients if m in c.encoders} for m in pair},
-                "chosen": jnp.ones(len(self.clients), jnp.float32), "megabytes": zero,
+                "chosen": {c.name: zero + 1 for c in self.clients}, "megabytes": zero,
             }  # fmt: skip
 
         def embed(params: Params, owner: str, m: str, x: Any) -> Float[Array, "B D"]:
@@ -167,10 +171,9 @@ class Config:
                 errors = {m: jnp.mean(jnp.square(x[m] - extras["target"][m][batch["row"]])) for m in x}
                 value = self.distil * sum(kinds[m] * extras["has"][m] * errors[m] for m in x)
                 return value, (extras, {"megabytes": extras["megabytes"]})
-            each = [
-                private(params, batch, c) if self.stage == "private" else regularised(params, extras, batch, c) for c in self.clients
-            ]  # fmt: skip
-            return (extras["chosen"] * jnp.stack(each)).sum(), (extras, {})
+            own = private if self.stage == "private" else partial(regularised, extras=extras)
+            each = [extras["chosen"][c.name] * own(params, batch=batch, c=c) for c in self.clients]
+            return sum(each, jnp.zeros(())), (extras, {})
 
         def public(params: Params, extras: Extras, batch: Batch) -> dict[str, dict[str, Array]]:
             """The public samples' features by the server and by every client, of its modalities."""

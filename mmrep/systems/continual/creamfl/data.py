@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from mmrep.data.columns import Record
 from mmrep.errors import DataError
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)

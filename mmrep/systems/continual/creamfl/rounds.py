@@ -10,6 +10,7 @@ import numpy as np
 from mmrep.config import Phase
 from mmrep.data.pipeline import eval_batches
 from mmrep.errors import DataError
+from mmrep.nn.heads import l2_normalise
 from mmrep.system import Extras, Params
 from mmrep.systems.continual.creamfl.model import aggregate
 
@@ -42,13 +43,11 @@ class Broadcast:
     participants: int = 0
 
     def __call__(self, params: Params, extras: Extras, context: Any) -> tuple[Params, Extras]:
-        found, clients = public_features(params, extras, context), extras["chosen"]
-        count = self.participants or len(clients)
-        order = jax.random.permutation(context.rng, len(clients))
-        chosen = jnp.zeros(len(clients), jnp.float32).at[order[:count]].set(1.0)
-        own = {k: jax.tree.map(jnp.asarray, v) for k, v in found.items() if k != "server"}
-        server = {k: jnp.asarray(v) for k, v in found["server"].items()}
-        return params, extras | server | {"old": own, "chosen": chosen}
+        found, names = public_features(params, extras, context), [*extras["chosen"]]
+        rank = jax.random.permutation(context.rng, len(names))
+        chosen = dict(zip(names, (rank < (self.participants or len(names))).astype(jnp.float32)))
+        own = jax.tree.map(jnp.asarray, found)
+        return params, extras | own.pop("server") | {"old": own, "chosen": chosen}
 
 
 @dataclass(frozen=True)
@@ -65,22 +64,20 @@ class Aggregate:
 
     def __call__(self, params: Params, extras: Extras, context: Any) -> tuple[Params, Extras]:
         found = public_features(params, extras, context)
-        names = [*(k for k in extras["old"])]
-        there = [name for name, chosen in zip(names, np.asarray(extras["chosen"])) if chosen]
+        there = [name for name, chosen in extras["chosen"].items() if float(chosen)]
         n, d = extras["image"].shape
         for i, name in enumerate(self.broken):
-            noise = jax.random.normal(jax.random.fold_in(context.rng, i), (n, d))
-            noise = noise / jnp.linalg.norm(noise, axis=1, keepdims=True)
+            noise = l2_normalise(jax.random.normal(jax.random.fold_in(context.rng, i), (n, d)))
             found[name] = {m: jnp.roll(noise, k, 0) for k, m in enumerate(found[name])}
         result: dict[str, Any] = {"target": {}, "has": {}, "trust": {}}
-        sent = 0
+        sent, none, one = 0, jnp.zeros((), jnp.float32), jnp.ones((), jnp.float32)
         for m, other in (("image", "text"), ("text", "image")):
             own = {name: jnp.asarray(found[name][m]) for name in there if m in found[name]}
-            trust = {name: jnp.zeros((), jnp.float32) for name in names if m in extras["old"][name]}
-            result["target"][m], result["has"][m] = extras["target"][m], jnp.zeros((), jnp.float32)
+            trust = {name: none for name, of in extras["old"].items() if m in of}
+            result["target"][m], result["has"][m] = extras["target"][m], none
             if own:
                 result["target"][m], weights = aggregate(own, extras[other], self.temperature, self.uniform)
-                result["has"][m] = jnp.ones((), jnp.float32)
+                result["has"][m] = one
                 trust |= {name: w.mean() for name, w in zip(own, weights)}
             result["trust"][m], sent = trust, sent + len(own)
         moved = 4 * n * d * (sent + 2 * len(there))
@@ -90,17 +87,12 @@ class Aggregate:
 def rounds(system: Any, count: int, *, server: int, private: int, contrast: int, distil: int, broadcast: Broadcast = Broadcast(), gather: Aggregate = Aggregate()) -> tuple[Phase, ...]:  # fmt: skip
     """The phases of `count` rounds, of so many steps each; 0 steps leave a phase out, and the server is alone without contrast and distil."""
     encoders, theirs = ("server/(image|text)/.*",), ("client_.*",)
+    sides = {"server": ("server/.*",), "private": theirs, "contrast": theirs, "distil": encoders}
+    before = {"private": Phase("broadcast", run=broadcast), "distil": Phase("aggregate", run=gather)}
     one: list[Phase] = []
-    for name, steps, which in (
-        ("server", server, ("server/.*",)),
-        ("private", private, theirs),
-        ("contrast", contrast, theirs),
-        ("distil", distil, encoders),
-    ):
-        if name == "private" and contrast + distil:
-            one.append(Phase("broadcast", run=broadcast))
-        if name == "distil" and distil:
-            one.append(Phase("aggregate", run=gather))
+    for (name, which), steps in zip(sides.items(), (server, private, contrast, distil)):
+        if name in before and contrast + distil:
+            one.append(before[name])
         if steps:
             one.append(Phase(name, steps, trainable=which, system=replace(system, stage=name)))
     return tuple(replace(p, name=f"{p.name} {i + 1}") for i in range(count) for p in one)
