@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from experiments import _cli
-from mmrep.errors import ConfigError, near
+from mmrep.errors import ConfigError, DataError, near
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def run() -> None:
     corpus.check(contents(split.records))
     built = index.build(corpus, o.index, probe=o.probe)
     for text in o.query:
-        hits = built.search(vector(model, split, text), o.k)
+        hits = built.search(mapped(vector(model, split, text), corpus.about), o.k)
         rows = [
             {"id": int(i), "score": float(s), "is": index.describe(split.record(int(i)))}
             for i, s in zip(hits.ids[0], hits.scores[0]) if i >= 0
@@ -66,6 +66,24 @@ def run() -> None:
             print(f"{text}  ({o.index}, {len(built.ids):,} records)")
             for row in rows:
                 print(f"  {row['id']:>8}  {row['score']:.4f}  {row['is']}")
+
+
+def mapped(x: Any, about: dict[str, Any]) -> Any:
+    """The embeddings in the corpus's space: by its map, where experiments.align wrote the corpus."""
+    if "map" not in about:
+        return x
+    import numpy as np
+
+    from mmrep.evals.retrieval import unit
+
+    path, side = about["map"]
+    try:
+        with np.load(path, allow_pickle=False) as maps:
+            return unit(x @ maps[f"{side}_weight"] + maps[f"{side}_bias"]).astype(np.float32)
+    except OSError as error:
+        raise DataError(
+            f"the map {path} of the corpus cannot be opened ({error}): run experiments.align again"
+        ) from None
 
 
 def vector(model: Any, split: Any, query: str) -> Any:

@@ -189,3 +189,35 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", [*base, "--anchors", given])
         with pytest.raises(DataError, match=words):
             command.run()
+
+
+def test_folders_are_aligned_and_searched(tmp_path, monkeypatch):
+    """Two corpora of experiments.embed and a third: a query of the first space finds its own record in the others' mapped corpora."""
+    from experiments import search
+    from mmrep.evals import index
+
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(60, 4))
+    for name, dim in (("image", 8), ("text", 6), ("sound", 5)):
+        x, about = (
+            z @ rng.normal(size=(4, dim)),
+            {"records": 60, "shard_size": 40, "workdir": f"runs/{name}", "modality": name},
+        )
+        index.write(
+            tmp_path / name, about, lambda low, high, x=x: (np.arange(low, high), x[low:high]), say=lambda text: None
+        )
+    folders = [str(tmp_path / name) for name in ("image", "text", "sound")]
+    monkeypatch.setattr("sys.argv", ["align", *folders, "--anchors", "50", "--out", str(tmp_path / "out"), "--k", "4"])
+    command.run()
+    image = np.concatenate([x for _, x in index.Corpus(tmp_path / "image").read()])
+    for other in ("text", "sound"):
+        corpus = index.Corpus(tmp_path / "out" / other / "b")
+        assert corpus.about["workdir"] == "runs/image" and corpus.about["modality"] == other
+        hits = index.build(corpus).search(search.mapped(image[50:], corpus.about), 1)
+        assert (hits.ids[:, 0] == np.arange(50, 60)).mean() >= 0.8
+    assert search.mapped(image, {}) is image
+    with pytest.raises(DataError, match="align again"):
+        search.mapped(image, {"map": [str(tmp_path / "absent.npz"), "x"]})
+    monkeypatch.setattr("sys.argv", ["align", folders[0], "--anchors", "50", "--out", str(tmp_path / "out")])
+    with pytest.raises(ConfigError, match="two or more"):
+        command.run()
