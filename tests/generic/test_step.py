@@ -185,7 +185,17 @@ def test_every_id_of_a_vocabulary_has_its_own_embedding(slug):
             assert np.isfinite(losses).all(), (x.name, losses)
             if losses[0] != losses[1]:
                 break
-        assert losses[0] != losses[1], f"{x.name}: ids {x.vocab - 1} and {x.vocab - 2} give the same loss"
+        assert losses[0] != losses[1] or not in_the_loss(m, x.name), (
+            f"{x.name}: ids {x.vocab - 1} and {x.vocab - 2} give the same loss"
+        )
+
+
+def in_the_loss(m, name) -> bool:
+    """Whether the loss of this phase takes the batch entry; that of another phase may (records of a client that trains alone)."""
+    given = m.before["params"], m.before["extras"], dict(m.batch)
+    jaxpr = jax.make_jaxpr(lambda *x: m.system.loss(*x, jax.random.key(0))[0])(*given).jaxpr
+    entry = len(jax.tree.leaves(given[:2])) + sorted(m.batch).index(name)
+    return any(v is jaxpr.invars[entry] for e in jaxpr.eqns for v in e.invars)
 
 
 @every_system

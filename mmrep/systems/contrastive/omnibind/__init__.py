@@ -76,7 +76,7 @@ class Config:
         names = [e.name for e in self.experts]
         check_fields(self, {
             "base": (self.base in names, "name one of the experts"),
-            "text": (self.text in self.modalities, "name a modality of the experts"),
+            "text": (len(self.of(self.text)) > 1, "name a modality of two or more experts"),
             "copies": (self.copies >= 1, "give at least 1"),
             "hidden": (self.hidden >= 1, "give at least 1"),
             "temperature": (0 < self.temperature < math.inf, "it must be positive and finite"),
@@ -97,7 +97,7 @@ class Config:
         learnt = [e for e in self.experts if e.name != self.base]
         base = next(e for e in self.experts if e.name == self.base)
         projector = Projector(self.hidden, base.dim, self.norm)
-        routers = {m: Router(self.router, len(self.of(m)), self.norm) for m in self.modalities}
+        routers = {m: Router(self.router, len(self.of(m)), self.norm) for m in self.modalities if len(self.of(m)) > 1}
         widths = {m: sum(dims[e] for e in self.router_inputs(m)) for m in self.modalities}
 
         def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, dict]:
@@ -131,6 +131,8 @@ class Config:
             return routers[m].apply({"params": params["route"][m]}, x)
 
         def weights(params: Params, batch: Batch, m: str) -> Float[Array, "B E"]:
+            if m not in routers:  # a single expert
+                return jnp.ones((len(stored(batch, m, self.of(m)[0].name)), 1))
             return route_weights(scores(params, batch, m), self.sharpness if m == self.text else 1.0)
 
         def embed(params: Params, batch: Batch, m: str) -> Float[Array, "B D"]:
