@@ -44,11 +44,16 @@ def entries(folder: Path = CONFIGS) -> list[Entry]:
 
     Names that begin with an underscore are helpers and are left out.
     """
+    found = [_entry(path, slug, family) for slug, (path, family) in _places(folder).items()]
+    return sorted(found, key=lambda e: (e.family, e.slug))
+
+
+def _places(folder: Path) -> dict[str, tuple[Path, str]]:
+    """{slug: (its file, its family)}, without reading any: a config is named by its place."""
     files = [p for p in folder.glob("*/*.py") if not p.name.startswith("_")]
     packages = [p for p in folder.glob("*/*/__init__.py") if not p.parent.name.startswith("_")]
-    found = [_entry(p, p.stem, p.parent.name) for p in files]
-    found += [_entry(p, p.parent.name, p.parent.parent.name) for p in packages]
-    return sorted(found, key=lambda e: (e.family, e.slug))
+    found = {p.stem: (p, p.parent.name) for p in files}
+    return found | {p.parent.name: (p, p.parent.parent.name) for p in packages}
 
 
 def _entry(path: Path, slug: str, family: str) -> Entry:
@@ -76,7 +81,12 @@ def families(found: list[Entry]) -> list[str]:
 
 def find(slug: str) -> Entry:
     """The config of `slug`. Raises ConfigError with the nearest slug."""
-    known = {e.slug: e for e in entries()}
+    path, family = _place(slug)
+    return _entry(path, slug, family)
+
+
+def _place(slug: str) -> tuple[Path, str]:
+    known = _places(CONFIGS)
     if slug not in known:
         raise ConfigError(f"no system {slug!r}{near(slug, known)}")
     return known[slug]
@@ -84,9 +94,9 @@ def find(slug: str) -> Entry:
 
 def module(slug: str) -> Any:
     """The imported config module of `slug`. Raises ConfigError for an unknown slug, or where another `configs` hides this one."""
-    entry = find(slug)
+    _, family = _place(slug)
     check_import("configs")
-    return importlib.import_module(f"configs.{entry.family}.{entry.slug}")
+    return importlib.import_module(f"configs.{family}.{slug}")
 
 
 def check_import(package: str) -> None:
