@@ -19,6 +19,7 @@ from mmrep.errors import ConfigError, DataError, near
 
 if TYPE_CHECKING:
     from mmrep.config import Data, Experiment
+    from mmrep.model import Model
 
 T = TypeVar("T")
 FLAT = tyro.conf.arg(name="")  # a nested dataclass whose options carry no prefix
@@ -71,6 +72,19 @@ class Command(Generic[T]):
                 f"{folder} holds a run of {slug}, not of {self.slug}: give its own name, or another --workdir"
             )
         return folder
+
+    def trained(self, given: Path | None) -> "Model":
+        """The model of the run's folder; where there is no run and none was given, the one that comes with mmrep.
+
+        Raises ConfigError where there is neither.
+        """
+        import mmrep
+
+        folder = self.workdir(given)
+        shipped = catalogue.shipped(self.slug) if self.size == "small" and not self.variant else None
+        if given is None and shipped and not (folder / "config.json").exists():
+            return mmrep.load(shipped)
+        return mmrep.load(self.run_folder(given))
 
     def run_data(self, experiment: "Experiment", also: tuple[str, ...] = ()) -> "Data":
         """The data of the run's own config, with the overrides of where and how it is read.

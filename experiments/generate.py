@@ -21,7 +21,7 @@ class Options:
     given: Annotated[Pairs, tyro.conf.arg(metavar="NAME=VALUE")] = ()
     """caption="a red cube" (with ... at its end where more may follow), rgb=FILE, or rgb=test:3 for a held-out record"""
     workdir: Annotated[Path | None, _cli.FOLDER] = None
-    """the run's folder (default: runs/SLUG-SIZE)"""
+    """the run's folder (default: runs/SLUG-SIZE, or the trained model that comes with mmrep)"""
     out: Annotated[Path | None, _cli.FOLDER] = None
     """folder of the results (default: WORKDIR/generated)"""
     samples: int = 1
@@ -56,14 +56,11 @@ def run() -> None:
 
 def generate(command: _cli.Command[Options]) -> list[Path]:
     """The files that were written."""
-    from mmrep.training.restore import restore
-
     options = command.options
-    workdir = command.run_folder(options.workdir)
     if options.samples < 1:
         raise ConfigError(f"--samples is {options.samples}: it must be at least 1")
     _cli.enable_compile_cache()
-    model = restore(workdir)
+    model = command.trained(options.workdir)
     targets = [t.strip() for t in options.targets.split(",") if t.strip()]
     given = read_given(model, options.given)
     made = model.tokens().generate(
@@ -82,7 +79,9 @@ def generate(command: _cli.Command[Options]) -> list[Path]:
         seed=options.seed,
     )
     made = decoded(made, targets, options.decoder, options.seed)
-    return write(model, {name: made[name] for name in targets}, options.out or workdir / "generated")
+    return write(
+        model, {name: made[name] for name in targets}, options.out or command.workdir(options.workdir) / "generated"
+    )
 
 
 def decoded(made: dict[str, Any], targets: list[str], pairs: Sequence[str], seed: int) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def load(
     - a published file of weights, or a folder of them (recognised by the names of the arrays and the config beside them),
     - "hf-hub:ORG/NAME": such a folder of the Hugging Face hub, where huggingface_hub is installed,
     - the URL of any of these in an object store, gs://BUCKET/KEY or s3://BUCKET/KEY,
-    - a system's name: its run in ./runs/NAME-SIZE of the current directory.
+    - a system's name: its run in ./runs/NAME-SIZE of the current directory, else the trained model of that name that comes with mmrep.
 
     system: in place of the stored one, for a model whose code is not part of mmrep.
     image_size: in pixels, of a published Vision Transformer: its positions are interpolated as its library does it; 0: that of its files.
@@ -83,6 +83,8 @@ def load(
     if (run / "config.json").exists():
         return restore(run, system)
     catalogue.find(str(what))
+    if size == "small" and not variant and (shipped := catalogue.shipped(str(what))):
+        return _fitting(shipped, Model(*safetensors.read(shipped, system)))
     command = f"python -m experiments.train {what} --size {size}" + (f" --variant {variant}" if variant else "")
     raise ConfigError(
         f"no run in {run}: mmrep.load({str(what)!r}) takes the run of that name in ./runs of this directory; train it there "

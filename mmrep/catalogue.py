@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
+ASSETS = Path(__file__).resolve().parent / "assets"
 SIZES = ("tiny", "small", "paper")
 Kind = Literal["paper", "recipe", "tokenizer"]
 _KINDS: dict[str, Kind] = {"recipes": "recipe", "tokenizers": "tokenizer"}
@@ -90,6 +91,12 @@ def _place(slug: str) -> tuple[Path, str]:
     if slug not in known:
         raise ConfigError(f"no system {slug!r}{near(slug, known)}")
     return known[slug]
+
+
+def shipped(slug: str) -> Path | None:
+    """The file of the trained model of `slug` that comes with mmrep, at its size small; None where there is none."""
+    path = ASSETS / f"{slug}.safetensors"
+    return path if path.is_file() else None
 
 
 def module(slug: str) -> Any:

@@ -403,6 +403,7 @@ _LATER: Mapping[tuple[str, str], Any] = {
     ("mmrep.data.shards:Shards", "video"): ["mp4", "m4v", "mov", "webm", "mkv", "avi"],
     ("mmrep.data.clips.source:ClipData", "sound_noise"): None,
     ("mmrep.nn.encoders.decoder_lm:DecoderLM", "embed_norm"): False,
+    ("mmrep.systems.masked.fourm:Config", "tokenizers"): [],
 }
 
 

@@ -445,13 +445,14 @@ class Model:
 
     # To share
 
-    def save(self, path: str | paths.Place, format: str = "") -> Any:
+    def save(self, path: str | paths.Place, format: str = "", half: bool = False) -> Any:
         """Writes parameters, config and tokenizer to one safetensors file, which `mmrep.load` reads; low-rank adapters are merged first.
 
         path: local, or a URL, gs://BUCKET/KEY or s3://BUCKET/KEY. It is returned.
 
         format: "hf" or "open_clip" writes a folder of that library instead (CLIP; "hf" for ViT and BERT shapes, too). A published tokenizer
         comes along. Raises ConfigError for a model that has no such form.
+        half: numbers of our own format take two bytes instead of four, rounded to three digits; a model that is loaded has float32 again.
 
         >>> import tempfile
         >>> path = model.save(tempfile.mkdtemp() + "/clip.safetensors")
@@ -467,7 +468,7 @@ class Model:
             return foreign.write_folder(path, *self._merged(), self.sentencepiece, format)
         if path.suffix != ".safetensors":
             raise ConfigError(f"{path} must end in .safetensors, by which mmrep.load recognises it")
-        safetensors.write(path, *self._merged(), self.extras, self.sentencepiece)
+        safetensors.write(path, *self._merged(), self.extras, self.sentencepiece, half)
         return path
 
     def _merged(self) -> tuple[Experiment, Params]:

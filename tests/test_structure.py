@@ -14,9 +14,7 @@ ARROWS = imports.of_project()
 LARGE = "masked/fourm"  # with its decoding, the stated exception from the limits on lines
 SHARED = ("nn", "losses", "masking", "evals", "generation")
 # A system's files about trained models: what its `build` needs does not import them. The recipes' evaluators are such files, too.
-OUTSIDE = (
-    r"mmrep\.systems\..+\.(evals|steering|panels|weights|export)|mmrep\.systems\.recipes\.(climate|emoji|emoji_locked)"
-)
+OUTSIDE = r"mmrep\.systems\..+\.(evals|steering|panels|weights|export|judged)|mmrep\.systems\.recipes\.(climate|emoji|emoji_locked)"
 
 # From the bottom up: a module imports from its own level and from those below it. The first pattern that matches counts.
 LEVELS = {

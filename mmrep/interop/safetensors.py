@@ -17,13 +17,24 @@ from mmrep.system import Extras, Params
 FORMAT = "mmrep-1"
 
 
-def write(path: paths.Place, experiment: Experiment, params: Params, extras: Extras, tokenizer: bytes | None) -> None:
-    """Writes one file, atomically. bfloat16 and the other dtypes of safetensors keep their bits."""
+def write(
+    path: paths.Place, experiment: Experiment, params: Params, extras: Extras, tokenizer: bytes | None, half: bool = False
+) -> None:
+    """Writes one file, atomically. bfloat16 and the other dtypes of safetensors keep their bits.
+
+    half: float32 arrays are stored as float16, and read back as float32. Raises DataError for values that float16 does not hold.
+    """
     from safetensors.numpy import save_file
 
     tree = {"params": params, "extras": extras}
     arrays = {k: np.asarray(jax.device_get(v), order="C") for k, v in flatten(tree).items()}
     about = {"format": FORMAT, "experiment": json.dumps(to_json(experiment), ensure_ascii=False)}
+    if half:
+        single = [k for k, v in arrays.items() if v.dtype == np.float32]
+        if large := [k for k in single if np.abs(arrays[k]).max(initial=0) > np.finfo(np.float16).max]:
+            raise DataError(f"{large[0]} has values beyond those of float16: save without half")
+        arrays |= {k: arrays[k].astype(np.float16) for k in single}
+        about["half"] = json.dumps(single)
     if empty := list(_empty(tree)):
         about["empty"] = json.dumps(empty)
     if tokenizer is not None:
@@ -48,7 +59,7 @@ def is_ours(path: Path) -> bool:
 def read_parameters(path: Path) -> tuple[Params, Extras]:
     """(params, extras) of a file that `write` wrote; its config is not interpreted. Raises DataError as `read` does."""
     about, flat = _read(path)
-    tree = unflatten(flat)
+    tree = unflatten(flat | {k: flat[k].astype(np.float32) for k in json.loads(about.get("half", "[]"))})
     for empty in json.loads(about.get("empty", "[]")):
         node = tree
         for part in empty.split("/"):

@@ -4,7 +4,7 @@ One encoder-decoder over the tokens of all modalities. A few tokens of any modal
 for every example; the targets are decoded in parallel (images) or autoregressively (sequences), with one cross-entropy per modality.
 
 paper                                       here
-modalities, their tokenizers                tokens.TokenModality, token_modality, BinQuantizer
+modalities, their tokenizers                tokens.TokenModality, token_modality, BinQuantizer; learnt
 input and target budgets, Dirichlet alphas  masking.DirichletMixture, token_budgets
 span masking of sequences                   masking.span_mask, mask_spans, target_window
 encoder, decoder, decoder attention mask    model.fourm_model, masking.expand_decoder_attention_mask
@@ -15,14 +15,15 @@ the authors' weights                        weights.from_authors, to_authors
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mmrep.errors import ConfigError, near
 from mmrep.nn.config import TransformerConfig
-from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
+from mmrep.system import Batch, Extras, Metrics, Params, System
+from mmrep.systems.masked.fourm import learnt
 from mmrep.systems.masked.fourm.decode import TokenInfer, image_logits
 from mmrep.systems.masked.fourm.heads import BLOCK_ROWS, per_modality_cross_entropy, token_weights
 from mmrep.systems.masked.fourm.masking import DirichletMixture, MaskedTokens, check_mixtures, mask_tokens
@@ -49,6 +50,8 @@ class Config:
     loss_type: mean per modality ("mod"), over tokens, or over tokens by vocabulary size ("token_vocab", the authors' token loss).
     per_modality_logits: logits of each target over its own modality alone; False computes all (slow; the reference for tests).
     decoder_sep_mask, decoder_causal_mask: see `fourm_model`.
+    tokenizers: (modality, config of a trained tokenizer system): its ids are the modality's. Their parameters are in the extras under
+        "tokenizers/<modality>/params" and ".../extras", and are not trained here.
 
     The batch may hold `present` [B, modalities], 1 where an example has the modality; absent ones are neither inputs nor targets.
     """
@@ -65,11 +68,13 @@ class Config:
     decoder_causal_mask: bool = True
     dtype: str = "float32"
     position_base: float = 10_000.0
+    tokenizers: tuple[tuple[str, Any], ...] = ()
 
     def check(self) -> None:
         """Raises ConfigError naming the field."""
         check_modalities(self.modalities)
         check_mixtures(self.modalities, self.mixtures, self.num_input_tokens, self.num_target_tokens)
+        learnt.check_tokenizers(self.modalities, self.tokenizers)
         if self.loss_type not in get_args(LossType):
             raise ConfigError(f"system.loss_type is {self.loss_type!r}{near(self.loss_type, get_args(LossType))}")
 
@@ -81,34 +86,42 @@ class Config:
 
     def build(self) -> System:
         self.check()
-        model = self.model()
+        model, tokenizers = self.model(), learnt.systems(self.tokenizers)
 
-        def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
+        def init(rng: PRNGKeyArray, batch: Batch) -> tuple[Params, Extras]:
+            return model.init(rng), learnt.init(rng, batch, tokenizers)
+
+        def ids_of(extras: Extras, batch: Batch) -> dict[str, Int[Array, "B N"]]:
+            return tokenize(self.modalities, learnt.with_ids(self.modalities, tokenizers, extras, batch))
+
+        def loss(
+            params: Params, extras: Extras, batch: Batch, rng: PRNGKeyArray
+        ) -> tuple[Array, tuple[Extras, Metrics]]:
             present = batch["present"][:, : len(self.modalities)] > 0.5 if "present" in batch else None
-            ids = tokenize(self.modalities, batch)
             sizes = self.num_input_tokens, self.num_target_tokens
-            masked = mask_tokens(rng, ids, self.modalities, self.mixtures, *sizes, present)
-            return fourm_loss(self, model, params, masked, input_values(self.modalities, batch))
+            masked = mask_tokens(rng, ids_of(extras, batch), self.modalities, self.mixtures, *sizes, present)
+            value, metrics = fourm_loss(self, model, params, masked, input_values(self.modalities, batch))
+            return value, (extras, metrics)
 
-        def encoded(params: Params, batch: Batch) -> tuple[Float[Array, "B N D"], Tokens]:
-            inputs = all_tokens(tokenize(self.modalities, batch), self.modalities)
+        def encoded(params: Params, extras: Extras, batch: Batch) -> tuple[Float[Array, "B N D"], Tokens]:
+            inputs = all_tokens(ids_of(extras, batch), self.modalities)
             return model.encode(params, inputs, input_values(self.modalities, batch))[0], inputs
 
         def tokens(params: Params, extras: Extras, batch: Batch) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"]]:
             """The encoder's tokens of the modalities in the batch, one after another; of pixels alone, those of a plain ViT."""
-            x, inputs = encoded(params, batch)
+            x, inputs = encoded(params, extras, batch)
             return x, inputs.valid
 
         def fused(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B D"]:
             """The mean of the encoder's tokens, padding excluded."""
-            x, inputs = encoded(params, batch)
+            x, inputs = encoded(params, extras, batch)
             valid = inputs.valid[..., None]
             return jnp.where(valid, x, 0).sum(1) / jnp.maximum(valid.sum(1), 1)
 
         def predict(params: Params, extras: Extras, batch: Batch) -> dict[str, Int[Array, "B R C"]]:
             """The most likely ids of each image modality from all others in the batch, all tokens at once."""
-            ids, values = tokenize(self.modalities, batch), input_values(self.modalities, batch)
-            infer, found = token_infer(self, params), {}
+            ids, values = ids_of(extras, batch), input_values(self.modalities, batch)
+            infer, found = token_infer(self, params, extras), {}
             for i, m in enumerate(self.modalities):
                 others = {k: v for k, v in ids.items() if k != m.name}
                 if not m.is_sequence and not m.input_only and others:
@@ -117,8 +130,7 @@ class Config:
             return found
 
         infer = {"fused_tokens": tokens, "fused": fused, "predict": predict}
-        generation = lambda params, extras: token_infer(self, params)  # noqa: E731
-        return System(lambda rng, batch: (model.init(rng), {}), stateless(loss), infer, tokens=generation)
+        return System(init, loss, infer, tokens=lambda params, extras: token_infer(self, params, extras))
 
 
 def fourm_loss(
@@ -144,9 +156,9 @@ def fourm_loss(
     return total, metrics
 
 
-def token_infer(config: Config, params: Params) -> TokenInfer:
-    """The model for generation. Its compiled steps are cached with this object: make it once."""
-    model = config.model()
+def token_infer(config: Config, params: Params, extras: Extras | None = None) -> TokenInfer:
+    """The model for generation; `extras` hold the learnt tokenizers. Its compiled steps are cached with this object: make it once."""
+    model, tokenizers, extras = config.model(), learnt.systems(config.tokenizers), extras or {}
 
     def logits(
         params: Params, context: Array, inputs: Tokens, queries: Tokens, attention_mask: Array | None, i: int
@@ -161,6 +173,9 @@ def token_infer(config: Config, params: Params) -> TokenInfer:
         config.modalities, params,
         encode=lambda params, tokens, values: model.encode(params, tokens, values)[0],
         logits=logits, init_cache=model.init_cache, decode_step=decode_step,
-        tokenize=lambda batch: (tokenize(config.modalities, batch), input_values(config.modalities, batch)),
-        detokenize=lambda ids: detokenize(config.modalities, ids),
+        tokenize=lambda batch: (
+            tokenize(config.modalities, learnt.with_ids(config.modalities, tokenizers, extras, batch)),
+            input_values(config.modalities, batch),
+        ),
+        detokenize=lambda ids: detokenize(config.modalities, ids) | learnt.decoded(config.modalities, tokenizers, extras, ids),
     )  # fmt: skip

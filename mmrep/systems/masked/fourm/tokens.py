@@ -113,18 +113,18 @@ def token_modality(
 ) -> TokenModality:
     """The token modality of a modality of the batch.
 
-    image:  pixels, or with `bins` (one count per channel) ids of its patches.
-    map:    class ids of its patches.
+    image:  pixels, with `bins` (one count per channel) ids of its patches, or with `vocab_size` ids of a learnt tokenizer.
+    map:    class ids of its patches, or with `vocab_size` ids of a learnt tokenizer.
     text:   its ids without BOS.
     vector: [N] with `bins` one id per number, [L, D] a sequence of embeddings.
 
-    vocab_size: a size above that of `bins`.   keep, chunk: of sequences.   Raises ConfigError for other kinds.
+    vocab_size: a size above that of `bins`, or of a learnt tokenizer.   keep, chunk: of sequences.   Raises ConfigError for other kinds.
     """
     quantizer = BinQuantizer(tuple(bins), low, high) if bins else None
     size = vocab_size or (quantizer.vocab_size if quantizer else m.vocab)
     if m.kind == "text":
         return TokenModality(m.name, size, length=m.shape[0] - 1, keep=keep, chunk=chunk)
-    if (m.kind == "map" and not quantizer) or (m.kind == "image" and quantizer):
+    if (m.kind == "map" and not quantizer) or (m.kind == "image" and size):
         return TokenModality(m.name, size, m.grid, bins=quantizer)
     if m.kind == "image":
         return TokenModality(m.name, grid=m.grid, patch_size=m.patch, num_channels=m.channels)

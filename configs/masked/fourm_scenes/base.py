@@ -1,0 +1,116 @@
+"""4M over the learnt tokens of 64 x 64 scenes: what its sizes start from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from configs.masked.fourm_scenes import tokenizers
+from configs.masked.fourm_scenes.tokenizers import SERIAL
+from mmrep import modality
+from mmrep.config import Data, Experiment, Optim, Phase, Pretrained, Tokenizer, Train
+from mmrep.data import serialise
+from mmrep.modality import Modality
+from mmrep.systems.masked.fourm import BASE, Config
+from mmrep.systems.masked.fourm.judged import CaptionFacts, DecodedMaps, DrawnFacts
+from mmrep.systems.masked.fourm.masking import DirichletMixture, alphas
+from mmrep.systems.masked.fourm.panels import Panels
+from mmrep.systems.masked.fourm.schedules import Guidance, Target
+from mmrep.systems.masked.fourm.tokens import token_modality
+
+VOCAB, CAPTION = 192, 12
+IMAGES = ("rgb", "depth", "normals", "semseg")
+TEXTS = ("caption", "boxes", "palette")
+OTHERS = ("depth", "normals", "semseg", *TEXTS)
+WHOLE = tuple((name, "all") for name in TEXTS)
+# A whole picture to all else; whole texts, and perhaps parts of maps, to pictures; all to all.
+FROM_RGB = DirichletMixture(alphas(rgb=1000.0), alphas(OTHERS), weight=2.0)
+FROM_TEXT = DirichletMixture(
+    alphas(("rgb", "semseg"), 0.3, caption=1.5, depth=0.1, normals=0.1, boxes=0.1, palette=0.1),
+    alphas(("depth", "normals"), 0.25, rgb=1.0, semseg=0.5), weight=2.0, keep=WHOLE,
+)  # fmt: skip
+ALL_TO_ALL = DirichletMixture(alphas((*IMAGES, *TEXTS), 0.3), alphas((*IMAGES, *TEXTS), 0.3))
+MIXTURES = FROM_RGB, FROM_TEXT, ALL_TO_ALL
+RATE = Optim(lr=1.5e-3, schedule="constant", warmup=200, weight_decay=0.05, b2=0.95)
+STEPS = (
+    16_000  # the rate is constant and the averaged parameters are evaluated: training may end, or go on, at any step
+)
+
+
+def texts(vocab: int = VOCAB) -> tuple[Modality, ...]:
+    """Each begins with a BOS, which 4M leaves out."""
+    return (
+        modality.text("caption", 1 + CAPTION, vocab), modality.text("boxes", 12, vocab, field="detections"),
+        modality.text("palette", 3 + 3 * SERIAL.palette, vocab),
+    )  # fmt: skip
+
+
+def data(parts: Sequence[Modality], n_train: int = 20_000, n_eval: int = 400, batch: int = 32) -> Data:
+    source = tokenizers.scenes(tuple(m.source for m in parts), n_train, n_eval, parts[0].size[0])
+    words = Tokenizer(VOCAB, kind="word", symbols=serialise.symbols(SERIAL))
+    return Data(source, tuple(parts), words, batch_size=batch, eval_batch_size=100)
+
+
+def system(
+    parts: Sequence[Modality], learnt: Mapping[str, Experiment], *, width: int = 128, depth: int = 3, heads: int = 4,
+    **settings: Any,
+) -> Config:  # fmt: skip
+    """learnt: the experiments of the tokenizers by modality."""
+    transformer = replace(BASE, width=width, depth=depth, heads=heads)
+    sizes = {"num_input_tokens": 80, "num_target_tokens": 64} | settings
+    codes = {name: e.system.vocab for name, e in learnt.items()}
+    tokens = tuple(token_modality(m, vocab_size=codes.get(m.name, 0)) for m in parts)
+    own = tuple((name, e.system) for name, e in learnt.items())
+    return Config(
+        tokens, MIXTURES, encoder=transformer, decoder=transformer, position_base=10.0, tokenizers=own, **sizes
+    )
+
+
+def trained(learnt: Mapping[str, Experiment]) -> tuple[Pretrained, ...]:
+    """Each trained tokenizer, into the extras of 4M."""
+
+    def parts(name: str) -> tuple[tuple[str, str], ...]:
+        place = f"extras/tokenizers/{name}"
+        return (("", f"{place}/params/"), ("extras/", f"{place}/extras/"))
+
+    return tuple(Pretrained(e, parts(name)) for name, e in learnt.items())
+
+
+def drawn(name: str, scale: float = 1.0, chained: bool = False, steps: int = 12, limit: int = 200) -> DrawnFacts:
+    """Pictures from captions, at once or after their classes."""
+    guidance = (Guidance(("caption",), scale),) if scale != 1.0 else ()
+    classes = Target("semseg", "roar", steps, temperature=0.5, guidance=guidance)
+    rgb = Target("rgb", "roar", steps, temperature=0.5, guidance=guidance)
+    return DrawnFacts((*(classes,) * chained, rgb), name, limit)
+
+
+EVALS = (
+    DecodedMaps(("rgb",), ("semseg", "depth", "normals")),
+    CaptionFacts(),
+    drawn("caption->rgb"),
+    drawn("caption->rgb, one step", steps=1),
+    drawn("caption->rgb, guidance 2", 2.0),
+    drawn("caption->semseg->rgb", chained=True),
+    drawn("caption->semseg->rgb, guidance 2", 2.0, chained=True),
+)
+
+
+def small() -> Experiment:
+    parts = *tokenizers.maps(), *texts()
+    learnt = {m.name: tokenizers.tokenizer(m) for m in tokenizers.maps()}
+    phase, train = Phase(steps=STEPS, start=trained(learnt)), Train(ema=0.998, log_every=50, checkpoint_minutes=3)
+    return Experiment(system(parts, learnt), data(parts), (phase,), RATE, (*EVALS, Panels()), train)
+
+
+def tiny() -> Experiment:
+    maps = tokenizers.maps(16, 4)
+    parts = *maps, *texts()
+    learnt = {m.name: tokenizers.tiny(m) for m in maps}
+    sizes = {"num_input_tokens": 12, "num_target_tokens": 12}
+    few = replace(data(parts, n_train=64, n_eval=24, batch=8), eval_batch_size=8)
+    evals = (
+        DecodedMaps(("rgb",), ("semseg", "depth"), limit=8), CaptionFacts(limit=4),
+        replace(drawn("drawn", 2.0, steps=2, limit=4), fit=64),
+    )  # fmt: skip
+    phase = Phase(steps=4, start=trained(learnt))
+    model = system(parts, learnt, width=32, depth=1, heads=2, **sizes)
+    return Experiment(model, few, (phase,), Optim(lr=1e-3), evals, Train(log_every=2))

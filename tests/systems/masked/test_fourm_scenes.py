@@ -1,0 +1,119 @@
+"""4M with learnt tokenizers inside, how its outputs are judged, and the trained model that comes with mmrep."""
+
+from dataclasses import replace
+from functools import cache
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mmrep
+from configs.masked.fourm_scenes import base, tokenizers
+from mmrep.config import Pretrained
+from mmrep.errors import ConfigError, DataError
+from mmrep.systems.masked.fourm import learnt
+from mmrep.systems.masked.fourm.judged import Judge, agreement, objects
+from mmrep.training import loop
+
+WORDS = "a big red circle left of a small blue star"
+
+
+@cache
+def tiny():
+    e = mmrep.get_config("fourm_scenes", "tiny")
+    return mmrep.create(replace(e, data=replace(e.data, source=replace(e.data.source, n_train=16, n_val=8, n_test=8))))
+
+
+def maps(n=2):
+    records = tiny().records("test", n)
+    return {m.name: tiny().preprocess(m.name, [r[m.source] for r in records]) for m in tokenizers.maps(16, 4)}
+
+
+def test_ids_are_those_of_the_tokenizers_in_the_extras():
+    model, batch = tiny(), maps()
+    config = model.experiment.system
+    systems = learnt.systems(config.tokenizers)
+    found = learnt.with_ids(config.modalities, systems, model.extras, batch)
+    for name, system in systems.items():
+        own = model.extras["tokenizers"][name]
+        ids = system.infer["tokenize"](own["params"], own["extras"], {name: batch[name]})
+        np.testing.assert_array_equal(found[name], ids.reshape(2, -1))
+        # Ids in place of a map are taken as they are.
+        again = learnt.with_ids(config.modalities, systems, model.extras, {name: ids})
+        np.testing.assert_array_equal(again[name], found[name])
+        decoded = learnt.decoded(config.modalities, systems, model.extras, {name: ids.reshape(2, -1)})[name]
+        assert decoded.shape == batch[name].shape
+
+
+def test_maps_come_out_in_their_own_size():
+    made = tiny().generate(["semseg", "rgb"], caption=WORDS, decoding_steps=2)
+    assert made["rgb"].shape == (1, 16, 16, 3) and made["semseg"].shape == (1, 16, 16)
+    assert made["rgb"].min() >= 0 and made["rgb"].max() <= 1 and made["semseg"].max() < tokenizers.CLASSES
+
+
+def test_trained_tokenizers_begin_the_first_phase():
+    names = [part for donor in base.trained({"rgb": "x"}) for part in donor.parts]
+    assert names == [("", "extras/tokenizers/rgb/params/"), ("extras/", "extras/tokenizers/rgb/extras/")]
+    model = tiny()
+    donor = mmrep.create(tokenizers.tiny(tokenizers.maps(16, 4)[0]), seed=3)
+    parts = base.trained({"rgb": donor.experiment})[0].parts
+    whole = loop.load_pretrained(
+        model.params | {"extras": model.extras}, donor.params | {"extras": donor.extras}, parts
+    )
+    held = whole["extras"]["tokenizers"]
+    np.testing.assert_array_equal(held["rgb"]["extras"]["codebook"]["codes"], donor.extras["codebook"]["codes"])
+    assert held["depth"] is not None and isinstance(base.small().phases[0].start[0], Pretrained)
+
+
+@pytest.mark.parametrize(
+    ("name", "codes", "sentence"),
+    [("colour", 16, "no modality"), ("caption", 16, "a grid"), ("rgb", 17, "make them equal")],
+)
+def test_a_tokenizer_that_does_not_fit_is_one_sentence(name, codes, sentence):
+    config = tiny().experiment.system
+    own = replace(dict(config.tokenizers)["rgb"], codes=codes)
+    with pytest.raises(ConfigError, match=sentence):
+        replace(config, tokenizers=((name, own),)).build()
+
+
+def test_a_caption_names_its_objects():
+    assert objects(WORDS) == [("red", "circle"), ("blue", "star")]
+    assert objects("a star and a pink big cross, a dog") == [("", "star"), ("pink", "cross")]
+    asked = [objects(WORDS), objects("a pink cross at the top")]
+    found = [[("blue", "circle"), ("red", "star")], [("pink", "cross"), ("red", "star")]]
+    assert agreement(found, asked) == {
+        "all colours": 0.5, "colours": 1.0, "all shapes": 0.5, "shapes": 1.0, "all objects": 0.0, "objects": 1 / 3,
+    }  # fmt: skip
+
+
+def test_the_judge_knows_real_pictures():
+    source = tokenizers.scenes(("rgb", "caption"), 400, 40)
+    train, test = source.open("train"), source.open("test")
+    judge = Judge.fit([train[i] for i in range(400)])
+    found = [judge(test[i]["rgb"]) for i in range(40)]
+    scores = agreement(found, [objects(test[i]["caption"]) for i in range(40)])
+    assert scores["all objects"] >= 0.95
+    assert judge(np.ones((64, 64, 3), np.float32)) == []
+
+
+def test_evaluators_report_their_floors():
+    model = tiny()
+    found = mmrep.evaluate(model)
+    assert found["drawn all objects real"] >= found["drawn all objects another"]
+    keys = "rgb->semseg mIoU", "rgb->depth R2", "rgb->caption all objects", "rgb->caption all objects another"
+    assert all(np.isfinite(found[k]) for k in keys)
+    assert {f"rgb->{k}{s}" for k in ("semseg mIoU", "depth R2") for s in (" shuffled", " tokens")} <= {*found}
+
+
+def test_half_of_the_bytes_are_read_back_as_float32(tmp_path):
+    model = tiny()
+    whole, half = model.save(tmp_path / "a.safetensors"), model.save(tmp_path / "b.safetensors", half=True)
+    assert half.stat().st_size < 0.75 * whole.stat().st_size
+    read = mmrep.load(half)
+    for a, b in ((model.params, read.params), (model.extras, read.extras)):
+        for x, y in zip(*(mmrep.config.flatten(tree).values() for tree in (a, b))):
+            assert y.dtype == x.dtype
+            np.testing.assert_allclose(y, x, rtol=1e-3, atol=1e-6)
+    model.params["mask_token"]["token"] = jnp.full((1, 32), 1e6)
+    with pytest.raises(DataError, match="mask_token"):
+        model.save(tmp_path / "c.safetensors", half=True)
