@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from experiments import _cli
 from mmrep import catalogue
+
+if TYPE_CHECKING:
+    from mmrep.model import Model
 
 HEADING = "## Limits"
 
@@ -26,19 +29,23 @@ def run() -> None:
 
 
 def export(command: _cli.Command[Options]) -> list[Path]:
-    """[the file of weights, the card]."""
-    from mmrep import paths
+    """The files of the run, see `write`."""
     from mmrep.training.restore import restore
 
     options = command.options
-    model = restore(command.run_folder(options.workdir))
-    folder = paths.make(options.out, "give another --out")
-    file = model.save(folder / f"{command.slug}.safetensors", half=True)
-    card = folder / f"{command.slug}.md"
-    limits = getattr(catalogue.module(command.slug), "LIMITS", "")
-    before, config, after = model.card().partition("## Config")
+    return write(restore(command.run_folder(options.workdir)), command.slug, options.out)
+
+
+def write(model: "Model", slug: str, folder: Path) -> list[Path]:
+    """[SLUG.safetensors, SLUG.md]: the model in half the bytes, and its card with the `LIMITS` that its config states."""
+    from mmrep import paths
+
+    paths.make(folder, "give another --out")
+    file, card = model.save(folder / f"{slug}.safetensors", half=True), folder / f"{slug}.md"
+    limits = getattr(catalogue.module(slug), "LIMITS", "")
+    about = model.card().partition("## Config")[0]
     own = f"{HEADING}\n\n{limits.strip()}\n\n" if limits else ""
-    paths.replace(card, before + own + config + after + "\n")
+    paths.replace(card, f"{about}{own}## Config\n\nIn the file: `mmrep.load({slug!r}).experiment`.\n")
     return [file, card]
 
 

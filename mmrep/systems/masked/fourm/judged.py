@@ -75,14 +75,17 @@ def objects(text: str) -> list[Object]:
 
 
 def agreement(found: Sequence[Sequence[Object]], asked: Sequence[Sequence[Object]]) -> dict[str, float]:
-    """Shares, in [0, 1]: of scenes whose colours, shapes and objects are all right and no more ("all colours", ...), and of the single
-    colours, shapes and objects that are there ("colours", ...)."""
+    """Shares, in [0, 1]: of scenes whose colours, shapes and objects are all right and no more ("all colours", ...), and of single ones.
+
+    The single ones ("colours", ...) are counted over the larger number of asked and found ones of each scene: more found is not more right.
+    """
     parts = {"colours": lambda o: o[0], "shapes": lambda o: o[1], "objects": lambda o: o}
     scores = {}
     for name, part in parts.items():
         pairs = [(Counter(map(part, f)), Counter(map(part, a))) for f, a in zip(found, asked)]
         scores[f"all {name}"] = float(np.mean([f == a for f, a in pairs]))
-        scores[name] = sum((f & a).total() for f, a in pairs) / max(sum(a.total() for _, a in pairs), 1)
+        most = sum(max(f.total(), a.total()) for f, a in pairs)
+        scores[name] = sum((f & a).total() for f, a in pairs) / max(most, 1)
     return scores
 
 
