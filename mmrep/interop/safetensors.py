@@ -18,7 +18,12 @@ FORMAT = "mmrep-1"
 
 
 def write(
-    path: paths.Place, experiment: Experiment, params: Params, extras: Extras, tokenizer: bytes | None, half: bool = False
+    path: paths.Place,
+    experiment: Experiment,
+    params: Params,
+    extras: Extras,
+    tokenizer: bytes | None,
+    half: bool = False,
 ) -> None:
     """Writes one file, atomically. bfloat16 and the other dtypes of safetensors keep their bits.
 
