@@ -7,6 +7,7 @@ of these libraries. A store has neither renames nor locks nor appending: an obje
 
 import contextlib
 import errno
+import hashlib
 import importlib.util
 import json
 import os
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
@@ -28,14 +29,16 @@ LEASE = 60.0  # seconds that a lock of a bucket outlives its process
 STORES = {"gs": "gcsfs", "s3": "s3fs"}
 Place: TypeAlias = PurePath
 """A Path, or the epath.Path of a URL."""
+Spelled: TypeAlias = str | os.PathLike[str]
+"""A place, or the string of one."""
 
 
-def is_url(place: str | os.PathLike[str]) -> bool:
+def is_url(place: Spelled) -> bool:
     """Whether it is in an object store. A Path made of a URL, which has lost one of its two slashes, counts."""
     return re.match(r"(gs|s3):/", os.fspath(place)) is not None
 
 
-def at(place: str | os.PathLike[str]) -> Place:
+def at(place: Spelled) -> Place:
     """The place of a local path or of a URL. Raises ConfigError where the package for its store is not installed."""
     if not is_url(place):
         return place if isinstance(place, Path) else Path(place)
@@ -48,7 +51,7 @@ def at(place: str | os.PathLike[str]) -> Place:
 
 
 @contextlib.contextmanager
-def _store(place: str | os.PathLike[str]) -> Iterator[tuple[Any, str]]:
+def _store(place: Spelled) -> Iterator[tuple[Any, str]]:
     """(filesystem, URL). What a store raises becomes an OSError that names the URL: its libraries raise many kinds."""
     url = str(at(place))
     import fsspec
@@ -73,7 +76,7 @@ def _line(error: Exception) -> str:
 # Reading
 
 
-def exists(place: Place) -> bool:
+def exists(place: Spelled) -> bool:
     """Whether there is such a file, object or folder."""
     if not is_url(place):
         return os.path.exists(place)
@@ -81,7 +84,7 @@ def exists(place: Place) -> bool:
         return bool(store.exists(url))
 
 
-def is_dir(place: Place) -> bool:
+def is_dir(place: Spelled) -> bool:
     """Whether it is a folder; in a store, whether there are objects below it."""
     if not is_url(place):
         return os.path.isdir(place)
@@ -89,7 +92,7 @@ def is_dir(place: Place) -> bool:
         return bool(store.isdir(url))
 
 
-def names(folder: Place) -> list[str]:
+def names(folder: Spelled) -> list[str]:
     """The names of the files and folders in `folder`, sorted; none where it does not exist."""
     try:
         if not is_url(folder):
@@ -101,7 +104,7 @@ def names(folder: Place) -> list[str]:
         return []
 
 
-def below(folder: Place) -> dict[str, int]:
+def below(folder: Spelled) -> dict[str, int]:
     """{path below `folder`: bytes} of every file; of a folder in a store in one listing. Empty where it does not exist."""
     if not is_url(folder):
         root = Path(folder)
@@ -113,7 +116,7 @@ def below(folder: Place) -> dict[str, int]:
         return {k: int(about["size"]) for k, about in named.items() if not k.endswith("/") and about["type"] == "file"}
 
 
-def size(place: Place) -> int:
+def size(place: Spelled) -> int:
     """In bytes. Raises OSError where there is no such file."""
     if not is_url(place):
         return os.path.getsize(place)
@@ -121,7 +124,7 @@ def size(place: Place) -> int:
         return int(store.size(url))
 
 
-def read(place: Place, start: int = 0, stop: int | None = None) -> bytes:
+def read(place: Spelled, start: int = 0, stop: int | None = None) -> bytes:
     """The bytes [start, stop) of a file; of an object no others are transferred. Raises OSError where there is none."""
     if not is_url(place):
         with open(place, "rb") as file:
@@ -130,16 +133,52 @@ def read(place: Place, start: int = 0, stop: int | None = None) -> bytes:
     with _store(place) as (store, url):
         if not start and stop is None:
             return bytes(store.cat_file(url))
-        return bytes(store.cat_file(url, start=start, end=stop)) if stop is None or stop > start else b""
+        if stop is not None and stop <= start:
+            return b""
+        try:
+            return bytes(store.cat_file(url, start=start, end=stop))
+        except Exception:  # a range that begins at the end is refused by some stores
+            if store.size(url) > start:
+                raise
+            return b""
 
 
-def text(place: Place) -> str:
+def read_all(urls: Sequence[str]) -> dict[str, bytes]:
+    """{URL: content} of those objects of one store that can be read, many at a time."""
+    if not urls:
+        return {}
+    with _store(urls[0]) as (store, _):
+        plain = {url: store._strip_protocol(url) for url in urls}
+        found = store.cat([*plain.values()], on_error="return")
+    return {url: found[key] for url, key in plain.items() if isinstance(found.get(key), bytes)}
+
+
+def matching(pattern: str) -> list[str]:
+    """The URLs of a store that match a pattern with * ? [ab], sorted."""
+    with _store(pattern) as (store, url):
+        return sorted(f"{url.partition('://')[0]}://{name}" for name in store.glob(url))
+
+
+def stamp(place: Spelled) -> tuple[int, int, int]:
+    """Numbers of which one differs when a file was written again: size and times, or what its store has beside the size."""
+    if not is_url(place):
+        state = os.stat(place)
+        # A file rewritten with equal size and time has another time of change.
+        return state.st_size, state.st_mtime_ns, state.st_ctime_ns
+    with _store(place) as (store, url):
+        about = store.info(url)
+        told = repr([about.get(k) for k in ("ETag", "etag", "md5Hash", "generation", "LastModified", "updated")])
+        digest = hashlib.sha256(told.encode()).digest()
+        return int(about["size"]), int.from_bytes(digest[:7], "big"), int.from_bytes(digest[7:14], "big")
+
+
+def text(place: Spelled) -> str:
     """The content of a file as UTF-8. Raises OSError where there is none, ValueError where it is another encoding."""
     return read(place).decode("utf-8")
 
 
 @contextlib.contextmanager
-def opened(place: Place) -> Iterator[Any]:
+def opened(place: Spelled) -> Iterator[Any]:
     """A file to read and to seek in, as bytes; of an object, blocks are transferred as they are needed."""
     if not is_url(place):
         with open(place, "rb") as file:
@@ -152,7 +191,7 @@ def opened(place: Place) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def fetched(place: Place) -> Iterator[Path]:
+def fetched(place: Spelled) -> Iterator[Path]:
     """A local path with the content of `place`: itself, or a copy of an object, or of all below a folder, as long as the context lasts.
 
     Errors about the copy name the URL. Where there is nothing there is no copy.

@@ -12,9 +12,10 @@ import sys
 import threading
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from mmrep import paths
 from mmrep.data import decode
 from mmrep.errors import DataError
 
@@ -46,6 +47,12 @@ def read(path: str, choose: Choose, delimiter: str = "") -> Cells:
     """The cells of the columns that `choose` keeps. Raises DataError where the file as a whole cannot be used."""
     path = decode.locate(os.path.expanduser(path))
     ending = os.path.splitext(path)[1].lower()
+    if paths.is_url(path):
+        try:
+            with paths.fetched(path) as copy:
+                return replace(read(str(copy), choose, delimiter), path=path)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror or error}): check the path of the table") from None
     try:
         with open(path, "rb") as file:
             decode.fetched(file.read(100), path)

@@ -14,7 +14,7 @@ from math import gcd
 
 import numpy as np
 
-from mmrep import raw
+from mmrep import paths, raw
 from mmrep.errors import DataError
 
 IMAGE = (
@@ -94,6 +94,11 @@ def read(path: str, limits: Limits = Limits(), where: str = "", most: int | None
     """
     most = limits.bytes if most is None else most
     try:
+        if paths.is_url(path):
+            content = paths.read(path, 0, most + 1)
+            if len(content) > most:
+                raise DataError(f"{where}{path} has more than the limit of {most:,} bytes: shrink it or raise limits")
+            return content
         state = os.stat(path)
         size = state.st_size
         if not stat.S_ISREG(state.st_mode):  # a named pipe would keep its reader waiting for ever
@@ -117,7 +122,12 @@ def fetched(data: bytes, where: str) -> None:
 
 
 def locate(path: str) -> str:
-    """`path`, or the same path in another Unicode normal form (macOS) or with backslashes (Windows); `path` itself where none exists."""
+    """`path`, or the same path in another Unicode normal form (macOS) or with backslashes (Windows); `path` itself where none exists.
+
+    A URL of an object store stays what it is.
+    """
+    if paths.is_url(path):
+        return str(paths.at(path))
     if os.path.lexists(path) or (path.isascii() and "\\" not in path):
         return path
     for spelled in (path, path.replace("\\", "/")):
@@ -137,6 +147,17 @@ def locate(path: str) -> str:
         if os.path.lexists(found):
             return found
     return path
+
+
+def beside(table: str, path: str) -> str:
+    """The path that `path`, a URL or relative to the file `table`, names; `table` may be a URL."""
+    if paths.is_url(path):
+        return path
+    found = os.path.join(os.path.dirname(table), os.path.expanduser(path))
+    if not paths.is_url(table) or os.path.isabs(found):
+        return found
+    scheme, _, rest = found.partition("://")
+    return f"{scheme}://{os.path.normpath(rest)}"
 
 
 def image(data: bytes, where: str, limits: Limits = Limits()) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mmrep import raw
+from mmrep import paths, raw
 from mmrep.data import decode, splits, videos
 from mmrep.data.decode import Limits
 from mmrep.errors import ConfigError, DataError
@@ -37,7 +37,7 @@ class Folder:
     its name; without any image the clips are the records, without any clip the sounds. Films (.mp4, .webm, ...) need PyAV.
     Names are compared in Unicode normal form C, so that files from macOS meet their captions.
 
-    path:      the folder. Sub-folders train/, val/ and test/ are its splits; without them a record's split is hashed from its group.
+    path:      the folder, or its gs:// or s3:// URL. Sub-folders train/, val/ and test/ are its splits; without them a record's split is hashed from its group.
     text:      "file": every record has a .txt beside it; "folder": the caption is the class folder's name; "none": no text;
                "auto": "file" where any .txt is beside a record, else "folder" where there are class folders, else "none".
     lines:     each line of a .txt is one caption of several (training draws one, evaluation takes the first); else the whole file is one.
@@ -186,10 +186,22 @@ class FolderRecords(Sequence):
     def digest(self) -> str:
         """Of names, sizes and captions; independent of the folder's path."""
         found = hashlib.sha256(repr((self.text, self.classes)).encode())
+        far = paths.is_url(self.source.path)
+        sizes_far = paths.below(self.source.path) if far else {}
+        texts_far = paths.read_all([i.text for i in self.items if i.text]) if far and self.text == "file" else {}
+        prefix = f"{paths.at(self.source.path)}/"
+
+        def size_of(file: str) -> int:
+            if far:
+                return sizes_far.get(file.removeprefix(prefix), -1)
+            return os.path.getsize(file) if os.path.exists(file) else -1
+
         for item in self.items:
-            sizes = [os.path.getsize(f) if os.path.exists(f) else -1 for f in (item.image, item.video, item.audio) if f]
+            sizes = [size_of(f) for f in (item.image, item.video, item.audio) if f]
             found.update(repr((item.name, item.label, sizes)).encode("utf-8", "surrogateescape"))
-            if item.text and self.text == "file" and os.path.isfile(item.text):
+            if item.text in texts_far:
+                found.update(texts_far[item.text][: 4 * self.source.limits.characters])
+            elif item.text and self.text == "file" and os.path.isfile(item.text):
                 with open(item.text, "rb") as file:
                     found.update(file.read(4 * self.source.limits.characters))
         return found.hexdigest()[:16]
@@ -218,13 +230,15 @@ class FolderRecords(Sequence):
     def captions(self) -> Iterator[str]:
         if self.text == "none":
             return
+        far = paths.is_url(self.source.path) and self.text == "file"
+        texts = paths.read_all([i.text for i in self.items if i.text]) if far else {}
         for item in self.items:
             try:
-                yield from self._captions(item)
+                yield from self._captions(item, texts.get(item.text))
             except DataError:
                 continue
 
-    def _captions(self, item: _Item) -> tuple[str, ...]:
+    def _captions(self, item: _Item, content: bytes | None = None) -> tuple[str, ...]:
         if self.text == "folder":
             if not item.folder:
                 raise DataError(f"{item.main} is in no class folder: move it into one or set text='file'")
@@ -234,15 +248,16 @@ class FolderRecords(Sequence):
             raise DataError(f"{item.main} has no caption: write {beside}, or set text='none'")
         limits = self.source.limits
         # 4 bytes a character is the most that UTF-8 takes: a huge file is refused before it is read.
-        whole = decode.text(
-            decode.read(item.text, limits, most=min(limits.bytes, 4 * limits.characters + 3)), item.text, limits
-        )
+        most = min(limits.bytes, 4 * limits.characters + 3)
+        content = decode.read(item.text, limits, most=most) if content is None else content
+        whole = decode.text(content, item.text, limits)
         return raw.lines(whole) if self.source.lines else (whole,)
 
 
 def _scan(path: str, kinds: Mapping[str, str]) -> _Tree:
-    if not os.path.isdir(path):
-        raise DataError(f"{path} is not a folder: check the path (it is relative to {os.getcwd()})")
+    if not paths.is_dir(path):
+        how = "" if paths.is_url(path) else f" (it is relative to {os.getcwd()})"
+        raise DataError(f"{path} is not a folder: check the path{how}")
     by_stem: dict[str, dict[str, str]] = {}
     unread: list[str] = []
     for name in _files(path):
@@ -288,6 +303,12 @@ def _split_of(stem: str) -> str | None:
 
 def _files(root: str) -> Iterable[str]:
     """Paths below `root`, with "/" between parts; links to folders are followed once; hidden entries and those of Windows left out."""
+    if paths.is_url(root):
+        for name in paths.below(root):
+            parts = name.split("/")
+            if not any(part.startswith(".") for part in parts) and parts[-1].lower() not in _SYSTEM:
+                yield name
+        return
     seen: set[str] = set()
     for folder, inner, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)

@@ -36,7 +36,7 @@ class Shards:
     Records: image uint8 [H, W, 3], video (a clip, see `mmrep.data.videos`), text, audio float32 [T] in [-1, 1] at `rate`, label, the `extra`
     fields, file (shard and key).
 
-    pattern:   "data-{000..007}.tar", "data-*.tar", a list of these, or {"train": pattern, "val": pattern}; a part of the path that
+    pattern:   "data-{000..007}.tar", "data-*.tar", gs:// and s3:// URLs alike (members are read by byte ranges), a list of these, or {"train": pattern, "val": pattern}; a part of the path that
                exists as written is no pattern. Without a mapping the splits are hashed.
     image, video, audio, label: endings of members, the first that a record has is used. An ending may serve twice: video=("gif",) takes
                animations for clips, and audio=("mp4",) the sound of the films. Films need PyAV.
@@ -280,9 +280,7 @@ class ShardRecords(Sequence):
                 "shrink it or raise limits.bytes"
             )
         try:
-            with open(shard.path, "rb") as file:
-                file.seek(offset)
-                data = file.read(size)
+            data = paths.read(shard.path, offset, offset + size)
         except OSError as error:
             raise DataError(f"{where}: {shard.path} cannot be read ({error.strerror or error})") from None
         if len(data) < size:
@@ -361,6 +359,8 @@ def expand(pattern: str | tuple[str, ...]) -> tuple[str, ...]:
     """
     if not isinstance(pattern, str):
         return tuple(dict.fromkeys(path for one in pattern for path in expand(one)))
+    if paths.is_url(pattern):
+        return _in_store(pattern)
     if "://" in pattern or pattern.startswith("pipe:"):
         raise DataError(f"{pattern} is an address: download the shards and give their path")
     pattern = os.path.expanduser(pattern)
@@ -389,6 +389,16 @@ def expand(pattern: str | tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(shards))
 
 
+def _in_store(pattern: str) -> tuple[str, ...]:
+    """The URLs that a pattern of URLs names. Raises DataError where it names none."""
+    found: list[str] = []
+    for url in _words(str(paths.at(pattern)), pattern):
+        found += paths.matching(url) if glob.has_magic(url) else [url]
+    if not found:
+        raise DataError(f"no shard matches {pattern}: check the URL")
+    return tuple(dict.fromkeys(found))
+
+
 def _words(part: str, pattern: str) -> list[str]:
     """The alternatives of the braces in one part of a path."""
     pieces = re.split(r"\{([^{}]*)\}", part)
@@ -409,11 +419,9 @@ def _braces(inner: str, pattern: str) -> list[str]:
 def index(path: str, folder: str = "") -> Index:
     """The index of the shard `path`: read from its index file, or built and stored there where that is missing or stale."""
     try:
-        state = os.stat(path)
+        stamp = np.asarray([INDEX_VERSION, *paths.stamp(path)], np.int64)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}): check the pattern") from None
-    # A file rewritten with equal size and time has another time of change.
-    stamp = np.asarray([INDEX_VERSION, state.st_size, state.st_mtime_ns, state.st_ctime_ns], np.int64)
     places = _places(path, folder)
     for place in places:
         stored = _load(path, place, stamp)
@@ -426,16 +434,18 @@ def index(path: str, folder: str = "") -> Index:
     return built
 
 
-def _places(path: str, folder: str) -> list[Path]:
-    name = f"{hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:16]}.index.npz"
+def _places(path: str, folder: str) -> list[paths.Place]:
+    whole = path if paths.is_url(path) else os.path.abspath(path)
+    name = f"{hashlib.sha256(whole.encode()).hexdigest()[:16]}.index.npz"
     if folder:
-        return [Path(folder) / name]
-    return [Path(f"{path}.index.npz"), paths.cache() / "shards" / name]
+        return [paths.at(folder) / name]
+    return [paths.at(f"{path}.index.npz"), paths.cache() / "shards" / name]
 
 
-def _load(path: str, place: Path, stamp: np.ndarray) -> Index | None:
+def _load(path: str, place: paths.Place, stamp: np.ndarray) -> Index | None:
     try:
-        with np.load(place, allow_pickle=False) as stored:
+        file = io.BytesIO(paths.read(place)) if paths.is_url(place) else place
+        with np.load(file, allow_pickle=False) as stored:
             if not np.array_equal(stored["stamp"], stamp):
                 return None
             arrays = {k: stored[k] for k in ("ends", "offsets", "sizes", "first")}
@@ -445,20 +455,18 @@ def _load(path: str, place: Path, stamp: np.ndarray) -> Index | None:
         return None
 
 
-def _store(built: Index, place: Path, stamp: np.ndarray) -> bool:
+def _store(built: Index, place: paths.Place, stamp: np.ndarray) -> bool:
     content = io.BytesIO()
     np.savez(
         content, stamp=stamp, names=np.frombuffer(built.names, np.uint8), ends=built.ends, offsets=built.offsets,
         sizes=built.sizes, first=built.first, ignored=built.ignored,
         endings=np.frombuffer("\0".join(built.endings).encode("utf-8", "surrogateescape"), np.uint8),
     )  # fmt: skip
-    part = place.with_name(f"{place.name}.{os.getpid()}.part")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content.getvalue())
-        os.replace(part, place)  # another process sees the old file or the whole new one
+        if not paths.is_url(place):
+            Path(place.parent).mkdir(parents=True, exist_ok=True)
+        paths.replace(place, content.getvalue())  # another process finds the old file or the whole new one
     except OSError:
-        part.unlink(missing_ok=True)
         return False
     return True
 
@@ -467,12 +475,12 @@ def _build(path: str) -> Index:
     listed: list[tuple[str, tuple[int, int] | str]] = []  # a link holds no bytes: its target's are used
     ignored, last = 0, "its start"
     try:
-        with open(path, "rb") as file:
+        with paths.opened(path) as file:
             head = file.read(100)
         decode.fetched(head, path)
         if head.startswith(_COMPRESSED) or path.endswith((".gz", ".tgz", ".bz2", ".xz", ".zst")):
             raise DataError(f"{path} is compressed, which forbids random access: unpack it to a plain .tar")
-        with tarfile.open(path, "r:") as tar:
+        with paths.opened(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if member.isreg() and not member.issparse():
                     listed.append((member.name, (member.offset_data, member.size)))
@@ -500,7 +508,7 @@ def _build(path: str) -> Index:
         else:
             samples.setdefault(key, []).append((name, *place))
     members = [m for sample in samples.values() for m in sample]
-    if members and max(offset + size for _, offset, size in members) > os.path.getsize(path):
+    if members and max(offset + size for _, offset, size in members) > paths.size(path):
         raise DataError(f"{path} is cut short after {last}: copy it again")
     if not members:
         raise DataError(f"{path} has no files of the form key.ending: remove it from the pattern")

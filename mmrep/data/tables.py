@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mmrep import paths
 from mmrep.data import decode, splits, videos
 from mmrep.data.cells import FORMATS, Cells, plain, read, whole
 from mmrep.data.decode import Limits
@@ -18,7 +19,8 @@ from mmrep.errors import ConfigError, DataError, near
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of `path` (.csv with quotes, .tsv without, .jsonl, .parquet); paths in it are relative to the table.
+    """Rows of `path` (.csv with quotes, .tsv without, .jsonl, .parquet), a file or a gs:// or s3:// URL; paths in it are relative to the
+    table, or URLs.
 
     Records: image uint8 [H, W, 3], text, audio float32 [T] in [-1, 1] at `rate`, label, the `extra` columns, file (table and line),
     and video, a clip (see `mmrep.data.videos`): a film (.mp4, .webm; needs PyAV), an animation (.gif, .webp), an array (.npy, [T, H, W, C]), a
@@ -195,8 +197,13 @@ class TableRecords(Sequence):
         return tuple(dict.fromkeys(found))
 
     def _video(self, value: Any, column: str, where: str) -> Any:
-        if isinstance(value, str) and value.strip() and "\0" not in value and "://" not in value:
-            path = os.path.join(os.path.dirname(self.cells.path), os.path.expanduser(value.strip()))
+        if (
+            isinstance(value, str)
+            and value.strip()
+            and "\0" not in value
+            and (paths.is_url(value) or "://" not in value)
+        ):
+            path = decode.beside(self.cells.path, value.strip())
             return videos.video(path, self.source.limits, f"{where}, {column}: ")
         if isinstance(value, list):
             found = [self._file(v, column, where) for v in value]
@@ -210,9 +217,9 @@ class TableRecords(Sequence):
             return value, f"{where}, {column}"
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"{where}, {column}: expected the path of a file, found {value!r}")
-        if "://" in value:
+        if "://" in value and not paths.is_url(value):
             raise DataError(f"{where}, {column}: {value} is an address: download it and give the file's path")
-        path = os.path.join(os.path.dirname(self.cells.path), os.path.expanduser(value.strip()))
+        path = decode.beside(self.cells.path, value.strip())
         if "\0" in path:
             raise DataError(f"{where}, {column}: {value!r} is not a path")
         return decode.read(decode.locate(path), self.source.limits, f"{where}, {column}: "), f"{where}, {path}"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from mmrep import raw
+from mmrep import paths, raw
 from mmrep.data import decode
 from mmrep.data.decode import Limits
 from mmrep.errors import DataError
@@ -39,9 +39,9 @@ def video(path: str, limits: Limits = _LIMITS, where: str = "") -> Any:
     Raises DataError for a folder without pictures, a missing or broken file.
     """
     path = decode.locate(path)
-    if not os.path.isdir(path):
+    if not paths.is_dir(path):
         return encoded(decode.read(path, limits, where), f"{where}{path}", limits)
-    names = sorted(n for n in os.listdir(path) if n.lower().endswith(decode.image_endings()))
+    names = sorted(n for n in paths.names(path) if n.lower().endswith(decode.image_endings()))
     if not names:
         raise DataError(f"{where}{path} has no pictures: put the frames there")
     files = [os.path.join(path, n) for n in names]
