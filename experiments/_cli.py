@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, get_args, ge
 import tyro
 
 from experiments import _overrides
-from mmrep import catalogue
+from mmrep import catalogue, paths
 from mmrep.errors import ConfigError, DataError, near
 
 if TYPE_CHECKING:
@@ -55,14 +55,14 @@ class Command(Generic[T]):
     options: T
     overrides: tuple[str, ...]
 
-    def workdir(self, given: Path | None) -> Path:
-        """`given`, or runs/SLUG-SIZE[-VARIANT]."""
-        return given or Path("runs") / "-".join(filter(None, (self.slug, self.size, self.variant)))
+    def workdir(self, given: Path | None) -> paths.Place:
+        """`given`, a folder or the URL of one, or runs/SLUG-SIZE[-VARIANT]."""
+        return paths.at(given) if given else Path("runs") / "-".join(filter(None, (self.slug, self.size, self.variant)))
 
-    def run_folder(self, given: Path | None) -> Path:
+    def run_folder(self, given: Path | None) -> paths.Place:
         """The folder of a run that exists. Raises ConfigError where it holds none."""
         folder = self.workdir(given)
-        if not (folder / "config.json").exists():
+        if not paths.exists(folder / "config.json"):
             raise ConfigError(f"{folder} holds no run: train first, or give --workdir")
         from mmrep.training.workdir import read_config
 
@@ -220,6 +220,13 @@ def main(run: Callable[[], Any]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
         raise SystemExit(141) from None
     except OSError as error:
+        far = isinstance(error.filename, str) and paths.is_url(error.filename)
+        if far:
+            print(
+                f"error: {error.filename} cannot be used ({error.strerror}): check URL, credentials and network",
+                file=sys.stderr,
+            )
+            raise SystemExit(2) from None
         if error.errno not in _REFUSED or not error.filename:
             raise
         print(f"error: {error.filename} cannot be used ({error.strerror}): give another path", file=sys.stderr)
@@ -244,8 +251,6 @@ def _use_huge_pages() -> None:
 def enable_compile_cache() -> None:
     """Keeps compiled programs on disk between runs, so that a restart and a second seed start at once."""
     import jax
-
-    from mmrep import paths
 
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(paths.local_cache() / "xla")
     jax.config.update("jax_compilation_cache_dir", folder)

@@ -1,10 +1,9 @@
 """What train and evaluate show at the end: the metrics on the console and the run's page."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from mmrep import catalogue
+from mmrep import catalogue, paths
 
 
 def print_metrics(metrics: Mapping[str, float]) -> None:
@@ -14,7 +13,7 @@ def print_metrics(metrics: Mapping[str, float]) -> None:
         print(f"{name:{width}}  {value:.4g}")
 
 
-def write_report(slug: str, model: Any, workdir: Path) -> Path:
+def write_report(slug: str, model: Any, workdir: paths.Place) -> paths.Place:
     """Writes workdir/report.html and returns its path."""
     from mmrep.report import experiment
     from mmrep.training.loop import versions

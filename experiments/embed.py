@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from experiments import _cli
+from mmrep import paths
 from mmrep.errors import ConfigError, DataError
 
 
@@ -44,7 +45,7 @@ def run() -> None:
 
 
 def embed(
-    workdir: Path, modality: str, split: str, out: Path, shard_size: int, part: tuple[int, int] = (0, 1),
+    workdir: paths.Place, modality: str, split: str, out: Path, shard_size: int, part: tuple[int, int] = (0, 1),
     overrides: Sequence[str] = (),
 ) -> int:  # fmt: skip
     """Writes the shards that `out` lacks. Bad records are left out, up to the config's data.max_bad_records.
@@ -92,7 +93,7 @@ def embed(
         return np.asarray(ids), np.concatenate(found)
 
     about = {
-        "workdir": str(workdir.resolve()), "step": step, "modality": modality, "split": split, "records": len(rows),
+        "workdir": str(workdir if paths.is_url(workdir) else Path(workdir).resolve()), "step": step, "modality": modality, "split": split, "records": len(rows),
         "shard_size": shard_size, "contents": contents.contents(rows.records), "overrides": [*overrides],
     }  # fmt: skip
     return index.write(out, about, vectors, part)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from experiments import _cli
+from mmrep import paths
 from mmrep.errors import ConfigError, near
 
 Pairs = tyro.conf.UseAppendAction[tuple[str, ...]]
@@ -54,7 +55,7 @@ def run() -> None:
         print(path)
 
 
-def generate(command: _cli.Command[Options]) -> list[Path]:
+def generate(command: _cli.Command[Options]) -> list[paths.Place]:
     """The files that were written."""
     options = command.options
     if options.samples < 1:
@@ -79,9 +80,8 @@ def generate(command: _cli.Command[Options]) -> list[Path]:
         seed=options.seed,
     )
     made = decoded(made, targets, options.decoder, options.seed)
-    return write(
-        model, {name: made[name] for name in targets}, options.out or command.workdir(options.workdir) / "generated"
-    )
+    place = options.out or command.workdir(options.workdir) / "generated"
+    return write(model, {name: made[name] for name in targets}, paths.at(place))
 
 
 def decoded(made: dict[str, Any], targets: list[str], pairs: Sequence[str], seed: int) -> dict[str, Any]:
@@ -157,13 +157,13 @@ def read_given(model: Any, pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def write(model: Any, made: dict[str, Any], folder: Path, side: int = 256) -> list[Path]:
+def write(model: Any, made: dict[str, Any], folder: paths.Place, side: int = 256) -> list[paths.Place]:
     """NAME-SAMPLE.png of images, NAME-SAMPLE.txt of texts."""
     from PIL import Image
 
     from mmrep.systems.masked.fourm.panels import picture, text
 
-    folder.mkdir(parents=True, exist_ok=True)
+    paths.make(folder, "give another --out")
     written = []
     for name, values in made.items():
         for i, value in enumerate(values):
@@ -172,9 +172,10 @@ def write(model: Any, made: dict[str, Any], folder: Path, side: int = 256) -> li
                 pixels = picture(value)
                 scale = max(1, side // max(pixels.shape[:2]))
                 size = pixels.shape[1] * scale, pixels.shape[0] * scale
-                Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(path)
+                with paths.written(path) as part:
+                    Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(part, "PNG")
             else:
-                path.write_text(text(model, value) + "\n", encoding="utf-8")
+                paths.replace(path, text(model, value) + "\n")
                 print(f"{name}: {text(model, value)}")
             written.append(path)
     return written

@@ -48,7 +48,7 @@ def run() -> None:
     import mmrep
     from mmrep.data.contents import contents
 
-    model = mmrep.load(o.workdir or Path(corpus.about["workdir"]))
+    model = mmrep.load(o.workdir or corpus.about["workdir"])
     data = _cli.run_data(model.experiment, [*corpus.about.get("overrides", []), *moved])
     model = model if data == model.data else model.on(data)
     split = model.split(corpus.about["split"])

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from experiments import _cli
+from mmrep import paths
 from mmrep.errors import ConfigError
 
 
@@ -52,14 +53,13 @@ def chosen(source: Any, field: str | None) -> Any:
     return found[field]
 
 
-def write(workdir: Path, target: Any) -> list[Path]:
+def write(workdir: paths.Place, target: Any) -> list[Path]:
     """SPLIT.npy [N, *place] of the ids of every split, then about.json, which completes the folder."""
     import dataclasses
 
     import jax
     import numpy as np
 
-    from mmrep import paths
     from mmrep.data import pipeline
     from mmrep.data.contents import contents
     from mmrep.data.tokenised import ABOUT, as_json

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Options:
     workdir: Annotated[Path | None, _cli.FOLDER] = None
-    """the run's folder (default: runs/SLUG-SIZE)"""
+    """the run's folder, or its gs:// or s3:// URL (default: runs/SLUG-SIZE)"""
     init_from: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """start from these parameters: a run's folder, a file of Model.save, or published weights"""
     overfit_one_batch: bool = False
@@ -84,16 +84,17 @@ def started_from(experiment: "Experiment", path: Path) -> "Experiment":
     from mmrep.config import Pretrained
     from mmrep.training.restore import restore
 
-    if not path.exists():
-        raise DataError(f"--init-from: no file or folder {path}")
-    file = path.resolve()
-    if (path / "checkpoints").is_dir():
-        steps = sorted(p.name for p in (path / "checkpoints").iterdir())
+    place = paths.at(path)
+    if not paths.exists(place):
+        raise DataError(f"--init-from: no file or folder {place}")
+    file = place if paths.is_url(place) else path.resolve()
+    if paths.is_dir(place / "checkpoints"):
+        steps = paths.names(place / "checkpoints")
         name = hashlib.sha256(f"{file} {steps}".encode()).hexdigest()[:16]
         file = paths.make_cache("donors") / f"{name}.safetensors"
         with distributed.leader_first():
-            if not file.exists():
-                restore(path).save(file)
+            if not paths.exists(file):
+                restore(place).save(file)
     first, *rest = experiment.phases
     first = replace(first, start=(*first.start, Pretrained(file=str(file))))
     return replace(experiment, phases=(first, *rest))

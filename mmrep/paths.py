@@ -356,11 +356,7 @@ def locked(folder: Place, wait: bool = False, lease: float = LEASE) -> Iterator[
 
 @contextlib.contextmanager
 def _leased(folder: Place, wait: bool, lease: float) -> Iterator[None]:
-    place, pause = folder / LOCK, min(1.0, lease / 8)
-    mine: dict[str, Any] = {
-        "key": uuid.uuid4().hex, "process": os.getpid(), "host": platform.node(), "space": _process_space(),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S"), "renewed": 0,
-    }  # fmt: skip
+    place, pause, mine = folder / LOCK, min(1.0, lease / 8), _mine()
     seen, first_seen, told = None, 0.0, False
     while True:
         held = _lease_of(place)
@@ -413,6 +409,13 @@ def _leased(folder: Place, wait: bool, lease: float) -> Iterator[None]:
         with contextlib.suppress(OSError):
             if (_lease_of(place) or {}).get("key") == mine["key"]:
                 remove(place)
+
+
+def _mine() -> dict[str, Any]:
+    return {
+        "key": uuid.uuid4().hex, "process": os.getpid(), "host": platform.node(), "space": _process_space(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"), "renewed": 0,
+    }  # fmt: skip
 
 
 def _lease_of(place: Place) -> dict[str, Any] | None:

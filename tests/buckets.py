@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+from mmrep import catalogue
+
 NEEDED = {"s3": ("s3fs", "moto", "flask"), "gs": ("gcsfs", "gcp_storage_emulator")}
 BUCKET = "bucket"
 GCS = """
@@ -35,6 +37,13 @@ def environment(scheme, port):
         "STORAGE_EMULATOR_HOST": address, "FSSPEC_GS_TOKEN": "anon", "FSSPEC_GCS_TOKEN": "anon",
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
     }  # fmt: skip
+
+
+def for_processes():
+    """The environment of a process that trains in the bucket: this one's, one device, and the modules of the tests."""
+    kept = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
+    here = os.pathsep.join([str(catalogue.ROOT), str(catalogue.ROOT / "tests")])
+    return kept | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": here}
 
 
 @contextlib.contextmanager

@@ -1,17 +1,28 @@
 """Buckets, against object stores on loopback: exported files, data, and runs that are killed and resumed."""
 
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
 import tarfile
+import time
+from functools import partial
 
 import buckets
 import jax
 import numpy as np
 import pytest
 import tiny_weights
+import toy
 from PIL import Image
 
 import mmrep
 from mmrep import paths
+from mmrep.config import Mesh, Rule, Train
 from mmrep.errors import ConfigError, DataError
+from mmrep.training import loop, metrics
+from mmrep.training.checkpoint import Checkpoints
 
 
 @pytest.fixture(scope="module", params=["s3", "gs"])
@@ -121,3 +132,107 @@ def test_data_in_a_bucket_give_the_records_and_the_digest_of_the_local_ones(buck
         paths.remove(paths.at(f"{bucket}/data/photos/é"))
         with pytest.raises(DataError, match="cannot be read .no such object."):
             far.open("train")[0]
+
+
+CONFIG = toy.experiment(12, evals=(), train=Train(log_every=2, checkpoint_every=4))
+
+
+def quiet(workdir=None, config=CONFIG, **more):
+    return loop.train(config, workdir, progress=False, evaluate=None, **({"say": lambda _: None} | more))
+
+
+def same(a, b):
+    return jax.tree.all(jax.tree.map(lambda x, y: bool(np.array_equal(np.asarray(x), np.asarray(y))), a, b))
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_is_resumed_bit_for_bit_past_a_damaged_checkpoint(bucket):
+    folder = paths.at(f"{bucket}/run")
+    straight = quiet()
+    quiet(folder, stop=9)
+    assert paths.names(folder / "checkpoints") == ["8", "9"] and ".lock" not in paths.names(folder)
+    part = next(n for n in paths.names(folder / "checkpoints" / "9") if n.endswith(".safetensors"))
+    content = bytearray(paths.read(folder / "checkpoints" / "9" / part))
+    content[-1] ^= 1
+    paths.replace(folder / "checkpoints" / "9" / part, bytes(content))
+    paths.replace(folder / "checkpoints" / "11" / "part-0.safetensors", b"left by a killed save")
+    said = []
+    resumed = quiet(folder, say=said.append)
+    assert same(straight.params, resumed.params)
+    assert any("other bytes than were written" in s for s in said) and any("at step 8" in s for s in said)
+    rows = [{k: v for k, v in row.items() if k not in ("examples_per_second", "data_wait")} for row in resumed.rows]
+    assert rows == [{k: v for k, v in row.items() if k in ("step", *rows[0])} for row in straight.rows]
+    assert metrics.read(folder / "metrics.jsonl") == resumed.rows
+    assert paths.names(folder / "checkpoints") == ["12", "8", "9"] and Checkpoints(
+        folder / "checkpoints", write=False
+    ).steps == [8, 12]
+    assert same(mmrep.load(str(folder)).params, straight.params)
+    with pytest.raises(ConfigError, match="holds a run of another config"):
+        quiet(folder, dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, lr=0.5)))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_in_a_bucket_is_restored_on_other_devices(bucket, tmp_path):
+    sharded = dataclasses.replace(CONFIG, mesh=Mesh(4, 1), sharding=(Rule(".*", "fsdp", min_size=1),))
+    whole = quiet(tmp_path / "near", sharded)
+    folder = paths.at(f"{bucket}/devices")
+    quiet(folder, sharded, stop=8)
+    far = quiet(folder, dataclasses.replace(CONFIG, mesh=Mesh(1, 1)))
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(far.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_lease_keeps_another_run_out_and_ends_with_its_process(bucket, capfd):
+    folder = paths.at(f"{bucket}/leased")
+    refused = pytest.raises(DataError, match="is in use by process")
+    with paths.locked(folder, lease=1.0), refused, paths.locked(folder, lease=4.0):
+        pass
+    assert ".lock" not in paths.names(folder)
+    other = {"key": "k", "process": 1, "host": "elsewhere", "space": "", "since": "2026-01-01 00:00:00", "renewed": 3}
+    paths.replace(folder / ".lock", json.dumps(other))
+    before = time.monotonic()
+    with paths.locked(folder, lease=1.0):  # nobody renews it
+        assert 1.0 <= time.monotonic() - before < 20
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    paths.replace(folder / ".lock", json.dumps(paths._mine() | {"process": dead.pid}))
+    before = time.monotonic()
+    with paths.locked(folder, lease=60.0):
+        assert time.monotonic() - before < 20
+
+
+KILLED = """
+import os, signal, sys, toy
+from mmrep import paths
+from mmrep.config import Train
+from mmrep.training import loop, parts
+
+at, url = sys.argv[1:]
+config = toy.experiment(12, evals=(), train=Train(log_every=2, checkpoint_every=4))
+write, seal = parts.Parts._write, parts.Parts._seal
+
+def die(*args):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if at == "before the part":
+    parts.Parts._write = lambda self, step, *a: die() if step == 8 else write(self, step, *a)
+if at == "before the seal":
+    parts.Parts._seal = lambda self, folder: die() if folder.name == "8" else seal(self, folder)
+loop.train(config, paths.at(url), progress=False, say=print)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["before the part", "before the seal"])
+def test_a_run_killed_in_the_middle_of_a_save_resumes_bit_for_bit(bucket, moment):
+    url = f"{bucket}/killed-{moment[-4:]}"
+    command = [sys.executable, "-c", KILLED]
+    run = partial(subprocess.run, capture_output=True, text=True, env=buckets.for_processes(), timeout=300)
+    killed = run([*command, moment, url])
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    assert ".lock" in paths.names(url)  # its process is dead, so the next one takes it over at once
+    again = run([*command, "never", url])
+    assert again.returncode == 0 and "at step 4 of 12" in again.stdout, again.stderr[-2000:]
+    assert same(mmrep.load(url).params, quiet().params)
+    assert paths.names(f"{url}/checkpoints") == ["12", "8"] and ".lock" not in paths.names(url)

@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmrep import raw
+from mmrep import paths, raw
 from mmrep.config import to_json
 from mmrep.evals import retrieval
 from mmrep.evals.suite import Retrieval
@@ -23,7 +22,7 @@ MAPPED = 60
 NOTE = "The chance level is below each number that has one. Ties count by their mean rank."
 
 
-def write(path: Path, title: str, lead: str, model: Model, versions: Mapping[str, str]) -> Path:
+def write(path: paths.Place, title: str, lead: str, model: Model, versions: Mapping[str, str]) -> paths.Place:
     """Writes the report of a trained model. Every number on it comes from the model's metrics, rows or embeddings.
 
     An evaluator of the experiment may add panels of its own: `panels(model) -> [Panel]`.

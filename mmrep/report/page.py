@@ -19,15 +19,16 @@ _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
 def write_page(
-    path: Path | str, title: str, lead: str, panels: Sequence[Panel], attribution: Sequence[str] = ()
-) -> Path:
+    path: paths.Place | str, title: str, lead: str, panels: Sequence[Panel], attribution: Sequence[str] = ()
+) -> paths.Place:
     """Writes the page to `path`, whole or not at all, and returns the path.
 
     lead: one or two sentences below the title. attribution: sources and licences, printed in the footer.
     Images, sounds and styles are inside the file; it loads nothing.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = paths.at(path)
+    if not paths.is_url(path):
+        Path(path.parent).mkdir(parents=True, exist_ok=True)
     paths.replace(path, render(title, lead, panels, attribution))
     return path
 

@@ -1,4 +1,5 @@
-"""Checkpoints through orbax v1: the only file that imports it. Saves are asynchronous and atomic; restores go by an abstract target.
+"""Checkpoints: on a disk through orbax v1 (this is the only file that imports it), in a bucket as `parts`. Saves are asynchronous and
+atomic; restores go by an abstract target.
 
 Beside the files of a finished step lies their seal, checksums.json: {"files": {path: [bytes, sha256]}}.
 """
@@ -23,8 +24,7 @@ import numpy as np
 
 from mmrep import paths
 from mmrep.errors import DataError
-
-SEAL = "checksums.json"
+from mmrep.training.parts import SEAL, Parts
 
 
 def seal(folder: Path) -> None:
@@ -37,19 +37,18 @@ def seal(folder: Path) -> None:
     paths.replace(folder / SEAL, json.dumps({"files": files}, indent=0))
 
 
-def damage(folder: Path) -> str | None:
+def damage(folder: paths.Place) -> str | None:
     """What is wrong with a checkpoint by its seal, or None. One without a seal (a kill came before it) passes."""
-    if not (folder / SEAL).exists():
+    if not paths.exists(folder / SEAL):
         return None
     try:
-        files = json.loads((folder / SEAL).read_text(encoding="utf-8"))["files"]
+        files, found = json.loads(paths.text(folder / SEAL))["files"], paths.below(folder)
         for name, (size, digest) in files.items():
-            path = folder / name
-            if not path.is_file():
+            if name not in found:
                 return f"{name} is missing"
-            if path.stat().st_size != size:
-                return f"{name} has {path.stat().st_size:,} bytes, not {size:,}"
-            if _digest(path) != digest:
+            if found[name] != size:
+                return f"{name} has {found[name]:,} bytes, not {size:,}"
+            if _digest(folder / name) != digest:
                 return f"{name} has other bytes than were written"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{SEAL} or a file cannot be read ({_line(error)})"
@@ -62,20 +61,11 @@ class Checkpoints:
     write: False for a reader, which must leave a running save's temporary folder alone.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, write: bool = True):
-        logging.getLogger("absl").setLevel(logging.WARNING)
-        logging.getLogger("absl").addFilter(_raised_anyway)
-        from orbax.checkpoint import v1 as ocp
-
-        self.folder = folder.absolute()
+    def __init__(self, folder: paths.Place, keep: int = 2, write: bool = True):
+        self.folder = folder if paths.is_url(folder) else Path(folder).absolute()
         self._write = write
-        self._alias, place = _without_pattern(self.folder)
-        self._manager = ocp.training.Checkpointer(
-            place,
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=write,
-        )
+        self._store: Parts | _Disk
+        self._store = Parts(self.folder, keep, write) if paths.is_url(folder) else _Disk(Path(self.folder), keep, write)
         self._worker = ThreadPoolExecutor(1, "seal")
         self._job: tuple[int, Future[None]] | None = None
 
@@ -90,14 +80,12 @@ class Checkpoints:
         self._worker.shutdown()
         # What a failed save left behind has been told by wait().
         with contextlib.suppress(Exception):
-            self._manager.close()
-        if self._alias is not None:
-            self._alias.cleanup()
+            self._store.close()
 
     @property
     def steps(self) -> list[int]:
         """The finished steps, oldest first."""
-        return sorted(int(f.name) for f in self.folder.iterdir() if f.name.isdigit())
+        return self._store.steps()
 
     @property
     def latest(self) -> int | None:
@@ -113,17 +101,10 @@ class Checkpoints:
         if self.latest == step:
             return
         try:
-            response = self._manager.save_checkpointables_async(step, {"state": state})
+            finish = self._store.start(step, state)
         except Exception as error:
             raise self._failed(step, error) from error
-        self._job = (step, self._worker.submit(self._finish, step, response))
-
-    def _finish(self, step: int, response: Any) -> None:
-        response.result()
-        if jax.process_index() == 0:
-            if not (self.folder / str(step) / "state" / "manifest.ocdbt").exists():
-                raise RuntimeError("its parts were not merged")  # a seal would promise that it can be restored
-            seal(self.folder / str(step))
+        self._job = (step, self._worker.submit(finish))
 
     def wait(self) -> None:
         """Returns when the last save is on the disk and sealed. Raises DataError where it failed."""
@@ -159,7 +140,7 @@ class Checkpoints:
                 try:
                     state = self.restore(step, target(step))
                 except DataError as error:
-                    if (folder / SEAL).exists():  # its bytes are those that were written: another tree is asked for
+                    if paths.exists(folder / SEAL):  # its bytes are those that were written: another tree is asked for
                         raise
                     why = str(error)
                 else:
@@ -175,16 +156,16 @@ class Checkpoints:
             )
         return None
 
-    def _settle(self, whole: Path, bad: list[int]) -> None:
+    def _settle(self, whole: paths.Place, bad: list[int]) -> None:
         if jax.process_index() == 0:
-            if not (whole / SEAL).exists():
-                seal(whole)
+            if not paths.exists(whole / SEAL):  # on a disk: a step of a bucket has one
+                seal(Path(whole))
             for step in bad:
                 # Out of the way of the step that will be saved again; kept, since somebody may want to look.
-                (self.folder / str(step)).rename(self.folder / f"{step}.damaged-{time.time_ns()}")
+                self._store.set_aside(step)
         if bad:
             _agreed(lambda: None)  # nobody looks again before the first process is done
-            self._manager.reload()
+            self._store.reload()
 
     def restore(self, step: int, target: Any) -> Any:
         """The state of `step` in the shapes, dtypes and shardings of `target` (jax.ShapeDtypeStruct leaves).
@@ -192,11 +173,60 @@ class Checkpoints:
         Raises DataError where the checkpoint does not hold that tree.
         """
         try:
-            return self._manager.load_checkpointables(step, {"state": target})["state"]
+            return self._store.load(step, target)
         except Exception as error:  # orbax raises many kinds; the user needs the file and the first line
             raise DataError(
                 f"checkpoint {self.folder}/{step} cannot be restored into this config: {_line(error)}"
             ) from error
+
+
+class _Disk:
+    """The steps that orbax keeps in a folder."""
+
+    def __init__(self, folder: Path, keep: int, write: bool):
+        logging.getLogger("absl").setLevel(logging.WARNING)
+        logging.getLogger("absl").addFilter(_raised_anyway)
+        from orbax.checkpoint import v1 as ocp
+
+        self.folder = folder
+        self._alias, place = _without_pattern(folder)
+        self._manager = ocp.training.Checkpointer(
+            place,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=write,
+        )
+
+    def steps(self) -> list[int]:
+        return sorted(int(f.name) for f in self.folder.iterdir() if f.name.isdigit())
+
+    def start(self, step: int, state: Any) -> Callable[[], None]:
+        response = self._manager.save_checkpointables_async(step, {"state": state})
+
+        def finish() -> None:
+            response.result()
+            if jax.process_index() == 0:
+                if not (self.folder / str(step) / "state" / "manifest.ocdbt").exists():
+                    raise RuntimeError("its parts were not merged")  # a seal would promise that it can be restored
+                seal(self.folder / str(step))
+
+        return finish
+
+    def load(self, step: int, target: Any) -> Any:
+        return self._manager.load_checkpointables(step, {"state": target})["state"]
+
+    def set_aside(self, step: int) -> None:
+        (self.folder / str(step)).rename(self.folder / f"{step}.damaged-{time.time_ns()}")
+
+    def reload(self) -> None:
+        self._manager.reload()
+
+    def close(self) -> None:
+        try:
+            self._manager.close()
+        finally:
+            if self._alias is not None:
+                self._alias.cleanup()
 
 
 def _without_pattern(folder: Path) -> tuple[tempfile.TemporaryDirectory[str] | None, Path]:
@@ -226,8 +256,8 @@ def _raised_anyway(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname or record.levelno >= logging.CRITICAL
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+def _digest(path: paths.Place) -> str:
+    with paths.opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

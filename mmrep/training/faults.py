@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -94,7 +94,7 @@ def guarded(watchdog: float = 0.0) -> Iterator[Guard]:
 
 
 @contextlib.contextmanager
-def full_disk(folder: Path | None) -> Iterator[None]:
+def full_disk(folder: PurePath | None) -> Iterator[None]:
     """Turns the error of a full disk into a DataError of one sentence."""
     try:
         yield

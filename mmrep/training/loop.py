@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -60,7 +59,7 @@ def initial(experiment: Experiment, places: Any = None) -> tuple[Params, Extras]
 
 def train(
     experiment: Experiment,
-    workdir: Path | None = None,
+    workdir: paths.Place | None = None,
     *,
     evaluate: Callable[[Model], Mapping[str, float]] | None = None,
     sentencepiece: bytes | None = None,
@@ -119,6 +118,11 @@ def train(
         stack.callback(log.close)
         stack.callback(guard.pause)
 
+        def save(step: int, current: state.State) -> None:
+            assert saves is not None
+            log.sync()
+            saves.save(step, current)
+
         def measure(step: int, current: state.State, system: System) -> bool:
             """Evaluates during training if it is due at this step; returns whether it was."""
             due = bool(config.eval_every) and step % config.eval_every == 0 and step < experiment.steps
@@ -168,9 +172,9 @@ def train(
                 )
                 compiled += stage.step._cache_size() - before
             if saves and done < total:
-                saves.save(done, current)
+                save(done, current)
         if saves:
-            saves.save(done, current)
+            save(done, current)
         bar.close()
         if guard.signal:
             if saves:
@@ -277,6 +281,7 @@ def _steps(
             saved = time.perf_counter()
             guard.heartbeat(faults.PATIENCE)
             flush()  # what is logged up to a checkpoint is on the disk before it
+            log.sync()
             saves.save(step, current)
         if measure(step, current, stage.system):
             clock, since, waited = time.perf_counter(), step, 0.0

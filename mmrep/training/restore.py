@@ -1,11 +1,11 @@
 """A run's folder -> its model."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from mmrep import paths
 from mmrep.config import experiment_from_json
 from mmrep.errors import DataError
 from mmrep.model import Model
@@ -16,7 +16,7 @@ from mmrep.training.metrics import read
 from mmrep.training.workdir import read_config
 
 
-def restore(folder: Path, system: Any = None) -> Model:
+def restore(folder: paths.Place, system: Any = None) -> Model:
     """The model of the newest checkpoint of the run in `folder`, on one device.
 
     system: in place of the stored one, for a system whose code is not part of mmrep.   Raises DataError where there is no checkpoint.
@@ -34,15 +34,15 @@ def restore(folder: Path, system: Any = None) -> Model:
         experiment,
         state.evaluated(current),
         current["extras"],
-        tokenizer.read_bytes() if tokenizer.exists() else None,
+        paths.read(tokenizer) if paths.exists(tokenizer) else None,
         metrics=_metrics(evaluation),
-        rows=read(log) if log.exists() else [],
+        rows=read(log) if paths.exists(log) else [],
     )
 
 
-def _metrics(path: Path) -> dict[str, float]:
+def _metrics(path: paths.Place) -> dict[str, float]:
     """Those of the last evaluation; none where it is missing or damaged, since it can be repeated."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads(paths.text(path)))
     except (OSError, ValueError, TypeError):
         return {}

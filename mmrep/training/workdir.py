@@ -4,7 +4,6 @@ import json
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -39,14 +38,14 @@ def versions() -> dict[str, str]:
     }
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: paths.Place) -> dict[str, Any]:
     """The content of a run's config.json: {"experiment", "fingerprint", "versions", "contents", ...}.
 
     Raises DataError where it is missing, damaged, or not one of mmrep's.
     """
     path = folder / "config.json"
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(paths.text(path))
         if not isinstance(stored["experiment"], dict):
             raise ValueError("its experiment is no object")
     except OSError as error:
@@ -60,7 +59,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def open_workdir(
-    experiment: Experiment, workdir: Path | None, meta: Mapping[str, Any] | None, sentencepiece: bytes | None = None
+    experiment: Experiment,
+    workdir: paths.Place | None,
+    meta: Mapping[str, Any] | None,
+    sentencepiece: bytes | None = None,
 ) -> bytes | None:
     """Checks that `workdir` is new or holds this experiment, and returns its tokenizer: `sentencepiece`, or one fitted on the first run.
 
@@ -81,12 +83,12 @@ def open_workdir(
         return fitted()
     stored, now = to_json(experiment), contents.of_run(experiment)
     path, model_path = workdir / "config.json", workdir / "tokenizer.model"
-    if path.exists():
+    if paths.exists(path):
         _check_same(workdir, read_config(workdir), stored, now)
-    elif workdir.exists() and any(not f.name.startswith(".") for f in workdir.iterdir()):
+    elif any(not name.startswith(".") for name in paths.names(workdir)):
         raise ConfigError(f"{workdir} is not empty and holds no run (no config.json): give another --workdir")
-    kept = model_path.exists()
-    model = model_path.read_bytes() if kept else fitted()
+    kept = paths.exists(model_path)
+    model = paths.read(model_path) if kept else fitted()
     if jax.process_index() == 0:
         paths.make(workdir, "give another --workdir")
         about = {**(meta or {}), "experiment": stored, "fingerprint": fingerprint(experiment), "versions": versions()}
@@ -96,7 +98,7 @@ def open_workdir(
     return model
 
 
-def _check_same(workdir: Path, before: Mapping[str, Any], stored: Any, now: Mapping[str, Any]) -> None:
+def _check_same(workdir: paths.Place, before: Mapping[str, Any], stored: Any, now: Mapping[str, Any]) -> None:
     """Raises ConfigError where the config differs from the run's in what is learnt, DataError where the data does."""
     held = before.get("contents", {})
     other = contents.changes(held, now)

@@ -173,7 +173,7 @@ def test_patterns_of_shards(tmp_path, monkeypatch):
     assert found("~/b/1.tar") == ["b/1.tar"]
     with pytest.raises(DataError, match=r"b/2.tar is missing: check the pattern"):
         found(f"{root}/{{a,b}}/2.tar")
-    for address in ("https://x.y/a.tar", "s3://b/{000..003}.tar", "pipe:cat a.tar"):
+    for address in ("https://x.y/a.tar", "hdfs://b/{000..003}.tar", "pipe:cat a.tar"):
         with pytest.raises(DataError, match="is an address: download the shards and give their path"):
             Shards(address).open("train")
 
