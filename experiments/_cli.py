@@ -82,7 +82,7 @@ class Command(Generic[T]):
 
         folder = self.workdir(given)
         shipped = catalogue.shipped(self.slug) if self.size == "small" and not self.variant else None
-        if given is None and shipped and not (folder / "config.json").exists():
+        if given is None and shipped and not paths.exists(folder / "config.json"):
             return mmrep.load(shipped)
         return mmrep.load(self.run_folder(given))
 

@@ -18,7 +18,7 @@ from mmrep.errors import ConfigError, DataError
 @dataclass(frozen=True)
 class Options:
     out: Annotated[Path, _cli.FOLDER]
-    """the corpus folder"""
+    """the corpus folder, or its URL"""
     workdir: Annotated[Path | None, _cli.FOLDER] = None
     """the run's folder (default: runs/SLUG-SIZE)"""
     modality: str = "image"
@@ -40,12 +40,14 @@ def run() -> None:
         raise ConfigError(f"--shard-size is {o.shard_size}: it must be at least 1")
     workdir = command.run_folder(o.workdir)
     _cli.enable_compile_cache()
-    written = embed(workdir, o.modality, o.split, o.out, o.shard_size, (int(index), int(count)), command.overrides)
+    written = embed(
+        workdir, o.modality, o.split, paths.at(o.out), o.shard_size, (int(index), int(count)), command.overrides
+    )
     print(f"{o.out}: {written} shards written" if written else f"nothing left to do: {o.out} is complete")
 
 
 def embed(
-    workdir: paths.Place, modality: str, split: str, out: Path, shard_size: int, part: tuple[int, int] = (0, 1),
+    workdir: paths.Place, modality: str, split: str, out: paths.Place, shard_size: int, part: tuple[int, int] = (0, 1),
     overrides: Sequence[str] = (),
 ) -> int:  # fmt: skip
     """Writes the shards that `out` lacks. Bad records are left out, up to the config's data.max_bad_records.

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from experiments import _cli
+from mmrep import paths
 from mmrep.errors import ConfigError, DataError, near
 
 
@@ -42,7 +43,7 @@ def run() -> None:
         raise ConfigError(f"--k is {o.k}: it must be at least 1")
     from mmrep.evals import index
 
-    corpus = index.Corpus(o.folder)
+    corpus = index.Corpus(paths.at(o.folder))
     corpus.whole()
     _cli.enable_compile_cache()
     import mmrep

@@ -74,7 +74,11 @@ def load(
     Raises ConfigError where there is no such run, DataError for a missing, damaged or unknown file.
     """
     path = foreign.from_hub(str(what)) if str(what).startswith(foreign.HUB) else paths.at(what)
-    if paths.exists(path / "config.json") and _is_run(path):
+    try:
+        is_run = paths.exists(path / "config.json") and _is_run(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}): check path and credentials") from None
+    if is_run:
         return restore(path, system)
     if path.suffix in foreign.SUFFIXES or paths.is_url(path) or paths.is_dir(path):
         with paths.fetched(path) as copy:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -236,3 +237,63 @@ def test_a_run_killed_in_the_middle_of_a_save_resumes_bit_for_bit(bucket, moment
     assert again.returncode == 0 and "at step 4 of 12" in again.stdout, again.stderr[-2000:]
     assert same(mmrep.load(url).params, quiet().params)
     assert paths.names(f"{url}/checkpoints") == ["12", "8"] and ".lock" not in paths.names(url)
+
+
+PAIR = """
+import os, signal, sys, toy
+from mmrep import paths
+from mmrep.config import Mesh, Rule, Train
+from mmrep.training import distributed, loop, parts
+
+url, port, index, killed = sys.argv[1:]
+options = dict(coordinator=f"127.0.0.1:{port}", processes=2, process_id=int(index), heartbeat=10)
+write = parts.Parts._write
+if killed == index:
+    parts.Parts._write = lambda self, step, *a: os.kill(os.getpid(), signal.SIGKILL) if step == 8 else write(self, step, *a)
+with distributed.joined(type("Options", (), options)):
+    rules = (Rule(".*", "fsdp", min_size=1),)
+    config = toy.experiment(12, mesh=Mesh(), sharding=rules, evals=(), train=Train(log_every=2, checkpoint_every=4))
+    loop.train(config, paths.at(url), progress=False, say=print)
+"""
+
+
+def pair(url, killed):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = str(s.getsockname()[1])
+    command, more = [sys.executable, "-c", PAIR, url, port], {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    runs = [subprocess.Popen([*command, i, killed], env=buckets.for_processes(), text=True, **more) for i in ("0", "1")]
+    said = [p.communicate(timeout=300)[0] for p in runs]
+    return [p.returncode for p in runs], said
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_bucket_and_one_takes_up_what_they_left(bucket):
+    url, straight = f"{bucket}/pair", quiet()
+    codes, said = pair(url, "1")
+    assert codes[1] == -signal.SIGKILL and codes[0] not in (0, None), said
+    assert Checkpoints(paths.at(f"{url}/checkpoints"), write=False).steps == [4]
+    codes, said = pair(url, "neither")
+    assert codes == [0, 0] and "at step 4 of 12" in said[0], said
+    parts = [n for n in paths.names(f"{url}/checkpoints/12") if n.endswith("safetensors")]
+    assert len(parts) == 2
+    for a, b in zip(jax.tree.leaves(straight.params), jax.tree.leaves(mmrep.load(url).params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_commands_take_urls(bucket, run_command):
+    workdir, corpus = f"{bucket}/clip", f"{bucket}/corpus"
+    tiny = ["clip", "--size", "tiny", "--workdir", workdir]
+    small = ["--phases.0.steps", "2", "--data.source.n-train", "16", "--data.source.n-test", "8"]
+    code, out, err = run_command("train", *tiny, *small, "--quiet")
+    assert code == 0 and f"report: {workdir}/report.html" in out, err
+    assert {"config.json", "tokenizer.model", "metrics.jsonl", "evaluation.json"} <= {*paths.names(workdir)}
+    code, out, err = run_command("evaluate", *tiny, "--json")
+    assert code == 0 and json.loads(out) == pytest.approx(json.loads(paths.text(f"{workdir}/evaluation.json"))), err
+    code, out, err = run_command("embed", *tiny, "--out", corpus, "--shard-size", "4")
+    assert code == 0 and "2 shards written" in out, err
+    code, out, err = run_command("search", corpus, "--query", "text=a red circle")
+    assert code == 0, err
+    code, out, err = run_command("train", "clip", "--size", "tiny", "--workdir", f"{bucket[:2]}://absent-bucket/run")
+    assert code == 2 and err.count("\n") == 1 and "give another --workdir" in err

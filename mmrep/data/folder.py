@@ -255,7 +255,13 @@ class FolderRecords(Sequence):
 
 
 def _scan(path: str, kinds: Mapping[str, str]) -> _Tree:
-    if not paths.is_dir(path):
+    try:
+        found = paths.is_dir(path)
+    except OSError as error:  # of an object store: a disk has none here
+        raise DataError(
+            f"{path} cannot be read ({error.strerror or error}): check URL, credentials and network"
+        ) from None
+    if not found:
         how = "" if paths.is_url(path) else f" (it is relative to {os.getcwd()})"
         raise DataError(f"{path} is not a folder: check the path{how}")
     by_stem: dict[str, dict[str, str]] = {}

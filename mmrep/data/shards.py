@@ -393,7 +393,12 @@ def _in_store(pattern: str) -> tuple[str, ...]:
     """The URLs that a pattern of URLs names. Raises DataError where it names none."""
     found: list[str] = []
     for url in _words(str(paths.at(pattern)), pattern):
-        found += paths.matching(url) if glob.has_magic(url) else [url]
+        try:
+            found += paths.matching(url) if glob.has_magic(url) else [url]
+        except OSError as error:
+            raise DataError(
+                f"{url} cannot be read ({error.strerror or error}): check URL, credentials and network"
+            ) from None
     if not found:
         raise DataError(f"no shard matches {pattern}: check the URL")
     return tuple(dict.fromkeys(found))

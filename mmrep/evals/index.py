@@ -7,7 +7,6 @@ ids-KKKKK.npy [n] int64, the record numbers. A shard is complete once its embedd
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,10 +30,10 @@ class Hits(NamedTuple):
 class Corpus:
     """The shards in `folder`. Raises DataError where there is no corpus."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: paths.Place):
         self.folder = folder
         try:
-            self.about = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+            self.about = json.loads(paths.text(folder / "corpus.json"))
         except (OSError, ValueError):
             raise DataError(
                 f"{folder} holds no corpus (no readable corpus.json): run experiments.embed first"
@@ -45,7 +44,7 @@ class Corpus:
         return -(-self.about["records"] // self.about["shard_size"])
 
     def has(self, shard: int) -> bool:
-        return _path(self.folder, "embeddings", shard).exists()
+        return paths.exists(_path(self.folder, "embeddings", shard))
 
     def whole(self) -> None:
         """Raises DataError naming the first missing shard."""
@@ -69,8 +68,8 @@ class Corpus:
         self.whole()
         for k in range(self.shards):
             try:
-                ids = np.load(_path(self.folder, "ids", k), allow_pickle=False)
-                vectors = np.load(_path(self.folder, "embeddings", k), allow_pickle=False)
+                ids = _array(_path(self.folder, "ids", k))
+                vectors = _array(_path(self.folder, "embeddings", k))
                 if vectors.ndim != 2 or len(ids) != len(vectors):
                     raise ValueError(f"{len(ids)} ids and embeddings of shape {list(vectors.shape)}")
             except (OSError, ValueError, EOFError) as error:
@@ -80,12 +79,16 @@ class Corpus:
             yield ids, vectors
 
 
-def _path(folder: Path, what: str, shard: int) -> Path:
+def _path(folder: paths.Place, what: str, shard: int) -> paths.Place:
     return folder / f"{what}-{shard:05d}.npy"
 
 
+def _array(path: paths.Place) -> np.ndarray:
+    return np.load(io.BytesIO(paths.read(path)) if paths.is_url(path) else path, allow_pickle=False)
+
+
 def write(
-    folder: Path,
+    folder: paths.Place,
     about: dict[str, Any],
     embed: Embed,
     part: tuple[int, int] = (0, 1),
@@ -99,14 +102,14 @@ def write(
     """
     paths.make(folder, "give another --out")
     stored = folder / "corpus.json"
-    if stored.exists():
+    if paths.exists(stored):
         before = Corpus(folder).about
         if "contents" in about:
             Corpus(folder).check(about["contents"])
         other = [k for k in about if before.get(k) != about[k]]
         if other:
             raise ConfigError(f"{folder} holds another corpus ({', '.join(other)} differ): give another --out")
-    elif any(folder.glob("*.npy")):
+    elif any(name.endswith(".npy") for name in paths.names(folder)):
         raise ConfigError(f"{folder} holds .npy files and no corpus.json: give another --out")
     else:
         paths.replace(stored, json.dumps(about, indent=1))
@@ -194,7 +197,10 @@ def build(corpus: Corpus, kind: str = "exact", lists: int = 0, probe: int = 0, c
         raise ConfigError(f"lists {lists} must not exceed {n} vectors, and codes {codes} must divide the dimension {d}")
     name = f"IVF{lists},Flat" if kind == "ivf" else f"IVF{lists},PQ{codes}"
     kept = corpus.folder / f"{name.lower().replace(',', '-')}.faiss"
-    index: Any = faiss.read_index(str(kept)) if kept.exists() else None
+    index: Any = None
+    if paths.exists(kept):
+        with paths.fetched(kept) as copy:
+            index = faiss.read_index(str(copy))
     if index is None or index.ntotal != n:
         index = faiss.index_factory(d, name, faiss.METRIC_INNER_PRODUCT)
         index.train(vectors)
