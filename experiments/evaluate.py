@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from experiments import _cli, _results
+from mmrep import paths
 from mmrep.errors import ConfigError
 
 
@@ -66,7 +67,7 @@ def run() -> None:
         row = about | {"metrics": {k: round(v, 4) for k, v in metrics.items()}, "commit": _results.commit()}
         print(f"written: {_results.write_row(command.slug, 'runs', row)}", file=sys.stderr)
     if not command.options.split and not changed:
-        (workdir / "evaluation.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False), encoding="utf-8")
+        paths.replace(workdir / "evaluation.json", json.dumps(metrics, indent=1, ensure_ascii=False))
         model.metrics = metrics
         write_report(command.slug, model, workdir)
 

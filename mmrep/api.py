@@ -83,7 +83,7 @@ def load(
     if path.suffix in foreign.SUFFIXES or paths.is_url(path) or paths.is_dir(path):
         with paths.fetched(path) as copy:
             return _of_files(copy, system, image_size)
-    run: paths.Place = Path("runs") / "-".join(filter(None, (str(what), size, variant)))
+    run = Path("runs") / "-".join(filter(None, (str(what), size, variant)))
     if (run / "config.json").exists():
         return restore(run, system)
     catalogue.find(str(what))

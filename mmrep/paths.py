@@ -249,7 +249,7 @@ def make(folder: Place, fix: str = "give a folder that can be written") -> Place
             with _store(folder) as (store, url):
                 bucket = "/".join(url.split("/")[:3])
                 if not store.exists(bucket):
-                    raise FileNotFoundError
+                    raise ConfigError(f"{folder} cannot be written (no {bucket}, or it is out of reach): {fix}")
             return folder
         Path(folder).mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):

@@ -262,7 +262,7 @@ def _scan(path: str, kinds: Mapping[str, str]) -> _Tree:
             f"{path} cannot be read ({error.strerror or error}): check URL, credentials and network"
         ) from None
     if not found:
-        how = "" if paths.is_url(path) else f" (it is relative to {os.getcwd()})"
+        how = ", the credentials and the network" if paths.is_url(path) else f" (it is relative to {os.getcwd()})"
         raise DataError(f"{path} is not a folder: check the path{how}")
     by_stem: dict[str, dict[str, str]] = {}
     unread: list[str] = []

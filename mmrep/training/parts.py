@@ -141,10 +141,7 @@ class Parts:
                 for path, leaf in wanted
             ]
             parts = [job.result() for job in jobs]
-        leaves = [
-            jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda at, part=part, shape=leaf.shape: part[_bounds(at, shape)])
-            for (_, leaf), part in zip(wanted, parts, strict=True)
-        ]  # fmt: skip
+        leaves = [_placed(leaf, part) for (_, leaf), part in zip(wanted, parts, strict=True)]
         return jax.tree.unflatten(jax.tree.structure(target), leaves)
 
     def _index(self, step: int) -> tuple[dict[str, list[int]], dict[str, list[_Piece]]]:
@@ -210,6 +207,12 @@ def _assembled(leaf: Any, pieces: list[_Piece], shape: list[int]) -> dict[Slices
             raise ValueError(f"its parts hold {covered} of {part.size} numbers of an array")
         found[bounds] = part
     return found
+
+
+def _placed(leaf: Any, parts: dict[Slices, np.ndarray]) -> jax.Array:
+    return jax.make_array_from_callback(
+        leaf.shape, leaf.sharding, lambda index: parts[_bounds(index or (), leaf.shape)]
+    )
 
 
 def _digest(path: Path) -> str:

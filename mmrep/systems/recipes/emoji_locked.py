@@ -4,6 +4,7 @@ EfficientNet-Lite0 was trained on the labelled photographs of ImageNet, MiniLM o
 pictures and texts. Both stay as they are (locked, Zhai et al. 2022, arXiv 2111.07991); a system is trained on their vectors.
 """
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -127,8 +128,6 @@ def embedded(what: tuple[str, str, int], values: Sequence[Any], size: int = 0) -
 
 
 def _packed(drawings: np.ndarray, words: np.ndarray) -> bytes:
-    import io
-
     file = io.BytesIO()
     np.savez(file, drawings=drawings, words=words)
     return file.getvalue()
