@@ -242,20 +242,21 @@ def local_cache() -> Path:
 def make(folder: Place, fix: str = "give a folder that can be written") -> Place:
     """`folder`, made where it is missing. Raises ConfigError, ending in `fix`, where that cannot be, or nothing can be written there.
 
-    A store has no folders: there only the bucket has to exist.
+    A store has no folders: there an object is written and removed.
     """
     try:
         if is_url(folder):
-            with _store(folder) as (store, url):
-                bucket = "/".join(url.split("/")[:3])
-                if not store.exists(bucket):
-                    raise ConfigError(f"{folder} cannot be written (no {bucket}, or it is out of reach): {fix}")
+            probe = folder / f".probe-{uuid.uuid4().hex[:8]}"
+            replace(probe, b"")
+            remove(probe)
             return folder
         Path(folder).mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(0, "no permission to write")
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be written ({error.strerror or error}): {fix}") from None
+        missing = is_url(folder) and isinstance(error, FileNotFoundError)
+        why = "there is no such bucket" if missing else error.strerror or error
+        raise ConfigError(f"{folder} cannot be written ({why}): {fix}") from None
     return folder
 
 

@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 from functools import partial
+from pathlib import Path
 
 import buckets
 import jax
@@ -20,7 +21,8 @@ from PIL import Image
 
 import mmrep
 from mmrep import paths
-from mmrep.config import Mesh, Rule, Train
+from mmrep.config import Mesh, Pretrained, Rule, Train, fingerprint
+from mmrep.data.text import fit
 from mmrep.errors import ConfigError, DataError
 from mmrep.training import loop, metrics
 from mmrep.training.checkpoint import Checkpoints
@@ -52,7 +54,7 @@ def test_places_of_a_bucket_are_written_listed_and_read_by_parts(bucket):
     assert paths.names(folder) == ["a.txt"]
     with pytest.raises(FileNotFoundError, match="none"):
         paths.read(folder / "none")
-    with pytest.raises(ConfigError, match="give another"):
+    with pytest.raises(ConfigError, match="there is no such bucket.: give another"):
         paths.make(paths.at(f"{bucket[:2]}://absent-bucket/run"), "give another")
 
 
@@ -242,7 +244,8 @@ def test_a_run_killed_in_the_middle_of_a_save_resumes_bit_for_bit(bucket, moment
 PAIR = """
 import os, signal, sys, toy
 from mmrep import paths
-from mmrep.config import Mesh, Rule, Train
+from mmrep.config import Mesh, Pretrained, Rule, Train, fingerprint
+from mmrep.data.text import fit
 from mmrep.training import distributed, loop, parts
 
 url, port, index, killed = sys.argv[1:]
@@ -297,3 +300,23 @@ def test_commands_take_urls(bucket, run_command):
     assert code == 0, err
     code, out, err = run_command("train", "clip", "--size", "tiny", "--workdir", f"{bucket[:2]}://absent-bucket/run")
     assert code == 2 and err.count("\n") == 1 and "give another --workdir" in err
+
+
+@pytest.mark.slow
+def test_the_cache_and_the_weights_that_a_phase_starts_from_may_be_in_a_bucket(bucket, monkeypatch):
+    monkeypatch.setenv("MMREP_CACHE", f"{bucket}/cache")
+    donor = loop.pretrained(CONFIG, progress=False)
+    (kept,) = paths.names(paths.cache() / "pretrained")
+    assert kept == fingerprint(CONFIG) and paths.local_cache() == Path.home() / ".cache" / "mmrep"
+    before = paths.below(paths.cache())
+    assert same(loop.pretrained(CONFIG, progress=False).params, donor.params) and paths.below(paths.cache()) == before
+    file = donor.save(f"{bucket}/models/line.safetensors")
+    phase = dataclasses.replace(
+        CONFIG.phases[0], steps=1, trainable=("b/.*",), start=(Pretrained(file=str(file), parts=(("a/", "a/"),)),)
+    )
+    started = quiet(config=dataclasses.replace(CONFIG, phases=(phase,)))
+    np.testing.assert_array_equal(started.params["a"]["kernel"], donor.params["a"]["kernel"])
+    source, tokenizer = mmrep.get_config("clip", "tiny").data.source, mmrep.get_config("clip", "tiny").data.tokenizer
+    texts = list(source.texts("train"))
+    assert fit(texts, tokenizer, paths.cache() / "tokenizers") == fit(texts, tokenizer, paths.cache() / "tokenizers")
+    assert len(paths.names(paths.cache() / "tokenizers")) == 1
