@@ -16,24 +16,30 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from experiments import _cli
-from mmrep import catalogue
+from mmrep import catalogue, paths
 from mmrep.errors import ConfigError
 
 KINDS = ("save", "step", "start")
+SEAL = "checksums.json"  # the last object of a checkpoint in a bucket
 
 
 class Run:
     """`experiments.train` in a process of its own, observed from outside."""
 
-    def __init__(self, command: Sequence[str], workdir: Path):
-        self.folder, self.log = workdir / "checkpoints", workdir.with_suffix(".log")
+    def __init__(self, command: Sequence[str], workdir: paths.Place, log: Path):
+        self.folder, self.log = workdir / "checkpoints", log
         self.process = subprocess.Popen(
             [*command, "--workdir", str(workdir)],
             stdout=self.log.open("ab"), stderr=subprocess.STDOUT, cwd=catalogue.ROOT, start_new_session=True,
         )  # fmt: skip
 
     def names(self) -> list[str]:
-        return [f.name for f in self.folder.iterdir()] if self.folder.exists() else []
+        """Finished checkpoints by number, and those being saved with "tmp" in their names."""
+        if not paths.is_url(self.folder):
+            return paths.names(self.folder)
+        files = {*paths.below(self.folder)}
+        steps = {name.split("/")[0] for name in files}
+        return [s if f"{s}/{SEAL}" in files else f"{s}.tmp" for s in sorted(steps)]
 
     def step(self) -> int:
         """The newest finished checkpoint, 0 before the first."""
@@ -77,7 +83,7 @@ def moment(run: Run, kind: str, rng: random.Random, starting: float, interval: f
     return reached
 
 
-def final(workdir: Path, experiment: Any) -> tuple[dict[str, Any], list[tuple[int, float]]]:
+def final(workdir: paths.Place, experiment: Any) -> tuple[dict[str, Any], list[tuple[int, float]]]:
     """(the last state by path, (step, loss) of every logged step)."""
     import jax
     import numpy as np
@@ -96,14 +102,23 @@ def final(workdir: Path, experiment: Any) -> tuple[dict[str, Any], list[tuple[in
 
 
 def torture(
-    line: Sequence[str], experiment: Any, home: Path, kills: int, seed: int = 0, say: Callable[[str], None] = print
+    line: Sequence[str],
+    experiment: Any,
+    home: paths.Place,
+    kills: int,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+    logs: Path | None = None,
 ) -> dict[str, Any]:
     """The tally of `kills` kills of the command `line` (it gets --workdir), which trains `experiment` in folders under `home`.
+
+    logs: folder of what the runs print (default: `home`).
 
     "identical" holds where every array of the last state, and every logged loss, is that of the undisturbed run.
     """
     rng, clock = random.Random(seed), time.monotonic()
-    straight = Run(line, home / "straight")
+    logs = logs or Path(home)
+    straight = Run(line, home / "straight", logs / "straight.log")
     straight.until(lambda: straight.step() > 0)
     starting = time.monotonic() - clock
     straight.until(lambda: straight.step() >= experiment.steps)
@@ -113,7 +128,7 @@ def torture(
     tally, resumed = Counter[str](), []
     for number in range(kills):
         kind = KINDS[number % len(KINDS)]
-        child = Run(line, home / "killed")
+        child = Run(line, home / "killed", logs / "killed.log")
         resumed.append(child.step())
         if not moment(child, kind, rng, starting, interval):
             child.ended()
@@ -125,7 +140,7 @@ def torture(
         say(
             f"kill {number + 1}: {kind}; it had resumed from {resumed[-1]}, its last checkpoint is {child.step()}{torn}"
         )
-    Run(line, home / "killed").ended()
+    Run(line, home / "killed", logs / "killed.log").ended()
 
     want, losses = final(home / "straight", experiment)
     found, again = final(home / "killed", experiment)
@@ -144,7 +159,7 @@ class Options:
     seed: int = 0
     """seed of the moments"""
     workdir: Annotated[Path | None, _cli.FOLDER] = None
-    """keep both runs and their logs in this new folder"""
+    """keep both runs and their logs in this new folder; of a gs:// or s3:// URL the runs"""
     quiet: bool = False
     """only the JSON line"""
 
@@ -156,7 +171,7 @@ def run() -> None:
     options = command.options
     if options.kills < 1:
         raise ConfigError(f"--kills is {options.kills}: give at least 1")
-    if options.workdir and options.workdir.exists():
+    if options.workdir and paths.exists(paths.at(options.workdir)):
         raise ConfigError(f"{options.workdir} exists: give a new folder")
     every, phases = 25, command.experiment.phases
     last = max((i for i, phase in enumerate(phases) if phase.run is None), default=-1)
@@ -181,8 +196,10 @@ def run() -> None:
         command.variant,
     ]
     line += ["--quiet", "--no-report"]
-    home = (options.workdir or Path(tempfile.mkdtemp(prefix="torture-"))).resolve()
-    home.mkdir(parents=True, exist_ok=True)
+    far = options.workdir is not None and paths.is_url(options.workdir)
+    logs = Path(tempfile.mkdtemp(prefix="torture-")) if far or not options.workdir else options.workdir.resolve()
+    logs.mkdir(parents=True, exist_ok=True)
+    home = paths.at(options.workdir) if far and options.workdir else logs
     with tqdm(total=options.kills, unit="kill", disable=options.quiet, dynamic_ncols=True) as bar:
 
         def say(text: str) -> None:
@@ -190,12 +207,12 @@ def run() -> None:
             if not options.quiet:
                 bar.write(text, file=sys.stderr)
 
-        row = torture([*line, *changes], experiment, home, options.kills, options.seed, say)
+        row = torture([*line, *changes], experiment, home, options.kills, options.seed, say, logs)
     _cli.dump({"slug": command.slug, "size": command.size, "variant": command.variant} | row)
     if not row["identical"]:
         raise SystemExit(1)
-    if not options.workdir:
-        shutil.rmtree(home)
+    if far or not options.workdir:
+        shutil.rmtree(logs)
 
 
 if __name__ == "__main__":
