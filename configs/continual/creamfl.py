@@ -51,7 +51,7 @@ def pictures(
             parts.append(modality.text(f"{name}_text", text.length, text.vocab))
         if kind != "both":
             parts.append(modality.label(f"{name}_label", 8))
-    parts.append(modality.label("row", public))
+    parts.append(modality.label("row", max(public, tests)))
     system = Config(image, text, tuple(clients), public, dim)
     return Experiment(
         system, Data(Federated(world, tuple(sources)), tuple(parts), Tokenizer(text.vocab, kind="word"), batch_size=batch),
@@ -97,14 +97,13 @@ def vectors(*, gather: Aggregate = SHARP, alone: bool = False, count: int = 5, s
     clients, sources, parts = [], [], [modality.vector("image", 32), modality.vector("text", 32)]
     for k, (name, only) in enumerate((classes | {"i": new, "t": new}).items()):
         sources.append((name, replace(world, n_train=600, only=only, draw=k + 1)))
-        client = Client(name, modest if name != "t" else None, modest if name != "i" else None, 0 if name in classes else 8)
-        clients.append(client)
+        clients.append(client := Client(name, modest if name != "t" else None, modest if name != "i" else None, 0 if name in classes else 8))
         parts += [modality.vector(f"{name}_{m}", 32) for m in client.encoders]
         parts += [modality.label(f"{name}_label", 8)] if client.classes else []
     system = replace(Config(server, server, tuple(clients), 300, 32, objective="infonce", temperature=0.1), **changes)
     own = dict.fromkeys(("private", "contrast", "distil"), 0 if alone else steps)
     return Experiment(
-        system, Data(Federated(world, tuple(sources), replace(world, only=())), (*parts, modality.label("row", 300)), batch_size=100, eval_batch_size=500),
+        system, Data(Federated(world, tuple(sources), replace(world, only=())), (*parts, modality.label("row", 500)), batch_size=100, eval_batch_size=500),
         phases=rounds(system, count, server=2 * steps if alone else steps, **own, gather=gather),
         optim=Optim(lr=2e-3, weight_decay=0.0), evals=EVALS, train=Train(log_every=100),
     )  # fmt: skip
@@ -129,7 +128,13 @@ def get_proof() -> Proof:
             Arm("uniform", vectors(gather=Aggregate(uniform=True))), Arm("broken", faulty(broken)),
             Arm("broken, uniform", faulty(replace(broken, uniform=True))),
         ),
-        expects=(),
+        expects=(
+            Expect(better="creamfl", worse="server alone", margin=0.1, statement="the server retrieves all classes better than from the public pairs alone"),
+            Expect(better="creamfl", worse="no inter", margin=0.03, statement="and better than without the contrast between modalities"),
+            Expect(better=0.1, worse="broken/trust of few", statement="two of five clients that return noise have at most a tenth of the weight"),
+            Expect(better="creamfl", worse="uniform", headline=False, statement="over equal weights no gain is expected"),
+            Expect(better="broken", worse="broken, uniform", headline=False, statement="nor is one with the two broken clients"),
+        ),
         seeds=(10, 11, 12),
         data="one latent vector of eight classes, seen by two sensors",
     )  # fmt: skip

@@ -55,7 +55,7 @@ def crop(picture: UInt8[np.ndarray, "H W C"], boxes: Float[np.ndarray, "K 4"]) -
 class Moods:
     """Pictures of a context with a small figure in one of `states`, its enlarged crop, and vectors of a teacher that knows the mood.
 
-    scene uint8 [4 S, 4 S, 3]: S x S patches of 4 pixels with the context's pattern, and at a random patch the state's.   person: the same
+    scene uint8 [4 S, 4 S, 3]: S x S patches of 4 pixels with the context's pattern, and at a random patch the state's, by `faint` of its contrast.   person: the same
     size, the state's pattern enlarged S times.   label = (context + state) mod states: neither of the two alone bears on it.
     sight, text float32 [dim]: a code of the label and one of the pair (context, state), with noise of their own.
 
@@ -69,12 +69,13 @@ class Moods:
     side: int = 4
     dim: int = 32
     noise: float = 0.25
+    faint: float = 0.3
     clarity: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.states < 2 or self.side < 1 or self.dim < 1 or min(self.noise, self.clarity) < 0:
-            raise ConfigError("states must be at least 2, side and dim at least 1, noise and clarity at least 0")
+        if self.states < 2 or self.side < 1 or self.dim < 1 or min(self.noise, self.clarity, self.faint) < 0:
+            raise ConfigError("states must be at least 2, side and dim at least 1, noise, faint and clarity at least 0")
 
     def open(self, split: str) -> Columns:
         n, side = splits.size(self, split), self.side
@@ -84,7 +85,7 @@ class Moods:
         patterns = self._rng("patterns").choice([-0.2, 0.2], (2, self.states, 4, 4, 3))
         scene = np.tile(patterns[0][context], (1, side, side, 1)).reshape(n, side, 4, side, 4, 3)
         at = rng.integers(0, side, (2, n))
-        scene[np.arange(n), at[0], :, at[1]] = patterns[1][state]
+        scene[np.arange(n), at[0], :, at[1]] = self.faint * patterns[1][state]
         scene = scene.reshape(n, 4 * side, 4 * side, 3)
         person = patterns[1][state].repeat(side, 1).repeat(side, 2)
         codes = self._rng("codes")
