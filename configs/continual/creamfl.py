@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from mmrep import modality
-from mmrep.config import Arm, Data, Experiment, Optim, Proof, Rule, Tokenizer, Train
+from mmrep.config import Arm, Data, Expect, Experiment, Optim, Proof, Rule, Tokenizer, Train
 from mmrep.data.things import Things
 from mmrep.data.views import View, Views
 from mmrep.evals.suite import Retrieval

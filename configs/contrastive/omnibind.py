@@ -10,7 +10,7 @@ experiments.embed or an .npy array for each modality and expert, named <modality
 from typing import Any
 
 from mmrep import modality
-from mmrep.config import Arm, Data, Experiment, Optim, Phase, Proof, Rule, Train
+from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Train
 from mmrep.systems.contrastive.omnibind import Config, Expert
 from mmrep.systems.contrastive.omnibind.data import PseudoTuples, Specialists
 from mmrep.systems.contrastive.omnibind.evals import AllPairs

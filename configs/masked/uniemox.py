@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from mmrep import modality
-from mmrep.config import Arm, Data, Experiment, Optim, Phase, Pretrained, Proof, Rule, Tokenizer, Train
+from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Pretrained, Proof, Rule, Tokenizer, Train
 from mmrep.data.scenes import CaptionSpec, SceneData, WorldSpec
 from mmrep.evals.suite import Probe, Retrieval
 from mmrep.nn.config import TransformerConfig, variant

@@ -10,7 +10,7 @@ of R vectors, as modality.vector("image", R, D, missing=True) with system.image 
 from typing import Any
 
 from mmrep import modality
-from mmrep.config import Arm, Data, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
+from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
 from mmrep.data.scenes import CaptionSpec, SceneData, WorldSpec
 from mmrep.data.things import Things
 from mmrep.evals.suite import Retrieval
