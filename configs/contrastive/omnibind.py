@@ -93,7 +93,7 @@ def get_proof() -> Proof:
         "modalities that no expert and no pair connects.",
         metric=metric,
         arms=(
-            Arm("omnibind", made()), Arm("constant weights", made(routing="constant")), Arm("no decoupling", made(decouple=0.0)),
+            Arm("omnibind", made()), Arm("constant weights", made(routing="constant")), 
             Arm("shuffled tuples", made(shuffled=True)),
         ),
         expects=(
@@ -106,7 +106,6 @@ def get_proof() -> Proof:
             Expect(better="omnibind", worse="shuffled tuples", margin=0.06, statement="tuples of shuffled items do not bind the spaces"),
             Expect(better="omnibind", worse="constant weights", headline=False, statement="learned weights that are equal for all inputs are expected to do as well"),
             Expect(better="omnibind/text R@10", worse="omnibind/uniform text R@10", headline=False, statement="the gain is not expected for pairs with text"),
-            Expect(better="omnibind", worse="no decoupling", headline=False, statement="the decoupling loss is not expected to help"),
         ),
         seeds=(10, 11, 12),
         data="made embeddings of specialists",
