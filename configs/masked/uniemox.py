@@ -77,8 +77,8 @@ def get_config(size: str = "small") -> Experiment:
     return replace(huge, sharding=(Rule(".*", "fsdp"),))
 
 
-def moods(*, steps: int = 300, **changes: Any) -> Experiment:
-    """Patterns of a context and of a small figure; the mood depends on both, and the teacher's vectors hold it."""
+def moods(*, steps: int = 400, **changes: Any) -> Experiment:
+    """Patterns of a context and of a faint figure; the mood is the pair of them, and the teacher's vectors hold it."""
     source = Moods()
     size = 4 * source.side
     parts = (

@@ -53,11 +53,12 @@ def crop(picture: UInt8[np.ndarray, "H W C"], boxes: Float[np.ndarray, "K 4"]) -
 
 @dataclass(frozen=True)
 class Moods:
-    """Pictures of a context with a small figure in one of `states`, its enlarged crop, and vectors of a teacher that knows the mood.
+    """Pictures of a context with a small figure in one of `states`, a close picture of it, and vectors of a teacher that knows the mood.
 
-    scene uint8 [4 S, 4 S, 3]: S x S patches of 4 pixels with the context's pattern, and at a random patch the state's, by `faint` of its contrast.   person: the same
-    size, the state's pattern enlarged S times.   label = (context + state) mod states: neither of the two alone bears on it.
-    sight, text float32 [dim]: a code of the label and one of the pair (context, state), with noise of their own.
+    scene uint8 [4 S, 4 S, 3]: S x S patches of 4 pixels with the context's pattern, and at a random patch the state's, by `faint` of its
+    contrast.   person: the same size, the state's pattern in every patch.   Each picture's pattern has a random sign, so that no linear map
+    of pixels names it.   label = states * context + state: of one alone it can be guessed with probability 1 / states.
+    sight, text float32 [dim]: the sum of codes of the context, the state and the pair, with noise of their own.
 
     noise: of pixels.   clarity: the codes' length, in units of the noise's.
     """
@@ -81,17 +82,18 @@ class Moods:
         n, side = splits.size(self, split), self.side
         rng = self._rng("records", split)
         context, state = rng.integers(0, self.states, (2, n))
-        label = (context + state) % self.states
+        label = self.states * context + state
+        sign = rng.choice([-1.0, 1.0], (3, n, 1, 1, 1))
         patterns = self._rng("patterns").choice([-0.2, 0.2], (2, self.states, 4, 4, 3))
-        scene = np.tile(patterns[0][context], (1, side, side, 1)).reshape(n, side, 4, side, 4, 3)
+        scene = np.tile(sign[0] * patterns[0][context], (1, side, side, 1)).reshape(n, side, 4, side, 4, 3)
         at = rng.integers(0, side, (2, n))
-        scene[np.arange(n), at[0], :, at[1]] = self.faint * patterns[1][state]
+        scene[np.arange(n), at[0], :, at[1]] = self.faint * sign[1] * patterns[1][state]
         scene = scene.reshape(n, 4 * side, 4 * side, 3)
-        person = patterns[1][state].repeat(side, 1).repeat(side, 2)
+        person = np.tile(sign[2] * patterns[1][state], (1, side, side, 1))
         codes = self._rng("codes")
-        known = (
-            codes.standard_normal((self.states, self.dim))[label]
-            + codes.standard_normal((self.states**2, self.dim))[context * self.states + state]
+        known = sum(
+            codes.standard_normal((size, self.dim))[of]
+            for of, size in ((context, self.states), (state, self.states), (label, self.states**2))
         )
         found = {"label": label.astype(np.int32), "context": context.astype(np.int32), "state": state.astype(np.int32)}
         for name, x in (("scene", scene), ("person", person)):
