@@ -113,19 +113,17 @@ def vectors(*, gather: Aggregate = SHARP, alone: bool = False, count: int = 5, s
 
 def get_proof() -> Proof:
     metric = "R@10"
-    few = ("c", "d")
+    few: tuple[str, ...] = ("c", "d")
     broken = Aggregate(0.1, broken=few)
 
-    def faulty(gather: Aggregate) -> Experiment:
-        return replace(vectors(gather=gather), evals=(*EVALS[:-1], Trust(few)))
-
+    faulty = replace(vectors(gather=broken), evals=(*EVALS[:-1], Trust(few)))
     return Proof(
         claim="A server learns of classes that only its clients have from their features of public samples, needs the contrast between "
         "modalities for it, and gives little weight to clients whose features are noise.",
         metric=metric,
         arms=(
             Arm("creamfl", vectors()), Arm("server alone", vectors(alone=True)), Arm("no inter", vectors(inter=False)),
-            Arm("broken", faulty(broken)),
+            Arm("broken", faulty),
         ),
         expects=(
             Expect(better="creamfl", worse="server alone", margin=0.1, statement="the server retrieves all classes better than from the public pairs alone"),

@@ -109,4 +109,8 @@ def get_proof() -> Proof:
         ),
         seeds=(10, 11, 12),
         data="made embeddings of specialists",
+        notes="Projectors, routers and mining are the paper's; the form of the decoupling loss is reconstructed, and its weight here 0.1. Seed 200: routed 0.255, "
+        "equal weights 0.234; with texts 0.165 and the best expert of each pair 0.101; sounds and shapes 0.095 at a chance of 0.02; margins are about half. The "
+        "gain over equal weights is between modalities other than text: a text's weight on the experts of its topic is 0.29, as at equal weights, so that "
+        "a choice for each sample is not shown.",
     )  # fmt: skip

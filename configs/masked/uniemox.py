@@ -107,12 +107,16 @@ def get_proof() -> Proof:
             Arm("structure", moods(**alone)), Arm("shuffled texts", moods(**alone, shuffled=True)),
         ),
         expects=(
-            Expect(better="uniemox", worse="masked only", margin=0.25, statement="with 200 labels a linear probe gains 25 points over masked pictures alone"),
-            Expect(better="uniemox", worse="scene only", margin=0.2, statement="and 20 over the scene without the person's crop"),
-            Expect(better="structure", worse="shuffled texts", margin=0.25, statement="similarities to texts alone teach it, to shuffled texts they do not"),
+            Expect(better="uniemox", worse="masked only", margin=0.12, statement="with 200 labels a linear probe gains 12 points over masked pictures alone"),
+            Expect(better="uniemox", worse="scene only", margin=0.3, statement="and 30 over the scene without the person's crop"),
+            Expect(better="structure", worse="shuffled texts", margin=0.3, statement="similarities to texts alone teach it, to shuffled texts they do not"),
             Expect(better="uniemox", worse="uniemox/untrained", margin=0.25, headline=False, statement="an untrained encoder has little"),
             Expect(better="uniemox", worse="structure", headline=False, statement="masked modelling and the paired term are not expected to add to it"),
         ),
         seeds=(10, 11, 12),
         data="made pictures of patterns; stored teacher vectors that hold the label",
+        notes="The two losses against the teacher are reconstructed: the authors' files are empty. The teacher's vectors hold the label; shown is that it "
+        "comes through. Of 16 moods the scene or the person alone leaves four. Seed 200 had 0.88, 0.64 for masked pictures alone, 0.25 for the scene alone, "
+        "0.89 for the structure alone and 0.23 with shuffled texts; margins are about half of the differences. Before, the mood was the sum of context and "
+        "state modulo four, which a sum of two vectors cannot hold, and no arm learnt it.",
     )  # fmt: skip
