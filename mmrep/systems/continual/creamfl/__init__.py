@@ -25,7 +25,7 @@ from mmrep.errors import ConfigError, check_fields
 from mmrep.losses.contrastive import symmetric_info_nce
 from mmrep.nn.dual import Embedder, Encoder
 from mmrep.nn.heads import Projection, l2_normalise
-from mmrep.system import Batch, Extras, Infer, Metrics, Params, System
+from mmrep.system import Batch, Extras, Metrics, Params, System
 from mmrep.systems.continual.creamfl.model import balanced, inter_loss, intra_loss, soft_contrastive_loss
 
 Stage = Literal["server", "private", "contrast", "distil"]
@@ -156,7 +156,7 @@ class Config:
                 intra.append(
                     intra_loss(u, extras[m][row], extras["old"][c.name][m][row], self.contrast_temperature).mean()
                 )
-            moon = sum(intra) / len(intra)
+            moon = jnp.stack(intra).mean()
             if self.inter and self.intra:
                 return self.contrast * (balanced(inter, moon) if self.scale_inter else inter + moon)
             return self.contrast * (self.inter * inter + self.intra * moon)
@@ -179,7 +179,7 @@ class Config:
             """The public samples' features by the server and by every client, of its modalities."""
             return {o: {m: embed(params, o, m, batch[m]) for m in of} for o, of in modules.items()}
 
-        infer: dict[str, Infer] = {"public": public}
+        infer: dict[str, Any] = {"public": public}
         for m in ("image", "text"):
             infer[m] = lambda params, extras, batch, m=m: embed(params, "server", m, batch[m])
         return System(init, loss, infer)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mmrep.errors import ConfigError, check_fields
 from mmrep.nn.heads import l2_normalise
-from mmrep.system import Batch, Infer, Metrics, Params, System, stateless
+from mmrep.system import Batch, Metrics, Params, System, stateless
 from mmrep.systems.contrastive.omnibind.model import (
     Expert,
     Norm,
@@ -150,7 +150,7 @@ class Config:
             decouple = decoupling_loss(found, batch["start"], self.of(self.text), self.modalities, self.text).mean()
             return align + self.decouple * decouple, {"align": align, "decouple": decouple}
 
-        infer: dict[str, Infer] = {}
+        infer: dict[str, Any] = {}
         for m in self.modalities:
             infer[m] = lambda params, extras, batch, m=m: embed(params, batch, m)
             infer[f"{m}_uniform"] = lambda params, extras, batch, m=m: projected(params, batch, m).mean(1)

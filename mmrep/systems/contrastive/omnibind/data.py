@@ -98,7 +98,7 @@ class PseudoTuples:
             name: np.asarray(columns[name]) if columns else np.stack([r[name] for r in records]) for name in fields
         }
         if split != "train":
-            return Columns((columns or found) | {"start": np.zeros(len(records), np.int32)})
+            return Columns(dict(columns or found) | {"start": np.zeros(len(records), np.int32)})
         rows, start = mine(found, self.experts, self.times, self.candidates)
         if self.shuffled:
             rng = np.random.default_rng(0)

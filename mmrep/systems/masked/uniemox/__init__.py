@@ -12,6 +12,7 @@ the crop; here the crop is used. Of their five fusions only attention is here. F
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.heads import l2_normalise
 from mmrep.nn.mae import MaeDecoder
 from mmrep.nn.patches import patchify
-from mmrep.system import Batch, Infer, Metrics, Params, System, stateless
+from mmrep.system import Batch, Metrics, Params, System, stateless
 from mmrep.systems.masked.uniemox.model import AttentionFusion, alignment_loss, mae_loss, structure_loss
 
 
@@ -153,7 +154,7 @@ class Config:
                 jnp.float32
             )
 
-        infer: dict[str, Infer] = {"features": features}
+        infer: dict[str, Any] = {"features": features}
         if taught:
             infer["fused"] = lambda params, extras, batch: l2_normalise(
                 fuse(params, [encode(params, jnp.asarray(batch[v]))[0] for v in views])

@@ -25,7 +25,7 @@ from mmrep.nn.dual import Encoder, drop_rngs, inputs
 from mmrep.nn.encoders.gru import GruText
 from mmrep.nn.heads import l2_normalise
 from mmrep.nn.pooling import mean_pool
-from mmrep.system import Batch, Extras, Infer, Metrics, Params, System
+from mmrep.system import Batch, Extras, Metrics, Params, System
 from mmrep.systems.retrieval.rcar.model import Matcher, RegionProjection, Regulate
 
 Tokens = tuple[Array, Array]
@@ -157,7 +157,7 @@ class Config:
             image, text = ((batch[f"{n}_tokens"], batch[f"{n}_valid"]) for n in ("image", "text"))
             return jax.vmap(lambda i, t: pair(params, i, t)[0])(image, text)
 
-        infer: dict[str, Infer] = {"score": score, "regulation": own}
+        infer: dict[str, Any] = {"score": score, "regulation": own}
         for name, tokens in (("image", image_tokens), ("text", text_tokens)):
             infer[f"{name}_tokens"] = lambda params, extras, batch, tokens=tokens: tokens(params, batch)
             infer[name] = lambda params, extras, batch, tokens=tokens: l2_normalise(mean_pool(*tokens(params, batch)))
