@@ -100,6 +100,20 @@ def unit(item: pytest.Item) -> str:
     return str(slug) if slug and item.path.parent.name == "generic" else item.path.stem
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files of which no test would be kept: to import them, and the systems that they import, is most of the time of collecting."""
+    path = collection_path
+    if not path.name.startswith("test_") or path.parent.name == "generic":
+        return None
+    if config.getoption("--changed"):
+        slug = owner(path, config.stash[SLUGS])
+        return True if slug and slug not in config.stash[SYSTEMS] else None
+    if config.getoption("--part"):
+        number, parts = config.stash[PART]
+        return True if digest(path.stem) % parts != number - 1 else None
+    return None
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     kept = items

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from functools import cache
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from mmrep.data import emoji
 from mmrep.data.emoji import Emoji, builder, concepts, espeak
 from mmrep.errors import ConfigError, DataError
 
-ALL = concepts.concepts()
-BY_NAME = {c.names["en"]: c for c in ALL}
+
+@cache
+def by_name():
+    return {c.names["en"]: c for c in concepts.concepts()}
 
 
 @pytest.fixture(scope="module")
@@ -44,39 +47,39 @@ def source(tmp_path_factory) -> Emoji:
     ],
 )
 def test_variants_of_a_concept_are_one_family(family):
-    assert len({BY_NAME[name].family for name in family}) == 1
+    assert len({by_name()[name].family for name in family}) == 1
 
 
 def test_different_concepts_are_different_families():
     names = ["dog", "cat", "judge", "student", "alarm clock", "moon cake", "red heart", "bow and arrow", "rainbow flag"]
-    assert len({BY_NAME[name].family for name in names}) == len(names)
+    assert len({by_name()[name].family for name in names}) == len(names)
 
 
 def test_flags_are_split_by_region():
-    assert BY_NAME["Germany"].family == "flag DE" and BY_NAME["England"].family == "flag gbeng"
-    assert BY_NAME["Germany"].kind == "flag" and BY_NAME["rainbow flag"].kind == "main"
+    assert by_name()["Germany"].family == "flag DE" and by_name()["England"].family == "flag gbeng"
+    assert by_name()["Germany"].kind == "flag" and by_name()["rainbow flag"].kind == "main"
 
 
 def test_counts_of_the_whole_set():
-    assert len(ALL) == 1898
-    assert Counter(c.kind for c in ALL) == {"main": 1467, "variant": 170, "flag": 261}
-    sides = Counter(concepts.side(c.family) for c in ALL if c.kind == "main")
+    assert len(concepts.concepts()) == 1898
+    assert Counter(c.kind for c in concepts.concepts()) == {"main": 1467, "variant": 170, "flag": 261}
+    sides = Counter(concepts.side(c.family) for c in concepts.concepts() if c.kind == "main")
     assert sides == {"train": 1200, "val": 145, "test": 122}
-    assert all(set(c.names) == set(emoji.LANGUAGES) and all(c.names.values()) for c in ALL)
-    assert len(BY_NAME) == len(ALL) == len({c.id for c in ALL})
+    assert all(set(c.names) == set(emoji.LANGUAGES) and all(c.names.values()) for c in concepts.concepts())
+    assert len(by_name()) == len(concepts.concepts()) == len({c.id for c in concepts.concepts()})
 
 
 def test_every_language_names_a_test_concept_once():
-    test = [c for c in ALL if c.kind == "main" and concepts.side(c.family) == "test"]
+    test = [c for c in concepts.concepts() if c.kind == "main" and concepts.side(c.family) == "test"]
     for language in emoji.LANGUAGES:
         assert len({c.names[language] for c in test}) == len(test), language
 
 
 def test_skin_tones_belong_to_their_concept():
-    tones = [f"{c.names['en']}: {path.stem}" for c in ALL for path in c.tones]
+    tones = [f"{c.names['en']}: {path.stem}" for c in concepts.concepts() for path in c.tones]
     assert len(tones) == 1785 == len(set(tones))
-    assert len(BY_NAME["judge"].tones) == 5 and not BY_NAME["dog"].tones
-    assert not any("skin tone" in name for name in BY_NAME)
+    assert len(by_name()["judge"].tones) == 5 and not by_name()["dog"].tones
+    assert not any("skin tone" in name for name in by_name())
 
 
 def test_no_family_and_no_drawing_is_on_two_sides(source):
@@ -94,7 +97,7 @@ def test_names_of_evaluation_splits_are_unique_and_without_variants(source):
     for split in ("val_with_flags", "test_with_flags"):
         names = [r["names"]["en"] for r in source.open(split)]
         assert len(set(names)) == len(names) > 0
-        assert all(BY_NAME[name].kind != "variant" for name in names)
+        assert all(by_name()[name].kind != "variant" for name in names)
 
 
 def test_options_add_training_records_only(source):
