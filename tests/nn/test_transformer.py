@@ -148,12 +148,13 @@ def test_stochastic_depth_drops_parts_of_whole_examples(options):
     config = shape(8, 3, drop_path=0.5, **options)
     model = Transformer(config, final_norm=False)
     x = jax.random.normal(jax.random.key(0), (600, 2, 8))
-    params = model.init(jax.random.key(1), x)
+    params = jax.jit(model.init)(jax.random.key(1), x)
     plain = Transformer(replace(config, drop_path=0.0), final_norm=False)
-    np.testing.assert_array_equal(model.apply(params, x)[0], plain.apply(params, x)[0])  # no rng, as where one infers
+    without, whole = jax.jit(lambda: (model.apply(params, x)[0], plain.apply(params, x)))()
+    np.testing.assert_array_equal(without, whole[0])  # no rng, as where one infers
     blocks = jax.jit(lambda key: model.apply(params, x, rngs={"drop": key})[1])(jax.random.key(2))
     first, second, third = blocks["blocks"] if "scan" in options else (blocks[f"block{i:02d}"] for i in range(3))
-    whole = plain.apply(params, x)[1]
+    whole = whole[1]
     np.testing.assert_allclose(first, whole["blocks"][0] if "scan" in options else whole["block00"], atol=1e-6)
     # Rates 0, 1/4, 1/2: of both parts at once 1/16 and 1/4 of the examples, all tokens of each.
     for before, after, share in ((first, second, 1 / 16), (second, third, 1 / 4)):
@@ -165,10 +166,10 @@ def test_stochastic_depth_drops_parts_of_whole_examples(options):
 def test_kept_parts_are_scaled_up():
     block = Block(shape(8))
     x = jnp.repeat(jax.random.normal(jax.random.key(0), (1, 2, 8)), 64, axis=0)
-    params = block.init(jax.random.key(1), x)
+    params = jax.jit(block.init)(jax.random.key(1), x)
     silent = jax.tree_util.tree_map_with_path(lambda path, v: v * ("attn" not in str(path)), params)  # the MLP alone
-    want = block.apply(silent, x)[0] - x
-    found = block.apply(silent, x, drop=0.75, rngs={"drop": jax.random.key(3)})[0] - x
+    want = jax.jit(block.apply)(silent, x)[0] - x
+    found = jax.jit(lambda: block.apply(silent, x, drop=0.75, rngs={"drop": jax.random.key(3)})[0] - x)()
     kept = np.abs(found).max((1, 2)) > 0
     assert 4 < kept.sum() < 32
     np.testing.assert_allclose(found[kept], 4 * want[kept], atol=1e-5)
@@ -179,9 +180,9 @@ def test_dropout_zeroes_numbers_of_each_part_and_scales_the_others(options):
     config = shape(8, 2, dropout=0.25, **options)
     model = Transformer(config, final_norm=False)
     x = jax.random.normal(jax.random.key(0), (50, 4, 8))
-    params = model.init(jax.random.key(1), x)
+    params = jax.jit(model.init)(jax.random.key(1), x)
     silent = jax.tree_util.tree_map_with_path(lambda path, v: v * ("attn" not in str(path)), params)  # MLPs alone
-    plain = model.apply(silent, x)[1]  # no rng, as where one infers
+    plain = jax.jit(model.apply)(silent, x)[1]  # no rng, as where one infers
     found = jax.jit(lambda key: model.apply(silent, x, rngs={"dropout": key})[1])(jax.random.key(2))
     first, second = found["blocks"] if "scan" in options else (found["block00"], found["block01"])
     want = (plain["blocks"][0] if "scan" in options else plain["block00"]) - x
@@ -223,7 +224,7 @@ def test_cached_equals_uncached(options, scan):
 def test_a_cache_of_another_dtype_than_the_model():
     config, x = shape(16), jax.random.normal(KEY, (1, 3, 16))
     model = Transformer(config, dtype=jnp.bfloat16)
-    params = model.init(KEY, x)
+    params = jax.jit(model.init)(KEY, x)
     for dtype in (jnp.float32, jnp.bfloat16):
         y, out = model.apply(params, x, causal_mask(3), cache=init_cache(config, 1, 3, dtype))
         assert y.dtype == jnp.bfloat16 and out["cache"]["block00"]["key"].dtype == dtype
@@ -278,7 +279,7 @@ def test_scanned_equals_looped_with_every_option():
 def test_depth_0_is_the_norm_of_each_token_by_itself():
     x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 3, 8)), jnp.float32)
     module = Transformer(TransformerConfig(width=8, depth=0, heads=2))
-    params = module.init(jax.random.key(0), x)
+    params = jax.jit(module.init)(jax.random.key(0), x)
     y, out = module.apply(params, x)
     np.testing.assert_allclose(y, (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True), atol=1e-4)
     assert set(out) == {"tokens"}

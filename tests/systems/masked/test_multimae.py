@@ -181,7 +181,7 @@ def test_depth_is_standardised_by_its_middle():
 
 def test_an_absent_map_is_neither_seen_nor_predicted():
     system, rng = CONFIG.build(), jax.random.key(0)
-    params, extras = system.init(rng, batch())
+    params, extras = jax.jit(system.init)(rng, batch())
     present = {"present": np.array([[1, 1, 0], [1, 0, 1]], np.float32)}
     loss = jax.jit(lambda b: system.loss(params, extras, b, rng))
     value, (_, metrics) = loss(batch() | present)
@@ -211,12 +211,15 @@ def test_uncertainty_weighs_the_tasks_and_learns():
     np.testing.assert_allclose(found, [2.0, 0.0, 2.0 + np.log(2.0)], rtol=1e-6)
     rng = jax.random.key(0)
     plain, learnt = CONFIG.build(), replace(CONFIG, uncertainty_weighting=True).build()
-    params, extras = learnt.init(rng, batch())
+    params, extras = jax.jit(learnt.init)(rng, batch())
     assert params["log_variance"].shape == (4,)
-    want, (_, parts) = plain.loss({k: v for k, v in params.items() if k != "log_variance"}, extras, batch(), rng)
-    total = learnt.loss(params, extras, batch(), rng)[0]
+    network = {k: v for k, v in params.items() if k != "log_variance"}
+    want, (_, parts) = jax.jit(plain.loss)(network, extras, batch(), rng)
+    of_weights = jax.jit(
+        jax.value_and_grad(lambda s: learnt.loss({**network, "log_variance": s}, extras, batch(), rng)[0])
+    )
+    total, slope = of_weights(params["log_variance"])
     np.testing.assert_allclose(total, want, rtol=1e-6)  # exp(0) L + 0
-    slope = jax.grad(lambda p: learnt.loss(p, extras, batch(), rng)[0])(params)["log_variance"]
     np.testing.assert_allclose(slope, [1 - parts[k] for k in labels(TASKS)], rtol=1e-4)
 
 
@@ -224,7 +227,7 @@ def test_uncertainty_weighs_the_tasks_and_learns():
 def test_what_was_not_observed_is_no_target(task):
     config = replace(CONFIG, tasks=(task,), num_encoded_tokens=1)
     system, whole, rng = config.build(), batch(), jax.random.key(1)
-    params, extras = system.init(rng, whole)
+    params, extras = jax.jit(system.init)(rng, whole)
     there = np.ones(whole[task.output_domain].shape[:3], np.int32)
     top = there.shape[1] // 2
     there[:, top:] = 0
