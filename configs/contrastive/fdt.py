@@ -84,27 +84,25 @@ def get_proof() -> Proof:
         optim = Optim(lr=2e-3, warmup=50)
         return Arm(name, Experiment(system, data, (Phase(steps=500),), optim, (*RETRIEVAL, *evals), Train(log_every=50)))  # fmt: skip
 
-    fdt = Config(both["image"], both["text"], codes=96, dim=32, code_temperature=10.0)
+    fdt = Config(both["image"], both["text"], codes=96, dim=32, code_temperature=30.0)
     agreement, recall = "codes agreement", "image->text R@1"
     return Proof(
         claim="One codebook makes a code mean the same in picture and text.",
         metric=agreement,
         arms=(
-            arm("FDT", fdt), arm("two codebooks", replace(fdt, shared=False)), arm("softmax", replace(fdt, activation="softmax")),
-            arm("FDT, T 30", replace(fdt, code_temperature=30.0)),
+            arm("FDT", fdt), arm("two codebooks", replace(fdt, shared=False)),
             arm("CLIP", symile.Config(tuple(both.items()), 32, "pairwise", min_temperature=0.01), ()),
         ),
         expects=(
             Expect(
-                better="FDT", worse="FDT/codes control", margin=0.15,
-                statement="a word shares 15 points more of its best codes with the region it describes than with another word's",
+                better="FDT", worse="FDT/codes control", margin=0.2,
+                statement="a word shares 20 points more of its best codes with the region it describes than with another word's",
             ),
-            Expect(better="FDT", worse="two codebooks", margin=0.15, statement="and than where each modality has a codebook"),
+            Expect(better="FDT", worse="two codebooks", margin=0.2, statement="and than where each modality has a codebook"),
+            Expect(better="two codebooks/codes control", worse="two codebooks", headline=False, statement="which is no more than with another word's"),
             Expect(
-                better=f"FDT/{recall}", worse=f"two codebooks/{recall}", margin=0.05, statement="which retrieves fewer captions",
+                better=f"FDT/{recall}", worse=f"two codebooks/{recall}", headline=False, statement="one codebook retrieves more captions than two",
             ),
-            Expect(better="FDT", worse="softmax", headline=False, statement="sparse weights agree more than dense ones"),
-            Expect(better="FDT, T 30", worse="FDT", headline=False, statement="and at T 30 more than at T 10"),
             Expect(
                 better=f"FDT/{recall}", worse=f"CLIP/{recall}", headline=False,
                 statement="codes retrieve more captions than pooled vectors (not expected)",
@@ -112,4 +110,6 @@ def get_proof() -> Proof:
         ),
         seeds=(10, 11, 12),
         data="made attributes (noisy codes in the place of pixels)",
+        notes="Margins are half of a pilot's effect on seed 200 (agreement 0.47, of two codebooks 0.06), where two codebooks retrieved nearly as well "
+        "(R@1 0.44 against 0.47): retrieval is no headline. Four objects a record, of which a caption names three.",
     )  # fmt: skip
