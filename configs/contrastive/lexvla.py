@@ -98,9 +98,9 @@ def get_proof() -> Proof:
 
     def arm(name: str, penalty: str, strength: float, **changes: Any) -> Arm:
         system = replace(base, penalty=penalty, strength=strength, **changes)
-        data = Data(source, parts, Tokenizer(vocab, kind="word"), batch_size=128)
-        optim = Optim(lr=2e-3, warmup=40, weight_decay=0.05)
-        return Arm(name, Experiment(system, data, phases(system, 200, 400, 3e-3), optim, evals, Train(log_every=50)))
+        data = Data(source, parts, Tokenizer(vocab, kind="word"), batch_size=64)
+        optim = Optim(lr=3e-3, warmup=30, weight_decay=0.05)
+        return Arm(name, Experiment(system, data, phases(system, 150, 300, 3e-3), optim, evals, Train(log_every=50)))
 
     recall = "image->text R@1"
     return Proof(
