@@ -22,7 +22,7 @@ from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.video import CodesEncoder, VideoEncoder
 from mmrep.systems.video.hbi import Config
-from mmrep.systems.video.hbi.evals import Fidelity, hubs
+from mmrep.systems.video.hbi.evals import Fidelity, Interactions, hubs
 
 SIZES = ("tiny", "small", "paper")
 LENGTH = 8
@@ -73,20 +73,17 @@ def coded(width: int = 32, **changes: Any) -> Config:
 
 def get_config(size: str = "small") -> Experiment:
     if size == "tiny":
-        return experiment(
-            clips(64, n_val=16, n_test=16, dim=16),
-            coded(16, samples=20, ratios=(0.5, 0.75)),
-            (2, 2, 4),
-            codes=True,
-            batch=8,
-        )
+        system = coded(16, samples=20, ratios=(0.5, 0.75))
+        tiny = experiment(clips(64, n_val=16, n_test=16, dim=16), system, (2, 2, 4), codes=True, batch=8)
+        return replace(tiny, evals=(*tiny.evals, Interactions()))
     if size == "small":
         shape = TransformerConfig(width=64, depth=2, heads=4)
         video = VideoEncoder(
             ImageEncoder(shape, patch=6, pool="cls"), temporal=TransformerConfig(width=64, depth=1, heads=4)
         )
         system = Config(video, eos_text(shape, LENGTH), samples=100, width=32)
-        return experiment(clips(8000, codes=False), system, (1000, 300, 1500), lr=1e-3)
+        small = experiment(clips(8000, codes=False), system, (1000, 300, 1500), lr=1e-3)
+        return replace(small, evals=(*small.evals, Interactions()))
     # MSR-VTT: CLIP ViT-B/32 with a temporal transformer of 4 layers, 12 frames, 24 words; 5 epochs of 9,000 clips with 20 captions each.
     video, text = _clips.clip_b32()
     video = replace(video, temporal=TransformerConfig(width=768, depth=4, heads=12, activation="quick_gelu"))

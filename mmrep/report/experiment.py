@@ -57,7 +57,10 @@ def _headline(e: Retrieval, metrics: Mapping[str, float]) -> str:
 
 
 def media(model: Model, name: str, fields: Fields, split: str, i: int, caption: str = "") -> Any:
-    """Record i's modality `name` as a Picture, Words or Sound; `caption` is printed below pictures and sounds."""
+    """Record i's modality `name` as a Picture, Words or Sound; `caption` is printed below pictures and sounds.
+
+    More than 8 numbers are a picture: a column each vector (time from left to right), dark where a number is large.
+    """
     m = next(m for m in model.data.modalities if m.name == name)
     value = model.record(i, split)[dict(fields).get(name, m.source)]
     if m.kind in ("image", "video"):
@@ -65,6 +68,13 @@ def media(model: Model, name: str, fields: Fields, split: str, i: int, caption: 
         return Picture(pixels if pixels.dtype == np.uint8 else (np.clip(pixels, 0, 1) * 255).astype(np.uint8), caption)
     if m.kind == "audio":
         return Sound(np.asarray(value), m.rate, caption)
+    if m.kind not in ("text", "texts"):
+        numbers = np.asarray(value, np.float64)
+        return (
+            Picture(_shades(numbers), caption)
+            if numbers.size > 8
+            else Words(np.array2string(numbers, precision=3), caption)
+        )
     language = dict(fields).get(name, m.source).rpartition("_")[2]
     words = " / ".join(map(str, value)) if m.kind == "texts" else str(value)
     return Words(words, lang=language if len(language) == 2 else "")
@@ -76,20 +86,39 @@ def _strip(frames: Any) -> np.ndarray:
     return np.concatenate([np.asarray(f) for f in shown], axis=1)
 
 
+def _shades(numbers: np.ndarray) -> np.ndarray:
+    """Numbers as grey pixels [H, W], of its own 2nd (white) to 98th percentile (black); vectors as columns, at least 48 pixels a side."""
+    rows = np.nan_to_num(numbers.reshape(-1, numbers.shape[-1]).T if numbers.ndim > 1 else numbers[:, None])
+    low, high = np.percentile(rows, (2, 98))
+    pixels = np.round(255 * (1 - np.clip((rows - low) / max(high - low, 1e-9), 0, 1))).astype(np.uint8)
+    across, down = (max(1, -(-48 // n)) for n in pixels.shape)
+    return np.repeat(np.repeat(pixels, across, axis=0), down, axis=1)
+
+
 def gallery(model: Model, e: Retrieval) -> Panel:
     """Evenly spaced queries of the split, and what each retrieves."""
     scores = e.scores(model)
-    keys = [str(v) for v in model.column(e.group, e.split)] if e.group else list(range(len(scores)))
+    true = _true(model, e, len(scores))
     items = []
     for i in _spaced(len(scores), SHOWN):
-        right = [j for j, k in enumerate(keys) if k == keys[i]]
+        right = np.flatnonzero(true[i]).tolist()
         pool: list[Any] = [""] * scores.shape[1]
-        for j in {*np.argsort(-scores[i], kind="stable")[:5], *right}:  # only these are shown, and have to be decoded
+        best = sorted(right, key=lambda j: -scores[i, j])[:6]
+        for j in {*np.argsort(-scores[i], kind="stable")[:5], *best}:  # only these are shown, and have to be decoded
             pool[j] = media(model, e.target, e.target_fields, e.split, int(j), _text(model, e.split, int(j)))
         query = media(model, e.query, e.query_fields, e.split, int(i), _text(model, e.split, int(i)))
         items.append(retrieve(query, pool, scores[i], right))
     note = f"Evenly spaced queries of the {e.split} split, not chosen by hand. The right answer has a green frame and a tick."
     return Gallery(f"Retrieval, {e.label}".replace("->", " → "), items, note)
+
+
+def _true(model: Model, e: Retrieval, n: int) -> np.ndarray:
+    """[i, j]: whether candidate j is a right answer to query i."""
+    if e.truth:
+        truth = model.split(e.split).truth()
+        return truth if e.truth == e.query else truth.T
+    keys = np.asarray([str(v) for v in model.column(e.group, e.split)] if e.group else range(n))
+    return keys[:, None] == keys[None]
 
 
 def similarities(model: Model, e: Retrieval) -> Panel:

@@ -168,6 +168,6 @@ def _strip(
         ax.set_ylim(0, 1)
         ax.axhline(0.5, color="0.85", linewidth=0.6, zorder=0)
         for start, end in np.asarray(values, np.float64).reshape(-1, 2):
-            ax.barh(0.5, max(end - start, 0.004), 0.62, left=start, color=colour)
+            ax.barh(0.5, max(end - start, 0.004), 0.62, left=start, color=colour, edgecolor="white", linewidth=0.6)
         label(ax, name)
         below += _BAR

@@ -1,5 +1,6 @@
 """An evaluation's {metric: value} as tables."""
 
+import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -38,7 +39,9 @@ def tables(title: str, values: Mapping[str, float], note: str = "") -> list[Tabl
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """("image->text", "R@1") of "image->text R@1" or "image->text/R@1"; ("", name) where there is no label."""
+    """("image->text", "R@1") of "image->text R@1" or "image->text/R@1"; ("", name) where there is no label. "R@1 IoU 0.5" is one metric."""
+    if moment := re.fullmatch(r"(?:(.*)[ /])?(R@\d+ IoU [\d.]+)", name):
+        return moment[1] or "", moment[2]
     at = max(name.rfind(" "), name.rfind("/"))
     return (name[:at], name[at + 1 :]) if at > 0 else ("", name)
 

@@ -27,7 +27,7 @@ from mmrep.report.panels import (
     Words,
     retrieve,
 )  # fmt: skip
-from mmrep.report.tables import tables
+from mmrep.report.tables import split_name, tables
 
 RNG = np.random.default_rng(0)
 EVIL = '<script>alert("x")</script> & <img src=http://x.y/z>'
@@ -269,3 +269,9 @@ def test_empty_and_degenerate_panels_render():
         Gallery("g", [Item("q", [Candidate("cut \ud83d", float("nan"), 1)], None, 1)]), Code("c", ""),
     ]  # fmt: skip
     assert page.render("t", "l", panels).count("<section ") == len(panels)
+
+
+def test_recall_at_an_iou_is_one_metric():
+    assert split_name("any R@1 IoU 0.5") == ("any", "R@1 IoU 0.5") and split_name("R@5 IoU 0.7") == ("", "R@5 IoU 0.7")
+    (table,) = tables("Held-out data", {"R@1 IoU 0.5": 0.3, "any R@1 IoU 0.5": 0.7})
+    assert [c.name for c in table.columns] == ["R@1 IoU 0.5"] and [name for name, _ in table.rows] == ["all", "any"]

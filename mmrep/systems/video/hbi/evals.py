@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mmrep.evals import checks
+from mmrep.modality import BOS, EOS
 from mmrep.model import Model
 from mmrep.systems.video.hbi.model import banzhaf
 
@@ -39,6 +40,24 @@ class Fidelity:
                 found[name].append(float(spearmanr(game[key][i][valid], row[valid])[0]))
         return {f"Spearman {name}": float(np.mean(values)) for name, values in found.items()}
 
+    def check(self, names: Sequence[str], split: checks.Open) -> None:
+        """Raises ConfigError for a system without the game."""
+        checks.functions(names, game="game")
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """No metric; its panel, the predicted interaction of each word with each frame, is part of the report."""
+
+    split: str = "test"
+
+    def run(self, model: Model) -> dict[str, float]:
+        return {}
+
+    def check(self, names: Sequence[str], split: checks.Open) -> None:
+        """Raises ConfigError for a system without the game."""
+        checks.functions(names, game="game")
+
     def panels(self, model: Model) -> list[Any]:
         """Some clips with the predicted interaction of each word of their text with each frame."""
         from mmrep.report import strips
@@ -49,7 +68,8 @@ class Fidelity:
         for i in strips.chosen(len(game["estimate"])):
             said = strips.words(model, self.split, i)
             ids = model.tokenizer([said], text.name)[0]
-            names = [model.tokenize.decode(ids[k : k + 1]) or f"({k})" for k in range(len(ids))]
+            ends = {BOS: "BOS", EOS: "EOS"}
+            names = [ends.get(int(k)) or model.tokenize.decode(np.array([k])) for k in ids]
             frames = np.flatnonzero(game["frames"][i])
             lanes = {
                 f"{names[k]}{' ' * k}": game["estimate"][i][k][frames]  # equal words have lanes of their own
@@ -58,10 +78,6 @@ class Fidelity:
             shown.append(strips.Strip(said, strips.frames(model, self.split, i), dict(list(lanes.items())[:8])))
         note = f"Evenly spaced records of the {self.split} split, not chosen by hand. A bar is the interaction of a word with a frame."
         return [Figure("Words and frames", strips.draw(shown), f"interactions in {len(shown)} clips", note)]
-
-    def check(self, names: Sequence[str], split: checks.Open) -> None:
-        """Raises ConfigError for a system without the game."""
-        checks.functions(names, game="game")
 
 
 def hubs(seed: int, strength: float, pairs: int = 60, players: int = 6) -> dict[str, float]:
