@@ -86,14 +86,14 @@ def products() -> Things:
 
 def codes(source: Any = None, *, steps: int = 400, **changes: Any) -> Experiment:
     things = products()
-    shape, vocab, length = TransformerConfig(width=64, depth=1, heads=4), 48, 6
+    shape, vocab, length = TransformerConfig(width=48, depth=1, heads=4), 48, 6
     parts = tuple(
         m for end in ("", "_b") for m in (
             modality.vector(f"image{end}", things.regions, things.dim, field=f"regions{end}"), modality.text(f"text{end}", length, vocab),
         )
     )  # fmt: skip
     words = TextEncoder(replace(shape, depth=0), vocab=vocab, length=length)
-    system = Config(RegionTower(shape, blocks=False), words, shape, things.regions, 64)
+    system = Config(RegionTower(shape, blocks=False), words, shape, things.regions, 48)
     return Experiment(
         replace(system, **changes), Data(source or things, parts, Tokenizer(vocab, kind="word"), batch_size=96, eval_batch_size=400),
         phases=(Phase(steps=steps),), optim=Optim(lr=2e-3, warmup=20), evals=forms("regions_b", "text_b"), train=Train(log_every=100),
