@@ -396,6 +396,7 @@ _LATER: Mapping[tuple[str, str], Any] = {
     ("mmrep.modality:Modality", "resample"): "bicubic",
     ("mmrep.nn.encoders.image:ImageEncoder", "registers"): 0,
     ("mmrep.nn.config:TransformerConfig", "dropout"): 0.0,
+    ("mmrep.nn.config:TransformerConfig", "sub_norm"): False,
     ("mmrep.evals.suite:Retrieval", "truth"): "",
     ("mmrep.evals.suite:Retrieval", "by"): "",
     ("mmrep.data.tables:Table", "video"): None,

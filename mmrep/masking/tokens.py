@@ -1,4 +1,6 @@
-"""Masked language modelling: which tokens of a text are corrupted, and how."""
+"""Masking of one modality's tokens: corrupted for masked language modelling, or left out of the encoder."""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,3 +31,26 @@ def mask_tokens(
     piece = jax.random.randint(for_piece, ids.shape, first_piece, vocab, ids.dtype)
     corrupted = jnp.where(kind < 0.8, jnp.asarray(MASK, ids.dtype), jnp.where(kind < 0.9, piece, ids))
     return jnp.where(target, corrupted, ids), target
+
+
+class Preserved(NamedTuple):
+    """places of the preserved tokens, in order; which of them are real."""
+
+    places: Int[Array, "B K"]
+    real: Bool[Array, "B K"]
+
+
+def leave_out(rng: PRNGKeyArray, valid: Bool[Array, "B N"], ratio: float, span: int = 1) -> Bool[Array, "B N"]:
+    """Which tokens are left out: a share `ratio` of each row's valid ones, rounded, never the first; in runs of `span` neighbours."""
+    n = valid.shape[1] - 1
+    count = jnp.round(ratio * (valid.sum(1, keepdims=True) - 1))
+    score = jax.random.uniform(rng, (len(valid), -(-n // span))).repeat(span, axis=1)[:, :n]
+    score = jnp.where(valid[:, 1:], score, 2.0)
+    rank = jnp.argsort(jnp.argsort(score, axis=1, stable=True), axis=1, stable=True)
+    return jnp.pad((rank < count) & valid[:, 1:], ((0, 0), (1, 0)))
+
+
+def preserve(kept: Bool[Array, "B N"], count: int) -> Preserved:
+    """The first `count` tokens that are kept; `real` is False where a row has fewer."""
+    places = jnp.argsort(~kept, axis=1, stable=True)[:, :count].astype(jnp.int32)
+    return Preserved(places, jnp.take_along_axis(kept, places, axis=1))

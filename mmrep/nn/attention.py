@@ -163,6 +163,8 @@ class Attention(nn.Module):
                 written = (jnp.arange(k.shape[1]) < start + x.shape[1])[None, None, None]
                 mask = written if mask is None else mask & written
         y = attend(q, k.astype(q.dtype), v.astype(q.dtype), mask, bias, c.implementation).reshape(*x.shape[:2], -1)
+        if c.sub_norm:
+            y = norm_layer(c, self.dtype, "norm_out")(y)
         init = nn.initializers.xavier_uniform()
         dense = nn.Dense(width, use_bias=c.bias, dtype=self.dtype, kernel_init=init, name="out")
         return flat_dense(dense, y), None if cache is None else {"key": k, "value": v}

@@ -27,6 +27,7 @@ class TransformerConfig:
         gated (Shazeer 2020): "swiglu" silu(up(x)) * gate(x), "geglu" with "gelu_tanh".
     use_bias: True, False (no bias anywhere), or "qkv": only where queries, keys and values are projected (Qwen2).
     qk_norm: normalise each head's queries and keys by `norm_type`, without bias (Dehghani et al. 2023, ViT-22B).
+    sub_norm: normalise the heads' outputs together before attention's output projection (Wang et al. 2022, Magneto).
     rotary: base of the rotary positions of self-attention (Su et al. 2021; Llama: 10,000, then 500,000), see
         `mmrep.nn.positions.rotary`, or `ScaledRotary`; None: no rotation.
     drop_path: stochastic depth (Huang et al. 2016), in [0, 1): the drop rate of the last block, rising linearly from 0 at the first.
@@ -52,6 +53,7 @@ class TransformerConfig:
     activation: Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "swiglu", "geglu"] = "gelu"
     use_bias: bool | Literal["qkv"] = True
     qk_norm: bool = False
+    sub_norm: bool = False
     rotary: float | ScaledRotary | None = None
     drop_path: float = 0.0
     dropout: float = 0.0

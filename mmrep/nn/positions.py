@@ -48,6 +48,21 @@ def grid_positions(rows: int, columns: int, width: int, base: float = 10_000.0) 
     return jnp.concatenate([column_first[:, width // 2 :], column_first[:, : width // 2]], axis=1)
 
 
+def grid_offsets(side: int) -> Int[np.ndarray, "N N"]:
+    """A number for each offset between two cells of a square grid (BEiT's relative positions), from 0 to (2 side - 1)^2 - 1."""
+    rows, columns = np.divmod(np.arange(side * side), side)
+    down, right = (x[:, None] - x[None] + side - 1 for x in (rows, columns))
+    return down * (2 * side - 1) + right
+
+
+def with_cls(buckets: Int[np.ndarray, "N N"], count: int) -> Int[np.ndarray, "M M"]:
+    """Three more numbers for pairs with [CLS]: as query, as key, with itself."""
+    found = np.full((len(buckets) + 1,) * 2, count, np.int32)
+    found[1:, 1:] = buckets
+    found[1:, 0], found[0, 0] = count + 1, count + 2
+    return found
+
+
 def alibi_slopes(heads: int) -> Float[np.ndarray, " {heads}"]:
     """Each head's slope: 2^(-8k/heads), k = 1..heads, for a power of two; else those of the power below, then every second one of the
     power above (Press et al. 2022, ALiBi). Raises ConfigError for fewer than one head.

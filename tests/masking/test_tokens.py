@@ -1,4 +1,4 @@
-"""Which tokens masked language modelling corrupts."""
+"""Which tokens masked language modelling corrupts, and which an encoder does without."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmrep.errors import ConfigError
-from mmrep.masking.tokens import mask_tokens
+from mmrep.masking.tokens import leave_out, mask_tokens, preserve
 from mmrep.modality import BOS, EOS, MASK, PAD
 
 
@@ -56,3 +56,16 @@ def test_masking_nothing_maskable_rate_extremes_and_small_vocabulary():
     np.testing.assert_array_equal(target, (ids != PAD) & (ids != BOS))
     with pytest.raises(ConfigError, match="first_piece"):
         mask_tokens(jax.random.key(0), ids, 5)
+
+
+def test_tokens_that_are_left_out_and_preserved():
+    valid = jnp.arange(11) < jnp.array([11, 11, 6, 2, 1])[:, None]
+    left = jax.jit(leave_out, static_argnums=(2, 3))
+    hidden = left(jax.random.key(0), valid, 0.4, 1)
+    assert hidden.sum(1).tolist() == [4, 4, 2, 0, 0] and not (hidden & ~valid).any() and not hidden[:, 0].any()
+    runs = left(jax.random.key(1), valid, 0.6, 3)
+    assert runs.sum(1).tolist() == [6, 6, 3, 1, 0]
+    assert np.diff(np.flatnonzero(runs[0])).tolist().count(1) >= 4  # two runs of three
+    seen = preserve(valid & ~hidden, 7)
+    for row, places, real in zip(np.asarray(valid & ~hidden), *map(np.asarray, seen)):
+        assert places[real].tolist() == np.flatnonzero(row).tolist()
