@@ -116,35 +116,53 @@ def bare(node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
     return node
 
 
-# Words of operators, numbers and brackets in each syntax, and of operators and numbers in comments: no word is of two of them.
-INFIX = ("plus", "minus", "times", "over"), ("one", "two", "three", "four", "five", "six", "seven", "eight")
-PREFIX = ("add", "sub", "mul", "div"), ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii")
-ENGLISH = ("sum", "difference", "product", "quotient"), ("1", "2", "3", "4", "5", "6", "7", "8")
-PLACES = ("whole", "left", "right", "a", "b", "c", "d")
+# Words of operators and numbers in each syntax, and in comments: no word is of two of them.
+INFIX = ("plus", "minus", "times", "over"), (
+    "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen",
+    "sixteen",
+)  # fmt: skip
+PREFIX = ("add", "sub", "mul", "div"), (
+    "i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii", "xiii", "xiv", "xv", "xvi",
+)  # fmt: skip
+ENGLISH = ("sum", "difference", "product", "quotient"), tuple(str(i + 1) for i in range(16))
+PLACES = {1: ("whole", "a", "b"), 3: ("whole", "left", "right", "a", "b", "c", "d")}
 
 
 @dataclass(frozen=True)
 class Programs:
-    """Made expressions of three operators and four numbers in two syntaxes without a common word, and comments that tell `told` of these 7.
+    """Made expressions of `operators` operators, 1 or 3, in two syntaxes without a common word, and comments that tell `told` of their facts.
 
+    A fact is an operator of 4 or a number of 16, with its place. No expression of the validation and test splits occurs in another split.
     Records: code and tree in one syntax, drawn for each record; comment; infix and prefix, the same expression in both syntaxes.
     """
 
     n_train: int = 4000
-    n_val: int = 400
-    n_test: int = 400
-    told: int = 5
+    n_val: int = 200
+    n_test: int = 200
+    operators: int = 1
+    told: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.told <= len(PLACES):
-            raise ConfigError(f"told is {self.told}: comments tell 1 to {len(PLACES)} facts")
+        if self.operators not in PLACES:
+            raise ConfigError(f"operators is {self.operators}: choose 1 or 3")
+        if not 0 < self.told <= len(PLACES[self.operators]):
+            raise ConfigError(f"told is {self.told}: expressions have {len(PLACES[self.operators])} facts")
+        if self.n_val + self.n_test >= 4**self.operators * 16 ** (self.operators + 1):
+            raise ConfigError(
+                f"n_val is {self.n_val} and n_test {self.n_test}: there are too few expressions; lower them"
+            )
 
     def open(self, split: str) -> Columns:
         n = splits.size(self, split)
+        sizes = [4] * self.operators + [16] * (self.operators + 1)
+        order = np.random.default_rng(self.seed).permutation(np.prod(sizes))
+        ends = np.cumsum([0, self.n_test, self.n_val])
         rng = np.random.default_rng((self.seed, splits.NAMES.index(split)))
-        facts = np.concatenate([rng.integers(0, 4, (n, 3)), rng.integers(0, 8, (n, 4))], axis=1)
-        told = np.sort(rng.permuted(np.tile(np.arange(len(PLACES)), (n, 1)), axis=1)[:, : self.told], axis=1)
+        own = {"test": order[: ends[1]], "val": order[ends[1] : ends[2]], "train": order[ends[2] :]}[split]
+        facts = np.stack(np.unravel_index(rng.choice(own, n) if split == "train" else own, sizes), axis=1)
+        places = PLACES[self.operators]
+        told = np.sort(rng.permuted(np.tile(np.arange(len(places)), (n, 1)), axis=1)[:, : self.told], axis=1)
         columns: dict[str, Any] = {"code": [], "tree": [], "comment": [], "infix": [], "prefix": []}
         for row, some, first in zip(facts.tolist(), told.tolist(), rng.integers(0, 2, n).tolist()):
             trees = [expression(row, *syntax) for syntax in (INFIX, PREFIX)]
@@ -153,7 +171,9 @@ class Programs:
             columns["infix"].append(codes[0])
             columns["prefix"].append(codes[1])
             columns["tree"].append(" ".join(flatten(trees[first])))
-            columns["comment"].append(" ".join(f"{PLACES[i]} {ENGLISH[int(i > 2)][row[i]]}" for i in some))
+            columns["comment"].append(
+                " ".join(f"{places[i]} {ENGLISH[int(i >= self.operators)][row[i]]}" for i in some)
+            )
         return Columns(columns)
 
     def texts(self, split: str) -> Iterator[str]:
@@ -165,8 +185,11 @@ class Programs:
 
 
 def expression(facts: Sequence[int], operators: Sequence[str], numbers: Sequence[str]) -> Tree:
-    """The operators at the root, left and right, and the four numbers, as a tree."""
-    names, leaves = [operators[i] for i in facts[:3]], [numbers[i] for i in facts[3:]]
+    """The operators at the root, left and right, and the numbers from left to right, as a tree."""
+    count = len(facts) // 2
+    names, leaves = [operators[i] for i in facts[:count]], [numbers[i] for i in facts[count:]]
+    if count == 1:
+        return Tree(names[0], [*leaves])
     return Tree(names[0], [Tree(names[1], [*leaves[:2]]), Tree(names[2], [*leaves[2:]])])
 
 

@@ -132,11 +132,16 @@ def test_the_functions_of_a_folder(tmp_path):
 
 
 def test_the_two_syntaxes_share_no_word():
-    records = Programs(50, 1, 1).open("train")
+    source = Programs(200, 40, 60, operators=3, told=5)
+    records = source.open("train")
     codes, other, comments = ({w for r in records for w in r[n].split()} for n in ("infix", "prefix", "comment"))
     assert not codes & other and not comments & (codes | other)
-    assert len({*INFIX[0], *INFIX[1], *PREFIX[0], *PREFIX[1], *ENGLISH[0], *ENGLISH[1]}) == 36
+    assert len({*INFIX[0], *INFIX[1], *PREFIX[0], *PREFIX[1], *ENGLISH[0], *ENGLISH[1]}) == 60
     first = records[0]
+    held_out = [{r["infix"] for r in Programs(500, 40, 60).open(split)} for split in ("train", "val", "test")]
+    assert (
+        [len(x) for x in held_out[1:]] == [40, 60] and not held_out[0] & held_out[2] and not held_out[1] & held_out[2]
+    )
     assert len(first["comment"].split()) == 10 and first["code"] in (first["infix"], first["prefix"])
 
 
