@@ -1,5 +1,10 @@
-"""Generates modalities from others with a trained any-to-any system, and writes pictures and texts."""
+"""Generates modalities from others with a trained any-to-any system, or texts with a system that writes captions, answers or code.
 
+python -m experiments.generate valor --targets written --given video=test:3 --given sound=test:3 --beams 4
+python -m experiments.generate unixcoder --targets completed --given "code=def f(x):"
+"""
+
+import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +16,7 @@ import tyro
 from experiments import _cli
 from mmrep import paths
 from mmrep.errors import ConfigError, near
+from mmrep.modality import EOS
 
 Pairs = tyro.conf.UseAppendAction[tuple[str, ...]]
 
@@ -18,9 +24,9 @@ Pairs = tyro.conf.UseAppendAction[tuple[str, ...]]
 @dataclass(frozen=True)
 class Options:
     targets: str
-    """e.g. depth,semseg,rgb, in the order in which they are generated"""
+    """e.g. depth,semseg,rgb, in the order in which they are generated; or written, an infer function that writes texts"""
     given: Annotated[Pairs, tyro.conf.arg(metavar="NAME=VALUE")] = ()
-    """caption="a red cube" (with ... at its end where more may follow), rgb=FILE, or rgb=test:3 for a held-out record"""
+    """caption="a red cube" (with ... at its end where more may follow), rgb=FILE, sound=FILE, or rgb=test:3 for a held-out record"""
     workdir: Annotated[Path | None, _cli.FOLDER] = None
     """the run's folder (default: runs/SLUG-SIZE, or the trained model that comes with mmrep)"""
     out: Annotated[Path | None, _cli.FOLDER] = None
@@ -47,6 +53,10 @@ class Options:
     """finished targets become conditions of the next"""
     decoder: Annotated[Pairs, tyro.conf.arg(metavar="NAME=FOLDER")] = ()
     """the run of the tokenizer that decodes a target (experiments.tokenize)"""
+    beams: int = 0
+    """beams of the search of a system that writes texts; 1 is greedy (0: as in its config)"""
+    among: Annotated[Pairs, tyro.conf.arg(metavar="TEXT")] = ()
+    """texts, one of which such a system writes (default: any text)"""
     seed: int = 0
 
 
@@ -64,6 +74,11 @@ def generate(command: _cli.Command[Options]) -> list[paths.Place]:
     model = command.trained(options.workdir)
     targets = [t.strip() for t in options.targets.split(",") if t.strip()]
     given = read_given(model, options.given)
+    if not model.generates:
+        texts = written(model, targets, given, options.beams, options.among)
+        return write(model, texts, options.out or workdir / "generated")
+    if options.beams or options.among:
+        raise ConfigError(f"--beams and --among are of systems that write texts; {command.slug} generates modalities")
     made = model.tokens().generate(
         {k: v[None].repeat(options.samples, 0) for k, v in given.items()},
         targets,
@@ -82,6 +97,43 @@ def generate(command: _cli.Command[Options]) -> list[paths.Place]:
     made = decoded(made, targets, options.decoder, options.seed)
     place = options.out or command.workdir(options.workdir) / "generated"
     return write(model, {name: made[name] for name in targets}, paths.at(place))
+
+
+def writers(model: Any) -> list[str]:
+    """The infer functions that write texts: those that take `beams` and `allowed` beside the batch."""
+    return [n for n, f in model.system.infer.items() if {"beams", "allowed"} <= {*inspect.signature(f).parameters}]
+
+
+def written(
+    model: Any, targets: Sequence[str], given: dict[str, Any], beams: int, among: Sequence[str]
+) -> dict[str, Any]:
+    """{target: ids [1, L]}, by greedy or beam search. Raises ConfigError for another target, and where a modality is not given."""
+    import jax
+    import numpy as np
+
+    from mmrep.generation.text import trie
+
+    known = writers(model)
+    if not known:
+        raise ConfigError(f"{model.name} does not generate: no infer function writes texts")
+    if beams < 0:
+        raise ConfigError(f"--beams is {beams}: it must be at least 1, or 0 for that of the config")
+    allowed = None
+    if among:
+        text = max((m for m in model.data.modalities if m.kind == "text"), key=lambda m: m.shape[0])
+        rows = [row[1 : int((row == EOS).argmax()) + 1] for row in model.tokenizer(list(among), text.name)]
+        allowed = trie(rows, text.vocab)
+    found = {}
+    for target in targets:
+        if target not in known:
+            raise ConfigError(f"--targets {target!r} is no infer function that writes texts{near(target, known)}")
+        batch = {name: value[None] for name, value in given.items()}
+        run = jax.jit(lambda p, e, b, f=model.system.infer[target]: f(p, e, b, beams=beams, allowed=allowed))
+        try:
+            found[target] = np.asarray(run(model.params, model.extras, batch))
+        except KeyError as error:
+            raise ConfigError(f"{target!r} needs {error.args[0]!r}, too: give it by --given") from None
+    return found
 
 
 def decoded(made: dict[str, Any], targets: list[str], pairs: Sequence[str], seed: int) -> dict[str, Any]:
@@ -128,7 +180,6 @@ def read_given(model: Any, pairs: Sequence[str]) -> dict[str, Any]:
     from mmrep import modality
 
     known = {m.name: m for m in model.data.modalities}
-    infer = model.tokens()
     found: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -140,10 +191,17 @@ def read_given(model: Any, pairs: Sequence[str]) -> dict[str, Any]:
             split = model.split(record[1])
             if int(record[2]) >= len(split):
                 raise ConfigError(f"--given {pair!r}: the split has {len(split)} records")
-            found[name] = split.entry(int(record[2]))[name]
+            entry = split.entry(int(record[2]))
+            found |= {k: entry[k] for k in (name, f"{name}_length") if k in entry}
             continue
         raw: Any = value
-        if m.kind != "text":
+        if m.kind == "audio":
+            from mmrep.data import decode
+
+            raw = decode.audio(decode.read(value), value, m.rate)
+        elif m.kind == "label":
+            raw = int(value) if value.isdigit() else value
+        elif m.kind != "text":
             from PIL import Image, UnidentifiedImageError
 
             try:
@@ -151,9 +209,10 @@ def read_given(model: Any, pairs: Sequence[str]) -> dict[str, Any]:
                     raw = np.asarray(picture.convert("RGB" if m.kind == "image" and m.shape[-1] == 3 else "L"))
             except (OSError, UnidentifiedImageError) as error:
                 raise ConfigError(f"--given {pair!r}: {value} is no image file ({error})") from None
-        more = m.kind == "text" and value.endswith("...")
-        found[name] = modality.encode(m, raw.removesuffix("...") if more else raw, model.tokenize)[name]
-        found[name] = infer.open_ended(name, found[name]) if more else found[name]
+        more = m.kind == "text" and value.endswith("...") and model.generates
+        found |= modality.encode(m, raw.removesuffix("...") if more else raw, model.tokenize)
+        if more:
+            found[name] = model.tokens().open_ended(name, found[name])
     return found
 
 

@@ -130,3 +130,57 @@ def test_a_corpus_of_a_folder_that_changed_or_moved(run_command, tmp_path, monke
     (tmp_path / "run [1]" / "config.json").write_text(json.dumps(about | {"slug": "align"}))
     code, _, err = run_command("embed", "clip", "--size", "tiny", "--workdir", run, "--out", str(tmp_path / "c"))
     assert code == 2 and "holds a run of align, not of clip" in err
+
+
+@pytest.mark.slow
+def test_python_files_are_searched_by_sentences_and_code(run_command, tmp_path, monkeypatch):
+    pytest.importorskip("faiss")
+    from dataclasses import replace
+
+    import mmrep
+    from mmrep import catalogue
+    from mmrep.data.code import PythonFunctions
+
+    code, run, out = tmp_path / "code", str(tmp_path / "run"), str(tmp_path / "corpus")
+    code.mkdir()
+    for i in range(24):
+        (code / f"m{i:02d}.py").write_text(
+            f"def f{i}(x, y):\n    'Adds {i} to x.'\n    return x + {i} + y + len(str(x)) + 1\n"
+        )
+    config = mmrep.get_config("unixcoder", "tiny")
+    tokenizer = mmrep.Tokenizer(300, "char", lower=False)
+    parts = tuple(replace(m, vocab=300, shape=(30,)) for m in config.data.modalities)
+    data = replace(
+        config.data, source=PythonFunctions(code, fractions=(0.7, 0.0, 0.3)), modalities=parts, tokenizer=tokenizer
+    )
+    config = replace(config, data=data, system=replace(config.system, vocab=300, length=60), evals=())
+    mmrep.train(config, run, progress=False)
+    monkeypatch.setattr(catalogue, "experiment", lambda *_: config)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "a.py").write_text(
+        "def g(n):\n    return [i * n for i in range(n) if i > 1]\n\ndef h(a, b, c):\n    return (a - b) * (a + b) + c - 7\n"
+    )
+    there = [
+        "--data.source.path",
+        str(mine),
+        "--data.source.documented",
+        "False",
+        "--data.source.fractions",
+        "0",
+        "0",
+        "1",
+    ]
+    where = ["--size", "tiny", "--workdir", run, "--modality", "code", "--split", "test", "--out", out]
+    code, said, err = run_command("embed", "unixcoder", *where, *there)
+    assert code == 0 and "shards written" in said, err
+    query = [
+        "--query",
+        "comment=products of two numbers",
+        "--query",
+        "code=def g(n):\n    return [i * n for i in range(n) if i > 1]",
+    ]
+    code, said, err = run_command("search", out, "--json", "--k", "2", *query)
+    assert code == 0, err
+    sentence, own = (json.loads(line)["hits"] for line in said.splitlines())
+    assert {hit["id"] for hit in sentence} == {0, 1} and "a.py:1" in own[0]["is"] and own[0]["score"] > own[1]["score"]

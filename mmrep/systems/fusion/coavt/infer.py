@@ -61,15 +61,19 @@ def infer(parts: CoAVT, pool: str, streams: tuple[str, ...], match: bool, captio
         logits = model.judge(parts, params, *stream(params, batch, "fused"), batch["text"])
         return logits[:, 1] - logits[:, 0]
 
-    def written(params: Params, extras: Extras, batch: Batch) -> Int[Array, "B L"]:
-        context, valid = stream(params, batch, "fused")
+    def written(
+        params: Params, extras: Extras, batch: Batch, beams: int = 0, allowed: Int[Array, "S V"] | None = None
+    ) -> Int[Array, "B L"]:
+        beams = max(beams, 1)
+        context, valid = (jnp.repeat(x, beams, axis=0) for x in stream(params, batch, "fused"))
 
         def next_logits(ids: Array, at: Array) -> Array:
             logits = model.next_tokens(parts, params, context, valid, ids)
             return jax.lax.dynamic_index_in_dim(logits, at - 1, axis=1, keepdims=False)
 
-        start = jnp.full((len(context), 1), BOS, jnp.int32)
-        return write(next_logits, start, parts.queries.length - 1, ends=lambda ids: ids == EOS).ids
+        start = jnp.full((len(context) // beams, 1), BOS, jnp.int32)
+        ends = lambda ids: ids == EOS  # noqa: E731
+        return write(next_logits, start, parts.queries.length - 1, ends=ends, beams=beams, allowed=allowed).ids
 
     found = {n: vector(n) for n in STREAM_OF} | {"text": text, "text_tokens": text_tokens, "score": score}
     found |= {"clip_tokens": tokens("fused"), "video_tokens": tokens("video"), "sound_tokens": tokens("sound")}

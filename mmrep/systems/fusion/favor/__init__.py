@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mmrep.errors import check_fields
+from mmrep.generation.text import write
 from mmrep.losses.masked import token_loss
 from mmrep.losses.reduce import masked_mean
 from mmrep.modality import BOS, EOS
@@ -122,16 +123,31 @@ def fused(prefix: Prefix, params: Params, extras: Extras, batch: Batch) -> Float
     return mean_pool(vectors, real).astype(jnp.float32)
 
 
-def written(config: Config, prefix: Prefix, params: Params, extras: Extras, batch: Batch) -> Int[Array, "B L"]:
-    """The answer to a question about a clip, ids up to EOS, as many as fit behind prefix and question, at most 16."""
+def written(
+    config: Config, prefix: Prefix, params: Params, extras: Extras, batch: Batch, beams: int = 0,
+    allowed: Int[Array, "S V"] | None = None,
+) -> Int[Array, "B L"]:  # fmt: skip
+    """The answer to a question about a clip, ids up to EOS, as many as fit behind prefix and question, at most 16.
+
+    beams: of the search; at most 1 is greedy.   allowed: see `mmrep.generation.text.trie`.
+    """
     clip = (jnp.asarray(batch[n]) for n in ("video", "sound"))
     vectors, real, _ = prefix.apply({"params": params["prefix"]}, *clip, present_of(batch))
     question = jnp.asarray(batch["question"])
-    ids = jnp.concatenate([question, jnp.full((len(question), 1), BOS, question.dtype)], axis=1)
-    valid = jnp.concatenate([real, ids > 0], axis=1)
-    length = min(16, config.lm.length - valid.shape[1])
-    found = generate(
-        config.lm, params["lm"], ids, length, jax.random.key(0), ends=lambda x: x == EOS, prefix=vectors, valid=valid,
-        dtype=jnp.dtype(config.dtype),
-    )  # fmt: skip
-    return found.ids
+    start = jnp.concatenate([question, jnp.full((len(question), 1), BOS, question.dtype)], axis=1)
+    length = min(16, config.lm.length - vectors.shape[1] - start.shape[1])
+    kind, ends = jnp.dtype(config.dtype), lambda ids: ids == EOS
+    if beams < 2 and allowed is None:  # with a cache
+        valid = jnp.concatenate([real, start > 0], axis=1)
+        return generate(
+            config.lm, params["lm"], start, length, jax.random.key(0), ends=ends, prefix=vectors, valid=valid, dtype=kind
+        ).ids  # fmt: skip
+    beams = max(beams, 1)
+    vectors, real = (jnp.repeat(x, beams, axis=0) for x in (vectors, real))
+
+    def next_logits(ids: Int[Array, "N L"], at: Int[Array, ""]) -> Float[Array, "N V"]:
+        valid = jnp.concatenate([real, ids > 0], axis=1)
+        logits = config.lm.module(kind).apply({"params": params["lm"]}, ids, vectors, valid, model.positions(valid))[0]
+        return jax.lax.dynamic_index_in_dim(logits, vectors.shape[1] + at - 1, axis=1, keepdims=False)
+
+    return write(next_logits, start, length, ends=ends, beams=beams, allowed=allowed).ids

@@ -65,7 +65,7 @@ def written(parts: Valor, names: tuple[str, ...], params: Params, extras: Extras
     outs = {n: model.encode(parts, params, batch, n)[1] for n in ("video", "sound")}
     context = parts.context.apply({"params": params["context"]}, *(outs[n]["tokens"] for n in ("video", "sound")))
     seen = jnp.concatenate([outs[n]["valid"] & (n in names) for n in ("video", "sound")], axis=1)
-    context, seen = (jnp.repeat(x, parts.beams, axis=0) for x in (context, seen))
+    context, seen = (jnp.repeat(x, beams, axis=0) for x in (context, seen))
 
     decoder = parts.decoder
     assert decoder is not None
@@ -75,5 +75,6 @@ def written(parts: Valor, names: tuple[str, ...], params: Params, extras: Extras
         logits = decoder.apply({"params": params["decoder"]}, hidden, context=context, context_valid=seen)[0]
         return jax.lax.dynamic_index_in_dim(logits, at, axis=1, keepdims=False)
 
-    start = jnp.full((len(seen) // parts.beams, 1), BOS, jnp.int32)
-    return write(next_logits, start, parts.length - 1, ends=lambda ids: ids == EOS, beams=parts.beams).ids
+    start = jnp.full((len(seen) // beams, 1), BOS, jnp.int32)
+    ends = lambda ids: ids == EOS  # noqa: E731
+    return write(next_logits, start, parts.length - 1, ends=ends, beams=beams, allowed=allowed).ids
