@@ -122,7 +122,7 @@ def written(
     if among:
         text = max((m for m in model.data.modalities if m.kind == "text"), key=lambda m: m.shape[0])
         rows = [row[1 : int((row == EOS).argmax()) + 1] for row in model.tokenizer(list(among), text.name)]
-        allowed = trie(rows, text.vocab)
+        allowed = jax.numpy.asarray(trie(rows, text.vocab))
     found = {}
     for target in targets:
         if target not in known:

@@ -60,8 +60,15 @@ def infer(parts: Valor) -> dict[str, Infer]:
     return found
 
 
-def written(parts: Valor, names: tuple[str, ...], params: Params, extras: Extras, batch: Batch) -> Int[Array, "B L"]:
-    """The caption that the decoder writes for a clip whose modalities `names` alone are given: [MASK] is predicted at each place in turn."""
+def written(
+    parts: Valor, names: tuple[str, ...], params: Params, extras: Extras, batch: Batch, beams: int = 0,
+    allowed: Int[Array, "S V"] | None = None,
+) -> Int[Array, "B L"]:  # fmt: skip
+    """The caption that the decoder writes for a clip whose modalities `names` alone are given: [MASK] is predicted at each place in turn.
+
+    beams: 0 takes those of the config.   allowed: see `mmrep.generation.text.trie`.
+    """
+    beams = beams or parts.beams
     outs = {n: model.encode(parts, params, batch, n)[1] for n in ("video", "sound")}
     context = parts.context.apply({"params": params["context"]}, *(outs[n]["tokens"] for n in ("video", "sound")))
     seen = jnp.concatenate([outs[n]["valid"] & (n in names) for n in ("video", "sound")], axis=1)
