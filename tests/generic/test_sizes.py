@@ -28,7 +28,8 @@ def test_every_config_builds_and_its_loss_keeps_the_contract(slug):
     }
     one_device = sharding.make_mesh(Mesh(1, 1))
     for name, config in different.values():
-        rows = max(4, getattr(getattr(config.system, "large_batch", None), "micro_batches", 1))
+        divisors = (getattr(config.system, "large_batch", None), "micro_batches"), (config.system, "parts")
+        rows = max(4, *(n for part, name in divisors if isinstance(n := getattr(part, name, 1), int)))
         batch = jax.eval_shape(
             lambda m=config.data.modalities, n=rows: {k: jnp.asarray(v) for k, v in modality.example(m, n).items()}
         )

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from mmrep.errors import ConfigError
 from mmrep.losses.contrastive import info_nce, similarity
 from mmrep.losses.reduce import masked_mean
 from mmrep.nn.heads import l2_normalise
@@ -16,7 +17,10 @@ def dcl_loss(
     """Denoising contrast, equation 6: a masked token's feature among the teacher's of all valid tokens of the group, [CLS] left out.
 
     most: masked tokens of a row, at most.   groups: equal parts of the batch, each with negatives of its own. 0 where nothing is masked.
+    Raises ConfigError unless `groups` divides the rows.
     """
+    if len(student) % groups:
+        raise ConfigError(f"system.parts is {groups}: it must divide the {len(student)} rows of a batch")
     student, teacher, masked, valid = (x[:, 1:] for x in (student, teacher, masked, valid))
     places = jnp.argsort(~masked, axis=1, stable=True)[:, :most]
     counted = jnp.take_along_axis(masked, places, axis=1)
