@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.preprocessing import normalize
 
 from mmrep.model import Model
 
@@ -22,17 +23,13 @@ class Hidden:
     split: str = "test"
 
     def run(self, model: Model) -> dict[str, float]:
+        rows = lambda x: normalize(x.reshape(-1, x.shape[-1]))  # noqa: E731
         kinds = np.stack(model.column(self.kinds, self.split))[: self.most].reshape(-1)
         true = (("text", self.caption),)
-        teacher = unit(model.embed_split("joint_image", self.split, true)[: self.most])
+        teacher = rows(model.embed_split("joint_image", self.split, true)[: self.most])
         found = {}
         for name, field in (("true", self.caption), ("other", self.other)):
-            student = unit(model.embed_split("completed", self.split, (("text", field),))[: self.most])
+            student = rows(model.embed_split("completed", self.split, (("text", field),))[: self.most])
             nearest = kinds[(student[kinds >= 0] @ teacher.T).argmax(1)]
             found[f"hidden {name}"] = float((nearest == kinds[kinds >= 0]).mean())
         return found
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    flat = x.reshape(-1, x.shape[-1])
-    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)

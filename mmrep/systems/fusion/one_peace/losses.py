@@ -16,8 +16,7 @@ def dcl_loss(
 ) -> Float[Array, ""]:  # fmt: skip
     """Denoising contrast, equation 6: a masked token's feature among the teacher's of all valid tokens of the group, [CLS] left out.
 
-    most: masked tokens of a row, at most.   groups: equal parts of the batch, each with negatives of its own. 0 where nothing is masked.
-    Raises ConfigError unless `groups` divides the rows.
+    most: masked tokens of a row, at most.   groups: equal parts of the batch, each with negatives of its own. 0 where nothing is masked. Raises ConfigError unless `groups` divides the rows.
     """
     if len(student) % groups:
         raise ConfigError(f"system.parts is {groups}: it must divide the {len(student)} rows of a batch")
@@ -30,18 +29,15 @@ def dcl_loss(
     def one(hidden: Array, places: Array, counted: Array, keys: Array, valid: Array) -> tuple[Array, Array]:
         rows, n = valid.shape
         own = (places + n * jnp.arange(rows)[:, None]).reshape(-1)
-        positives = own[:, None] == jnp.arange(rows * n)
-        total = valid.sum()
         logits = scale * similarity(hidden.reshape(len(own), -1), keys.reshape(rows * n, -1))
         # The authors spread the smoothing over the other classes: a share n / (n - 1) of it over all.
-        share = smoothing * total / jnp.maximum(total - 1, 1)
+        share = smoothing * valid.sum() / jnp.maximum(valid.sum() - 1, 1)
         ignore = jnp.broadcast_to(~valid.reshape(-1), logits.shape)
-        values = info_nce(logits, positives, smoothing=share, ignore=ignore)
+        values = info_nce(logits, own[:, None] == jnp.arange(rows * n), smoothing=share, ignore=ignore)
         return values, counted.reshape(-1)
 
-    split = lambda x: x.reshape(groups, -1, *x.shape[1:])  # noqa: E731
-    values, counts = jax.vmap(one)(*map(split, (hidden, places, counted, keys, valid)))
-    return masked_mean(values, counts)
+    of_groups = (x.reshape(groups, -1, *x.shape[1:]) for x in (hidden, places, counted, keys, valid))
+    return masked_mean(*jax.vmap(one)(*of_groups))
 
 
 def itc_loss(x: Float[Array, "B D"], y: Float[Array, "B D"], scale: Float[Array, ""]) -> Float[Array, ""]:
