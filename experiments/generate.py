@@ -74,9 +74,10 @@ def generate(command: _cli.Command[Options]) -> list[paths.Place]:
     model = command.trained(options.workdir)
     targets = [t.strip() for t in options.targets.split(",") if t.strip()]
     given = read_given(model, options.given)
+    place = paths.at(options.out or command.workdir(options.workdir) / "generated")
     if not model.generates:
         texts = written(model, targets, given, options.beams, options.among)
-        return write(model, texts, options.out or workdir / "generated")
+        return write(model, texts, place)
     if options.beams or options.among:
         raise ConfigError(f"--beams and --among are of systems that write texts; {command.slug} generates modalities")
     made = model.tokens().generate(
@@ -95,8 +96,7 @@ def generate(command: _cli.Command[Options]) -> list[paths.Place]:
         seed=options.seed,
     )
     made = decoded(made, targets, options.decoder, options.seed)
-    place = options.out or command.workdir(options.workdir) / "generated"
-    return write(model, {name: made[name] for name in targets}, paths.at(place))
+    return write(model, {name: made[name] for name in targets}, place)
 
 
 def writers(model: Any) -> list[str]:

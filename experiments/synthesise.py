@@ -12,7 +12,6 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -80,8 +79,11 @@ def synthesise(source: Any, o: Options) -> tuple[int, dict[str, int]]:
     def numbers(record: Any) -> list[Any]:
         return np.round(np.asarray(record["regions"], np.float64), 4).tolist()
 
-    write, judge, picture = synthesis.write_captions, None, path
-    tasks, languages, weights = ("retrieval",), *weighted(o.languages or "en")
+    write: Any = synthesis.write_captions
+    judge: Any = None
+    picture: Any = path
+    tasks: tuple[str, ...] = ("retrieval",)
+    languages, weights = weighted(o.languages or "en")
     if o.folder is not None:
         folder = Folder(o.folder)
         records = [folder.view(r, None) for r in folder.open(o.split)]
@@ -158,7 +160,7 @@ def weighted(text: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
     return names, weights
 
 
-def thumbnail(record: Any, side: int = 64) -> Sequence[Any]:
+def thumbnail(record: Any, side: int = 64) -> Any:
     """The picture as uint8 [side, side, 3]. Raises DataError for a record without one."""
     import numpy as np
     from PIL import Image

@@ -76,7 +76,7 @@ def check_tables(system: Any, place: str, modalities: tuple[Modality, ...]) -> N
     ]
     named = {name for _, name, _ in tables}
     largest = max(((size, where) for where, _, size in tables if where.endswith(".vocab")), default=None)
-    stated = getattr(system, "table_sizes", dict)()
+    stated: dict[str, int] = getattr(system, "table_sizes", dict)()
     found = [(where, name, size) for where, name, size in tables if name in ids and name not in stated]
     found += [(place, name, size) for name, size in stated.items() if name in ids]
     texts = [m.name for m in modalities if m.kind in ("text", "texts")]

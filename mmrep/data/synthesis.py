@@ -92,9 +92,11 @@ def plans(
     shares = np.array([weights[k] if len(weights) else 1.0 for _, _, k in kept])
     drawn = rng.choice(len(kept), count, p=shares / shares.sum())
     rows = rng.integers(len(similar), size=count)
-    return [
-        Plan(int(r), tuple(similar[r].tolist()), kept[c][0], *kept[c][1], languages[kept[c][2]]) for r, c in zip(rows, drawn)
-    ]  # fmt: skip
+    plans = []
+    for row, cell in zip(rows, drawn):
+        task, (query, target), language = kept[cell]
+        plans.append(Plan(int(row), tuple(similar[row].tolist()), task, query, target, languages[language]))
+    return plans
 
 
 def neighbours(vectors: Float[np.ndarray, "N *D"], k: int, block: int = 1024) -> Int[np.ndarray, "N K"]:
@@ -184,8 +186,8 @@ def write_captions(plan: Plan, record: Record, similar: Sequence[Record], feedba
     others = tuple(dict.fromkeys(t for t in texts[1:] if t != texts[0]))
     told = {"image": "a picture", "text": "a text", "image+text": "a picture with its text"}
     instruction = f"find {told[plan.target]} that belongs to the given {plan.query.replace('+', ' and ')}"
-    both = [texts[0] if "text" in side else "" for side in (plan.query, plan.target)]
-    return Draft(instruction, *both, others if "text" in plan.target else ())
+    query, target = (texts[0] if "text" in side else "" for side in (plan.query, plan.target))
+    return Draft(instruction, query, target, others if "text" in plan.target else ())
 
 
 def _caption(record: Record) -> str:

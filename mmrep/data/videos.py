@@ -258,7 +258,8 @@ def _timeline(container: Any, stream: Any, where: str, limits: Limits) -> _Timel
 def _frames(container: Any, stream: Any, wanted: Float[np.ndarray, " N"], line: _Timeline, where: str) -> Iterator[Any]:
     """The last frame whose time is not after each of the rising times `wanted`; the first frame where all are."""
     decoded: Iterator[Any] | None = None
-    held = following = None
+    held: Any = None
+    following: Any = None
     for time in wanted:
         key = line.keys[max(bisect.bisect_right(line.keys, time) - 1, 0)] if line.keys else line.start
         reached = following or held

@@ -10,6 +10,7 @@ GroupNorm and LayerNorm replace BatchNorm; the CCA has one SVD (see `model.cca`)
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -86,7 +87,8 @@ class Config:
                 found, correlations = model.cca(x, y, self.ridge)
                 value = model.ranking_loss(*found(x, y), self.margin)
                 return value, (jax.lax.stop_gradient(found._asdict()), {"correlation": correlations.mean()})
-            z = {side: tuple(encode(params, batch, f"{side}_{i}", "pretrain") for i in (1, 2)) for side in SIDES}
+            view = partial(encode, params, batch, head="pretrain")
+            z = {side: (view(f"{side}_1"), view(f"{side}_2")) for side in SIDES}
             if self.objective == "mixed":
                 both = jnp.concatenate([z["sheet"][0], z["audio"][0]]), jnp.concatenate([z["sheet"][1], z["audio"][1]])
                 value = model.two_views_loss(both, self.audio_temperature)
@@ -113,8 +115,8 @@ class Refine:
     def __call__(self, params: Params, extras: Extras, context: Any) -> tuple[Params, Extras]:
         n = min(self.pairs, len(context.split))
         model.enough(n, len(extras["u"]), "the number of training pairs")
-        run = {s: jax.jit(context.system.infer[f"{s}_before"]) for s in SIDES}
-        rows = [embed_rows(lambda b, s=s: np.asarray(run[s](params, extras, b)), context.split, n) for s in SIDES]
+        run = [partial(jax.jit(context.system.infer[f"{s}_before"]), params, extras) for s in SIDES]
+        rows = [embed_rows(lambda b, f=f: np.asarray(f(b)), context.split, n) for f in run]  # type: ignore[misc]
         return params, jax.jit(model.cca, static_argnames="ridge")(*map(jnp.asarray, rows), ridge=self.ridge)[
             0
         ]._asdict()

@@ -131,13 +131,14 @@ class Config:
             masked = ((picture, jnp.ones(b, bool)), (title, seen))
             ppm = [ppm_loss(whole, other, m1, ids)]
             ppm += [masked_mean(ppm_loss(x, other, m1, ids), here) for x, here in masked] if self.masked_forms else []
-            metrics = {"ppm": sum(jnp.mean(x) for x in ppm), "active": jnp.mean(ppm[0] > 0)}
+            nothing = jnp.zeros(())
+            metrics = {"ppm": sum((jnp.mean(x) for x in ppm), nothing), "active": jnp.mean(ppm[0] > 0)}
             total = metrics["ppm"]
             if self.pdc_weight:
-                metrics["pdc"] = sum(masked_mean(pdc_loss(x, whole, m2, ids), here) for x, here in masked)
+                metrics["pdc"] = sum((masked_mean(pdc_loss(x, whole, m2, ids), here) for x, here in masked), nothing)
                 total += self.pdc_weight * metrics["pdc"]
             if self.lcc_weight:
-                metrics["lcc"] = sum(masked_mean(lcc_loss(whole, x, other, m3), here) for x, here in masked)
+                metrics["lcc"] = sum((masked_mean(lcc_loss(whole, x, other, m3), here) for x, here in masked), nothing)
                 total += self.lcc_weight * metrics["lcc"]
             return total, metrics
 

@@ -69,7 +69,7 @@ class CodeUse:
     name: str = "codes"
 
     def run(self, model: Model) -> dict[str, float]:
-        found = {}
+        found: dict[str, float] = {}
         for name in self.modalities:
             used = model.embed_split(f"{name}_codes", self.split) > 0
             found |= {f"{self.name} active {name}": float(used.mean()), f"{self.name} dead {name}": float((~used.any(0)).mean())}  # fmt: skip

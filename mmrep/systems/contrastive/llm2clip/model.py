@@ -61,7 +61,7 @@ def caption_loss(
     Queries alone are anchors, and the hard negatives of one are negatives of all.   equal: captions equal to the query's own: no negatives.
     """
     logits = scale * similarity(queries, captions)
-    own = jnp.eye(*logits.shape, dtype=bool)
+    own = jnp.eye(logits.shape[0], logits.shape[1], dtype=bool)
     ignore = equal & ~own
     right = jnp.where(ignore, -jnp.inf, logits).argmax(1) == jnp.arange(len(queries))
     return info_nce(logits, ignore=ignore), right

@@ -46,7 +46,8 @@ def token_contrast(
     n = x.shape[1]
     kept = jnp.broadcast_to(valid_x[:, None] if mask_columns else True, s.shape).reshape(-1, n)
     own = jnp.tile(jnp.eye(n), (len(x), 1))
-    each = sum(cross_entropy(m.reshape(-1, n), own, kept | (own > 0)) for m in (s, s.swapaxes(1, 2))) / 2
+    both = [cross_entropy(m.reshape(-1, n), own, kept | (own > 0)) for m in (s, s.swapaxes(1, 2))]
+    each = (both[0] + both[1]) / 2
     if weights is None:
         weights = valid_x / jnp.maximum(valid_x.sum(1, keepdims=True), 1)
     return (each.reshape(len(x), n) * weights).sum(1)

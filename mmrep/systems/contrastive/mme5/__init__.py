@@ -92,12 +92,12 @@ class Config:
             instruction: Int[Array, "N I"] | None = None,
         ) -> Float[Array, "N W"]:  # fmt: skip
             """Unit vectors of the last token of picture, instruction and text; what a row does not have is padding."""
-            n, has = len(has), has > 0
-            ids = [x for x in (instruction, text) if x is not None]
-            ids = jnp.concatenate(ids, axis=1) if ids else jnp.zeros((n, 0), jnp.int32)
-            valid = ids != PAD
+            has = has > 0
+            words = [x for x in (instruction, text) if x is not None]
+            ids = jnp.concatenate([jnp.zeros((len(has), 0), jnp.int32), *words], axis=1)
+            valid = jnp.not_equal(ids, PAD)
             if text is not None:
-                valid &= (jnp.arange(ids.shape[1]) < ids.shape[1] - text.shape[1]) | has[:, :1]
+                valid = valid & (jnp.arange(ids.shape[1]) < ids.shape[1] - text.shape[1]) | has[:, :1]
             prefix = None if pictures is None else tokens(params, pictures)
             if prefix is not None:
                 valid = jnp.concatenate([jnp.broadcast_to(has[:, 1:], prefix.shape[:2]), valid], axis=1)
@@ -130,7 +130,8 @@ class Config:
             def one(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B W"]:
                 """A text or a picture alone, without instruction."""
                 given, has = jnp.asarray(batch[name]), jnp.ones((len(batch[name]), 2))
-                return embed(params, *((given, None) if name.endswith("text") else (None, given)), has)
+                text, picture = (given, None) if name.endswith("text") else (None, given)
+                return embed(params, text, picture, has)
 
             return one
 

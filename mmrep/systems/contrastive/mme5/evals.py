@@ -37,7 +37,7 @@ class Candidates:
             found[rows] = ranks_of_scores(dot(q[rows], t[rows]), right) == 1
             chance[rows] = right.mean(1)
         metrics = {"precision@1": float(found.mean()), "chance": float(chance.mean())}
-        here = np.asarray(model.column("negative_has", self.split)).any(-1)
+        here: np.ndarray = np.any(np.stack(model.column("negative_has", self.split)), axis=-1)
         rows = np.flatnonzero(here.any(1))
         if not len(rows):
             return metrics

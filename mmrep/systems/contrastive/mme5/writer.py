@@ -52,7 +52,8 @@ class ThingsWriter:
         if rng.random() < self.error:
             a = spoken[int(rng.integers(len(spoken)))]
             told[a] = _other(rng, told[a], count)
-        query, target, negatives = "", "", ()
+        query, target = "", ""
+        negatives: tuple[str, ...] = ()
         if "text" in plan.target:
             target = tell(told, about, language)
             wrong = []

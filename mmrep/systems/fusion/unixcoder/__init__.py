@@ -144,7 +144,8 @@ def unixcoder_loss(
         task = model.encoded(c.vocab, both("views"), c.length)
         task = Task(*(jnp.concatenate([part, part]) for part in task))
         pooled = mean_pool(run(net, params, task, for_views)[1], task.ids != PAD)
-        losses["views"] = model.view_loss(*jnp.split(pooled, 2), c.temperature)
+        one, two = jnp.split(pooled, 2)
+        losses["views"] = model.view_loss(one, two, c.temperature)
     return jnp.asarray(sum(weights[n] * v for n, v in losses.items())), losses
 
 

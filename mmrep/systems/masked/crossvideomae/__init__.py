@@ -132,6 +132,7 @@ class Config:
                 frames = jnp.roll(frames, 1, 0)
             pooled, tokens, at = encode(params, x, keys[0])
             terms: Metrics = {}
+            keep: Visible | None = None
             if both or self.reconstruct_view:
                 other, other_tokens, other_at = encode(params, view, keys[1])
             if self.reconstruct:
@@ -142,12 +143,12 @@ class Config:
                 pick = lambda key: jnp.take_along_axis(  # noqa: E731
                     frames, jax.random.randint(key, (len(x), 1, 1, 1, 1), 0, x.shape[1]), 1
                 )
-                frame, keep = pick(keys[2]), None
+                frame = pick(keys[2])
                 if self.train_image:
                     keep = draw(keys[3], frame, self.image.patch, 1, self.mask_image)
                 vector, out = apply(params, "frames", image, frame[:, 0], None if keep is None else keep.ids_keep)
                 vector = vector if self.train_image else jax.lax.stop_gradient(vector)
-            if self.reconstruct and self.train_image:
+            if self.reconstruct and keep is not None:
                 terms["reconstruct"] += rebuild(
                     params, parts, "frame_decoder", out["patches"], keep, frame, self.image.patch, 1
                 )

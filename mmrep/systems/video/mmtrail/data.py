@@ -132,7 +132,9 @@ def trailer(rng: np.random.Generator, fades: bool = False, size: int = 24) -> tu
 
     A scene is a drifting texture of one colour. fades: a scene begins by fading out of the one before over 12 frames, in the place of a cut.
     """
-    frames, cuts, before = [], [], None
+    frames: list[np.ndarray] = []
+    cuts: list[int] = []
+    before = None
     for _ in range(rng.integers(6, 13)):
         n, colour = int(rng.integers(16, 41)), rng.uniform(30, 225, 3)
         if before is not None:  # another scene differs by at least 90 in a channel
@@ -141,7 +143,7 @@ def trailer(rng: np.random.Generator, fades: bool = False, size: int = 24) -> tu
         texture = rng.uniform(-25, 25, (size, size, 1))
         scene = np.stack([colour + np.roll(texture, t, 1) for t in range(n)]) + rng.normal(0, 3, (n, size, size, 3))
         if frames:
-            cuts.append(sum(map(len, frames)))
+            cuts.append(sum(len(f) for f in frames))
             if fades:
                 share = np.linspace(0, 1, 12)[:, None, None, None]
                 scene[:12] = share * scene[:12] + (1 - share) * frames[-1][-1]
