@@ -29,7 +29,7 @@ from mmrep.system import Extras, Params
 
 TORCH = (".pt", ".pth", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", ".npz", *TORCH)
-TOOLS = ("ctranslate2", "foreign", "names", "packaged", "safetensors", "torch_files", "vision")
+TOOLS = ("ctranslate2", "foreign", "merge", "names", "packaged", "safetensors", "torch_files", "vision")
 """Files of this folder that describe no format of others."""
 
 
