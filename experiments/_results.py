@@ -2,7 +2,7 @@
 
 results/SLUG.json         claim, verdict, one line an expectation (mean and spread over seeds), versions, commit
 results/full/SLUG.json    every arm, seed and metric, the rule and the notes
-results/runs/SLUG.json    the metrics of trained runs, one line a run (`experiments.evaluate SLUG --record`)
+results/trained/SLUG.json the metrics of trained runs, one line a run (`experiments.evaluate SLUG --record`)
 results/dryrun/SLUG.json  one line a size: memory, FLOPs and traffic of a training step, with the fingerprint of what the step is made of
 """
 
@@ -20,7 +20,7 @@ NOT_RUN = "not run"
 
 
 def read(slug: str, kind: str = "", folder: Path = FOLDER) -> dict[str, Any]:
-    """A stored file ({} where there is none); kind: "" | "full" | "runs" | "dryrun"."""
+    """A stored file ({} where there is none); kind: "" | "full" | "trained" | "dryrun"."""
     path = folder / kind / f"{slug}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
@@ -47,7 +47,7 @@ def write_proof(
 
 
 def write_row(slug: str, kind: str, row: Mapping[str, Any], folder: Path = FOLDER) -> Path:
-    """Puts a run or a dry run ("runs" | "dryrun") in place of the one of the same size and variant, or at the end."""
+    """Puts a run or a dry run ("trained" | "dryrun") in place of the one of the same size and variant, or at the end."""
     key = lambda r: (r["size"], r["variant"])  # noqa: E731
     rows = read(slug, kind, folder).get("rows", [])
     at = next((i for i, r in enumerate(rows) if key(r) == key(row)), len(rows))

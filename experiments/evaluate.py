@@ -21,7 +21,7 @@ class Options:
     split: str = ""
     """another split than the evaluators name, e.g. val"""
     record: bool = False
-    """also store the metrics in results/runs/SLUG.json, which the generated pages show"""
+    """also store the metrics in results/trained/SLUG.json, which the generated pages show"""
     json: bool = False
     """print the metrics as one JSON line"""
 
@@ -65,7 +65,7 @@ def run() -> None:
             "steps": model.experiment.steps,
         }
         row = about | {"metrics": {k: round(v, 4) for k, v in metrics.items()}, "commit": _results.commit()}
-        print(f"written: {_results.write_row(command.slug, 'runs', row)}", file=sys.stderr)
+        print(f"written: {_results.write_row(command.slug, 'trained', row)}", file=sys.stderr)
     if not command.options.split and not changed:
         paths.replace(workdir / "evaluation.json", json.dumps(metrics, indent=1, ensure_ascii=False))
         model.metrics = metrics

@@ -171,7 +171,7 @@ def proof_section(entry: Entry, name: str) -> Iterator[str]:
 
 def runs_section(entry: Entry) -> Iterator[str]:
     """The metrics of recorded runs, as Markdown lines."""
-    for row in _results.read(entry.slug, "runs").get("rows", []):
+    for row in _results.read(entry.slug, "trained").get("rows", []):
         name = " ".join(filter(None, (f"`{entry.slug}`", row["size"], row["variant"])))
         yield from ("", f"Trained once, {name}: seed {row['seed']}, {row['steps']} steps, commit {row['commit']}.", "")
         yield from ("| metric | value |", "|---|---:|")

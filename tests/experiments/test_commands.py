@@ -36,7 +36,7 @@ def test_train_evaluate_and_resume_as_a_user_would(run_command, tmp_path, monkey
     assert code == 0 and json.loads(out) == pytest.approx(first, abs=1e-6)
     monkeypatch.setattr(_results.write_row, "__defaults__", (tmp_path / "results",))
     code, _, err = run_command("evaluate", "align", "--size", "tiny", "--workdir", run, "--record")
-    (row,) = _results.read("align", "runs", tmp_path / "results")["rows"]
+    (row,) = _results.read("align", "trained", tmp_path / "results")["rows"]
     assert code == 0 and "written: " in err and (row["size"], row["steps"], row["commit"] != "") == ("tiny", 4, True)
     assert row["metrics"] == pytest.approx(first, abs=1e-4)
     monkeypatch.setattr(_results, "read", lambda *_: {"rows": [row]})
