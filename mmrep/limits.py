@@ -15,9 +15,9 @@ TABLES = ("vocab", "vocab_size", "classes", "num_classes")
 SIGNED = {"bias", "mean", "low", "high", "log_scale", "fill"}
 POSITIVE = {"epsilon", "position_base", "mlp_ratio", "std"}
 COUNTS = {
-    "channels", "class_dim", "diffusion_steps", "dim", "expansion", "heads", "hidden", "hop", "length", "n_fft", "n_mels", "num_channels",
-    "patch_size", "sample_rate", "sample_steps", "sampled", "stem_stride", "strides", "unet_blocks", "unet_patch", "unet_widths",
-    "vocab", "width", "widths", "cells",
+    "audio", "blocks", "cells", "channels", "class_dim", "diffusion_steps", "dim", "expansion", "fft", "heads", "hidden", "hop", "layers",
+    "length", "n_fft", "n_mels", "num_channels", "patch_size", "per_octave", "router", "sample_rate", "sample_steps", "sampled", "sheet",
+    "stem_stride", "strides", "unet_blocks", "unet_patch", "unet_widths", "vocab", "width", "widths",
 }  # fmt: skip
 
 

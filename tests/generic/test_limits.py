@@ -14,8 +14,8 @@ pytestmark = pytest.mark.spec
 
 # 0 switches these off; the rest of the names have a sentence for 0.
 OFF = {
-    "alpha_warmup_steps", "answers", "attributes", "bins", "classes", "depth", "fusion_depth", "global_tokens", "identities", "lora_rank",
-    "frequent", "mask_steps", "patch", "prompt_depth", "prompts", "queue", "rate", "sampled", "size", "unseen", "window",
+    "alpha_warmup_steps", "answers", "attributes", "bins", "classes", "convs", "depth", "fusion_depth", "global_tokens", "identities", "lora_rank",
+    "frequent", "fusion", "mask_steps", "patch", "prompt_depth", "prompts", "queue", "rate", "sampled", "size", "unseen", "warm", "window",
 }  # fmt: skip
 
 

@@ -65,7 +65,9 @@ def test_tokens_that_are_left_out_and_preserved():
     assert hidden.sum(1).tolist() == [4, 4, 2, 0, 0] and not (hidden & ~valid).any() and not hidden[:, 0].any()
     runs = left(jax.random.key(1), valid, 0.6, 3)
     assert runs.sum(1).tolist() == [6, 6, 3, 1, 0]
-    assert np.diff(np.flatnonzero(runs[0])).tolist().count(1) >= 4  # two runs of three
+    assert (
+        np.diff(np.flatnonzero(runs[0])).tolist().count(1) >= 3
+    )  # a run of three, one that the count cuts, one at the end
     seen = preserve(valid & ~hidden, 7)
     for row, places, real in zip(np.asarray(valid & ~hidden), *map(np.asarray, seen)):
         assert places[real].tolist() == np.flatnonzero(row).tolist()

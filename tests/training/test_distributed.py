@@ -135,7 +135,7 @@ def test_one_of_two_dies_the_other_ends_and_a_restart_resumes(tmp_path):
     assert "resuming" in said[0] and "resuming" not in said[1]
     rows = read(run / "metrics.jsonl")
     assert [r["step"] for r in rows] == list(range(10, 161, 10))
-    assert rows[-1]["train/loss"] < 0.1 * rows[0]["train/loss"]
+    assert rows[-1]["train/loss"] < 0.25 * rows[0]["train/loss"]  # single batches, whose noise differs
 
 
 def test_incomplete_flags_are_told():

@@ -29,7 +29,7 @@ class ConvEncoder:
     def __post_init__(self) -> None:
         if self.pool not in ("mean", "flat"):
             raise ConfigError(f"pool is {self.pool!r}; choose 'mean' or 'flat'.")
-        if not self.widths or any(width % self.groups for width in self.widths):
+        if not self.widths or self.groups < 1 or any(width % self.groups for width in self.widths):
             raise ConfigError(
                 f"widths is {self.widths} and groups is {self.groups}; choose groups that divide each width."
             )

@@ -57,7 +57,7 @@ class Config:
         widths = (*self.sheet, *self.audio, self.out)
         check_fields(self, {
             "objective": (self.objective in ("pretrain", "mixed", "align"), "choose pretrain, mixed or align"),
-            "sheet": (bool(self.sheet) and bool(self.audio) and not any(w % 4 for w in widths), "give channels that 4 divides, also to audio and out"),
+            "sheet": (bool(self.sheet) and bool(self.audio) and min(widths) > 0 and not any(w % 4 for w in widths), "give channels that 4 divides, also to audio and out"),
             "sheet_temperature": (min(self.sheet_temperature, self.audio_temperature) > 0, "temperatures must be positive"),
             "ridge": (self.ridge > 0, "it must be positive"),
         })  # fmt: skip

@@ -109,7 +109,7 @@ class Vectors(Sequence[Record]):
         """{field: (place of each record's vector in the shards one after the other, -1 without; the shards)}."""
         found = {}
         for field, place in self.places.items():
-            ids = np.concatenate([np.load(p) for p in sorted(place.glob("ids-*.npy"))])
+            ids = np.concatenate([np.load(p, allow_pickle=False) for p in sorted(place.glob("ids-*.npy"))])
             at = np.full(len(self.records), -1)
             at[ids] = np.arange(len(ids))
             shards = [np.load(p, mmap_mode="r", allow_pickle=False) for p in sorted(place.glob("embeddings-*.npy"))]

@@ -73,14 +73,14 @@ class Config:
         sound, patch = int(np.prod(self.sound_strides)), int(np.prod(self.strides))
         check_fields(self, {
             "stage": (self.stage in STAGES, "choose image or sound"),
-            "strides": (bool(self.strides) and self.size % patch == 0, "their product must divide size"),
-            "sound_strides": (self.samples % sound == 0, "their product must divide samples"),
+            "strides": (bool(self.strides) and patch > 0 and self.size % patch == 0, "their product must divide size"),
+            "sound_strides": (sound > 0 and self.samples % sound == 0, "their product must divide samples"),
+            "samples": (min(self.samples, self.buckets, self.kernel, self.groups) >= 1, "samples, buckets, kernel and groups must be positive"),
             "length": (self.length >= 3, "it must be at least 3"),
             "ratios": (all(0 < r < 1 for r in self.ratios) and len(self.ratios) == 4, "give four numbers in (0, 1)"),
             "weights": (min(self.weights) >= 0 and len(self.weights) == 4, "give four numbers of 0 or more"),
             "smoothing": (0 <= self.smoothing < 1, "it must be in [0, 1)"),
-            "span": (self.span >= 1, "it must be at least 1"),
-            "parts": (self.parts >= 1, "it must be at least 1"),
+            "span": (min(self.span, self.parts) >= 1, "span and parts must be at least 1"),
             "temperature": (self.temperature > 0.01, "it must be above 0.01, where the scale is capped"),
         })  # fmt: skip
 
