@@ -97,7 +97,7 @@ class Config:
             ids = jnp.concatenate([jnp.zeros((len(has), 0), jnp.int32), *words], axis=1)
             valid = jnp.not_equal(ids, PAD)
             if text is not None:
-                valid = valid & (jnp.arange(ids.shape[1]) < ids.shape[1] - text.shape[1]) | has[:, :1]
+                valid = valid & ((jnp.arange(ids.shape[1]) < ids.shape[1] - text.shape[1]) | has[:, :1])
             prefix = None if pictures is None else tokens(params, pictures)
             if prefix is not None:
                 valid = jnp.concatenate([jnp.broadcast_to(has[:, 1:], prefix.shape[:2]), valid], axis=1)
