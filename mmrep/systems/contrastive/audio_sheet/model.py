@@ -123,6 +123,8 @@ def cca(x: Float[Array, "N D"], y: Float[Array, "N D"], ridge: float = 1e-3) -> 
     eigendecompositions of T T' and T' T, in falling order and with signs that agree. With N <= D all pairs correlate: see `enough`.
     """
     n, d = x.shape
+    if n < 2:
+        raise ConfigError(f"a batch has {n} row: correlations need at least 2")
     x, y = x.astype(jnp.float32), y.astype(jnp.float32)
     x_mean, y_mean = x.mean(0), y.mean(0)
     a, b = x - x_mean, y - y_mean
