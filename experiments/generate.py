@@ -56,7 +56,7 @@ class Options:
     beams: int = 0
     """beams of the search of a system that writes texts; 1 is greedy (0: as in its config)"""
     among: Annotated[Pairs, tyro.conf.arg(metavar="TEXT")] = ()
-    """texts, one of which such a system writes (default: any text)"""
+    """the texts to choose from, for systems that write texts (default: any text)"""
     seed: int = 0
 
 

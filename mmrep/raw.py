@@ -147,7 +147,7 @@ def frames(
     resample: str = "bicubic",
     rng: np.random.Generator | None = None,
 ) -> Float[np.ndarray, "{number} {size[0]} {size[1]} {channels}"]:
-    """`number` frames of a video (see `segments`), each as `pixels` returns a picture. Raises DataError for what the two refuse."""
+    """`number` frames of a video (see `segments`), each as `pixels` returns a picture. Raises DataError as `segments` and `pixels` do."""
     shown = segments(value, number, where, rng)
     return np.stack([pixels(frame, size, channels, where, crop, short, resample) for frame in shown])
 

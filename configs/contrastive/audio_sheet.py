@@ -31,7 +31,7 @@ LOW = Bands(4000, 512, 200, 16, 230.0, 1900.0)
 def views(
     rate: int, samples: int, size: tuple[int, int] = (32, 48), different: bool = True, table: bool = False
 ) -> tuple[modality.Modality, ...]:
-    """The pair as it is, and two augmented views of each side; without `different` both are the snippet itself. table: pictures of a Table."""
+    """The pair itself, and two augmented views of each side; without `different` both are the snippet itself. table: pictures of a Table."""
     field, channels = ("image", 3) if table else ("sheet", 1)
     picture, wave = (PICTURE, WAVE) if different else ((), ())
     found = [modality.image("sheet", size, channels, field), modality.audio("audio", samples, rate)]

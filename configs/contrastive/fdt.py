@@ -69,7 +69,7 @@ def get_config(size: str = "small") -> Experiment:
 
 
 def get_proof() -> Proof:
-    """Four objects a record, of which a caption names three."""
+    """Four objects a record; a caption names three of them."""
     source = Things(4000, factors=(10, 10), objects=4, told=(0.75,), noise=0.5)
     shape = TransformerConfig(width=48, depth=1, heads=4)
     vocab, length = len(source.vocabulary) + 5, source.words + 2
@@ -114,5 +114,5 @@ def get_proof() -> Proof:
         seeds=(10, 11, 12),
         data="made attributes (noisy codes in the place of pixels)",
         notes="Margins are half of a pilot's effect on seed 200 (agreement 0.47, of two codebooks 0.06), where two codebooks retrieved nearly as well "
-        "(R@1 0.44 against 0.47): retrieval is no headline. Four objects a record, of which a caption names three.",
+        "(R@1 0.44 against 0.47): retrieval is no headline. Four objects a record; a caption names three of them.",
     )  # fmt: skip

@@ -83,7 +83,7 @@ def get_config(size: str = "small") -> Experiment:
 
 
 def get_proof() -> Proof:
-    """Three objects a record, of which a caption names two, in random order between meaningless words."""
+    """Three objects a record; a caption names two of them, in random order between meaningless words."""
     source = Things(4000, factors=(10, 10), objects=3, told=(0.67,), fillers=3, noise=0.5)
     shape = TransformerConfig(width=48, depth=1, heads=4)
     vocab, length = len(source.vocabulary) + 5, source.words + 2

@@ -92,7 +92,7 @@ def get_config(size: str = "small") -> Experiment:
 
 
 def captioned(n: int) -> TwoCaptions:
-    """Things of six attributes: a short caption tells three, a long one all among 10 meaningless words."""
+    """Things of six attributes: a short caption names three, a long one all of them among 10 meaningless words."""
     short = Things(n, 500, 500, (10,) * 6, told=(0.5,), noise=0.5)
     return TwoCaptions(short, replace(short, told=(1.0,), fillers=10))
 
@@ -120,7 +120,7 @@ def get_proof() -> Proof:
     permuted = experiment("captions", raw, n=20_000, permuted=True)
     found, long = "short->long R@1", "image->long R@1"
     return Proof(
-        claim="Contrast of a picture's short and long caption makes a language model's mean vectors tell captions apart, and, frozen, a better text "
+        claim="Contrast of a picture's short and long caption makes a language model's mean vectors distinguish captions, and, frozen, a better text "
         "tower for long captions.",
         metric=found,
         arms=(

@@ -109,7 +109,7 @@ def get_proof() -> Proof:
     hard = "hard precision@1"
     return Proof(
         claim="Breadth, alignment and checking of synthesised triples decide how an embedder transfers to unseen tasks, forms and languages; hard "
-        "negatives tell look-alikes apart.",
+        "negatives separate look-alikes.",
         metric="precision@1",
         arms=(
             Arm("labelled", codes(0)), Arm("broad", codes(error=0.2)), Arm("narrow", codes(error=0.2, breadth="narrow")),

@@ -41,7 +41,7 @@ def bound(
 
 
 def specialists(dim: int = 32, base: int = 48) -> tuple[tuple[Expert, ...], dict[str, tuple[float, ...]]]:
-    """Five experts, each of which perceives one of three groups well, and a base that perceives all of them dimly."""
+    """Five experts, each with little noise on one of three groups of attributes, and a base with much noise on all of them."""
     experts = (
         Expert("base", base, ("image", "text")), Expert("tones", dim, ("audio", "text")), Expert("beats", dim, ("audio", "text")),
         Expert("colours", dim, ("image", "text")), Expert("shapes", dim, ("image", "text")), Expert("solids", dim, ("points", "text")),

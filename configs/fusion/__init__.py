@@ -6,12 +6,14 @@
 - Questions about details of pictures: BridgeTower, which brings every layer of the unimodal encoders to the fusion.
 - One network for pairs, pictures alone and texts alone: PTUnifier, with learned stand-ins for what is missing; Uni-Perceiver where every task, also
   a later one, is a choice among encoded candidates.
+- Pictures, sounds and texts in one network, to embed each alone or to fuse them: ONE-PEACE, extended by a modality at a time while the rest is frozen.
+- Many tasks over pictures, clips, sounds and texts, each as a prompt and a written answer: UnIVAL.
 - Clips with sound: VALOR to search by what is seen, heard, or both, and to caption each of them; CoAVT for the same through a few learned queries,
   with matching; FAVOR to answer questions about what is seen while something is heard. To search alone, see TEFAL in [video](video.md).
-- Tables of clinical or sensor data, of which parts are missing: MultiModN, which passes a state through one encoder a modality and skips those.
+- Tables of clinical or sensor data with missing parts: MultiModN, which passes a state through one encoder a modality and skips those.
 - Mentions to be linked to entities with pictures: M3EL.
 - Code, with its comments and syntax trees: UniXcoder.
-- Architectures to be told apart: gCOG, a synthetic world with tests of generalisation.
+- To compare architectures: gCOG, a synthetic world with tests of generalisation.
 
 **What may be missing.** A row without sound is marked by `sounds` 0 (VALOR, CoAVT, FAVOR), one without a picture by `present` 0 (M3EL), a missing vector by
 NaN (MultiModN): in training and at test the values in its place change nothing. PTUnifier and Uni-Perceiver encode each modality alone; so do ALBEF and

@@ -41,7 +41,7 @@ def parts(vocab: int, code: int, comment: int) -> tuple[Modality, ...]:
 def programs(
     n: int, *, steps: int, batch: int, shape: TransformerConfig, splits: tuple[int, int] = (200, 200), lr: float = 3e-3, **system: Any
 ) -> Experiment:  # fmt: skip
-    """An operator and two numbers, in two syntaxes without a common word; comments tell two of the three, and are the same for both."""
+    """An operator and two numbers, in two syntaxes without a common word; comments state two of the three, and are the same for both."""
     vocab = 96
     options = {"vocab": vocab, "length": 20, "write": 6, "span": 2} | system
     search = Search("code", "code", (("code", "infix"),), (("code", "prefix"),), name="other syntax")

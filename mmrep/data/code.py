@@ -130,7 +130,7 @@ PLACES = {1: ("whole", "a", "b"), 3: ("whole", "left", "right", "a", "b", "c", "
 
 @dataclass(frozen=True)
 class Programs:
-    """Made expressions of `operators` operators, 1 or 3, in two syntaxes without a common word, and comments that tell `told` of their facts.
+    """Made expressions of `operators` operators, 1 or 3, in two syntaxes without a common word, and comments that state `told` of their facts.
 
     A fact is an operator of 4 or a number of 16, with its place. No expression of the validation and test splits occurs in another split.
     Records: code and tree in one syntax, drawn for each record; comment; infix and prefix, the same expression in both syntaxes.

@@ -34,7 +34,7 @@ class Things:
 
     factors:  number of values of each attribute.   shown, named: attributes of regions and pictures, and of captions; empty: all.
     told:     for each language the share of the named attributes (of the objects, with all their named attributes) that a caption
-              tells, rounded, at least one; each caption draws its own part.
+              names, rounded, at least one; each caption draws its own part.
     objects:  objects a record, with different first attributes; 0: one thing.   absent: a record lacks up to so many of them.
     places:   regions of a record with objects; 0: as many as objects.
     views:    records of each identity in training, `held_views` in val and test: identities are distinct combinations of attributes,

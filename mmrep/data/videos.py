@@ -154,7 +154,7 @@ class Film:
 
 
 def audio(data: bytes, where: str, rate: int, limits: Limits = _LIMITS) -> Float[np.ndarray, " T"]:
-    """The sound of a film, or that of a sound file (see `decode.audio`). Raises DataError for what the two refuse, and a silent film."""
+    """The sound of a film, or that of a sound file (see `decode.audio`). Raises DataError as these do, and for a silent film."""
     if not is_film(data):
         return decode.audio(data, where, rate, limits)
     heard = sound(data, where, rate, limits)
@@ -228,7 +228,7 @@ class _Timeline(NamedTuple):
 
 
 def _timeline(container: Any, stream: Any, where: str, limits: Limits) -> _Timeline:
-    """The times of a stream's packets, of which none is decoded. Raises DataError for a film without frames, cut short or too long."""
+    """The times of a stream's packets; none is decoded. Raises DataError for a film without frames, cut short or too long."""
     import av
 
     stamps, keys, ends, last = [], [], [0], 0.0

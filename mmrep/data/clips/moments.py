@@ -17,7 +17,7 @@ SPEC = ClipSpec(24, 4, shortest=3, shapes=6, colours=4, verbs=4, frame_noise=0.3
 
 @dataclass(frozen=True)
 class MomentData:
-    """Synthetic clips of several events as codes (see `mmrep.data.clips`), and a text that tells one of the events.
+    """Synthetic clips of several events as codes (see `mmrep.data.clips`), and a text that describes one of the events.
 
     Records: video float32 [T, dim]; text; moment float32 [1, 2], start and end in [0, 1]; saliency float32 [T] in [0, 1], 0 outside the
     moment and growing from 1/3 at its ends to 1 at its middle.

@@ -25,8 +25,8 @@ def tell(values: Sequence[int], attributes: Sequence[int], language: int) -> str
 class ThingsWriter:
     """A Writer about records of `Things` with the field `attributes`, of 4 attributes or more.
 
-    The target's text tells the two attributes that the task is about. A query of text tells all four, in language 0 where the target is text;
-    beside a picture it tells two at random. Hard negatives are the target's text with one other value.
+    The target's text names the two attributes that the task is about. A query of text names all four, in language 0 where the target is text;
+    beside a picture it names two at random. Hard negatives are the target's text with one other value.
     wrong: probability that the text about the picture is about a similar record instead.   error: that one of its values is another.
     """
 
