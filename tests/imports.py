@@ -24,29 +24,33 @@ def imported(path: Path, module: str) -> set[tuple[str, str]]:
     """(module, name or "") of every import in a file, also of those inside functions, but not under `if TYPE_CHECKING`."""
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
 
-    def walk(node: ast.AST) -> Iterator[tuple[str, str]]:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            return
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            yield from ((base, alias.name) for alias in node.names)
-        for child in ast.iter_child_nodes(node):
-            yield from walk(child)
+    def walk(statements: Iterable[ast.AST]) -> Iterator[tuple[str, str]]:
+        for node in statements:
+            if isinstance(node, ast.Import):
+                yield from ((alias.name, "") for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                above = package[: len(package) - node.level + 1] if node.level else []
+                base = ".".join([*above, *([node.module] if node.module else [])])
+                yield from ((base, alias.name) for alias in node.names)
+            elif not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+                for inner in ("body", "orelse", "finalbody", "handlers", "cases"):
+                    if isinstance(found := getattr(node, inner, None), list):  # an expression's body is no list
+                        yield from walk(found)
 
-    return set(walk(ast.parse(path.read_text(encoding="utf-8"))))
+    return set(walk(ast.parse(path.read_text(encoding="utf-8")).body))
 
 
-def graph(known: Mapping[str, Path]) -> dict[str, set[str]]:
-    """{module: the modules among `known` that it imports}. `from a import b` is an import of a.b where that is a module, else of a."""
+def graph(known: Mapping[str, Path], of: Mapping[str, Path] | None = None) -> dict[str, set[str]]:
+    """{module: the modules among `known` that it imports}, for those in `of`, or all.
+
+    `from a import b` is an import of a.b where that is a module, else of a.
+    """
     return {
         module: {
             f"{base}.{name}" if f"{base}.{name}" in known else base for base, name in imported(path, module)
         }.intersection(known)
         - {module}
-        for module, path in known.items()
+        for module, path in (known if of is None else of).items()
     }  # fmt: skip
 
 

@@ -1,11 +1,12 @@
 """Which tests a run takes: all (the default), those that a change calls for (--changed), or one part of all (--part 3/8).
 
---changed takes every function-level test, the config and parameter tree of every system (test_spec), and the other generic tests and the own
-tests of the panel and of at most six systems more: those whose config imports, directly or not, a file that the change touches.
-`slow` tests run only with all or a part.
+--changed takes the config and parameter tree of every system (test_spec), the other generic tests and the own tests of the panel and of at
+most six systems more (those whose config imports, directly or not, a file that the change touches), and the function-level tests that
+import such a file, or name a system or a command that does. `slow` tests run only with all or a part.
 """
 
 import hashlib
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -70,6 +71,32 @@ def chosen(changed: Collection[str] | None, configs: Mapping[str, str]) -> set[s
     return panel | set([s for s in affected(changed or (), configs) if s not in panel][:MOST])
 
 
+def untouched(changed: Collection[str], configs: Mapping[str, str]) -> set[Path]:
+    """The function-level test files that no changed file can make fail.
+
+    A test depends on what it imports and, through commands and configs found by name, on every system and command whose name it contains.
+    Texts, results and notebooks have their tests directly in tests/, which always run. All run where any other file changed that no module
+    imports: a golden file, the dependencies, conftest.py.
+    """
+    root, folder = imports.ROOT, imports.ROOT / "tests"
+    own = {p for p in folder.rglob("test_*.py") if p.relative_to(folder).parts[0] not in (p.name, "generic", "systems")}
+    helpers = {m.removeprefix("tests."): p for m, p in imports.files(root, ("tests",)).items() if p.stem != "conftest"}
+    files = imports.files() | helpers
+    names = {str(path.relative_to(root)): module for module, path in files.items()}
+    if any(f not in names and not re.match(r"(docs|results|notebooks)/|[^/]*\.md$", f) for f in changed):
+        return set()
+    touched, arrows = {names[f] for f in changed if f in names}, imports.of_project() | imports.graph(files, helpers)
+    commands = {m.rpartition(".")[2]: m for m in files if m.startswith("experiments.")}
+    by_name = commands | dict(configs)
+
+    def depends(path: Path) -> bool:
+        words = re.findall(r"\w+", path.read_text(encoding="utf-8"))
+        cone = imports.cone(arrows, {names[str(path.relative_to(root))], *(by_name[w] for w in words if w in by_name)})
+        return bool(cone & touched)
+
+    return {path for path in own if not depends(path)}
+
+
 def digest(*words: str) -> int:
     return int(hashlib.sha256("/".join(words).encode()).hexdigest()[:15], 16)
 
@@ -107,7 +134,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None
     if config.getoption("--changed"):
         slug = owner(path, config.stash[SLUGS])
-        return True if slug and slug not in config.stash[SYSTEMS] else None
+        left_out = (slug and slug not in config.stash[SYSTEMS]) or path in config.stash[UNTOUCHED]
+        return True if left_out else None
     if config.getoption("--part"):
         number, parts = config.stash[PART]
         return True if digest(path.stem) % parts != number - 1 else None
@@ -136,6 +164,7 @@ def _called_for(item: pytest.Item, systems: Collection[str], slugs: Collection[s
 
 
 SYSTEMS, SLUGS, PART = pytest.StashKey[set[str]](), pytest.StashKey[set[str]](), pytest.StashKey[tuple[int, int]]()
+UNTOUCHED = pytest.StashKey[set[Path]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -145,7 +174,9 @@ def pytest_configure(config: pytest.Config) -> None:
         configs = {e.slug: f"configs.{e.family}.{e.slug}" for e in catalogue.entries()}
         configs |= WITHOUT_CONFIG
         config.stash[SLUGS] = set(configs)
-        config.stash[SYSTEMS] = chosen(changed_files(), configs)
+        changed = changed_files()
+        config.stash[SYSTEMS] = chosen(changed, configs)
+        config.stash[UNTOUCHED] = set() if changed is None else untouched(changed, configs)
     elif config.getoption("--part"):
         config.stash[PART] = part(config.getoption("--part"))
 

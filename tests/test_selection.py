@@ -77,6 +77,25 @@ def test_a_system_is_affected_by_what_its_config_imports_and_by_its_own_tests():
     assert len(selection.chosen(["mmrep/config.py"], CONFIGS)) <= len(selection.PANEL) + selection.MOST
 
 
+def test_function_level_tests_run_where_a_file_changed_that_they_import_or_name():
+    tests = imports.ROOT / "tests"
+
+    def left_out(*changed):
+        return {p.relative_to(tests).as_posix() for p in selection.untouched(changed, CONFIGS)}
+
+    dense = left_out("mmrep/evals/dense.py")
+    assert "evals/test_dense.py" not in dense and "nn/test_transformer.py" in dense
+    own = left_out("mmrep/systems/video/hbi/__init__.py")
+    assert "nn/test_transformer.py" in own and not any("systems" in f or "generic" in f for f in own)
+    assert "experiments/test_commands.py" not in left_out("experiments/train.py"), "it names the command"
+    assert "training/test_loop.py" not in left_out("tests/toy.py"), "a helper of tests"
+    assert "nn/test_transformer.py" not in left_out("tests/nn/test_transformer.py")
+    assert "nn/test_transformer.py" in left_out("README.md", "results/clip.json")
+    for file in ("pyproject.toml", "tests/golden/clip.npz", "tests/conftest.py", "mmrep/gone.py"):
+        assert not left_out(file), file
+    assert not left_out("mmrep/evals/dense.py", "requirements.txt")
+
+
 def test_parts_are_about_equally_many():
     units = {*CONFIGS, *(p.stem for p in (imports.ROOT / "tests").rglob("test_*.py"))}
     parts = [sum(selection.digest(u) % 8 == k for u in units) for k in range(8)]
