@@ -15,7 +15,7 @@ import numpy as np
 from mmrep import paths, raw
 from mmrep.data import decode, splits, videos
 from mmrep.data.decode import Limits
-from mmrep.errors import ConfigError, DataError
+from mmrep.errors import DataError
 
 _SYSTEM = ("thumbs.db", "desktop.ini")
 
@@ -62,12 +62,7 @@ class Folder:
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", os.fspath(self.path))
         splits.check_fractions(self.fractions)
-        try:
-            groups = re.compile(self.group).groups
-        except re.error as error:
-            raise ConfigError(f"group {self.group!r} is not a regular expression: {error}") from None
-        if self.group and not groups:
-            raise ConfigError(f"group {self.group!r} has no parentheses: put them around the part that is the key")
+        splits.check_group(self.group)
 
     def open(self, split: str) -> "FolderRecords":
         """The records of `split` ("train", "val", "test"). Raises DataError for a missing folder or an empty split."""

@@ -81,12 +81,7 @@ class Shards:
             if not (ending.endswith("npy") or ":" in ending):
                 raise ConfigError(f"extra names {ending!r}: it can be an .npy ending or json:key")
         splits.check_fractions(self.fractions)
-        try:
-            groups = re.compile(self.group).groups
-        except re.error as error:
-            raise ConfigError(f"group {self.group!r} is not a regular expression: {error}") from None
-        if self.group and not groups:
-            raise ConfigError(f"group {self.group!r} has no parentheses: put them around the part that is the key")
+        splits.check_group(self.group)
 
     def open(self, split: str) -> "ShardRecords":
         """The records of `split` ("train", "val", "test"). Raises DataError for missing or broken shards or an empty split."""

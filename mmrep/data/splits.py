@@ -1,6 +1,7 @@
 """Shared by all sources: the names of splits, the hashed split, and the choice among several captions."""
 
 import hashlib
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,6 +37,16 @@ def size(source: Any, split: str) -> int:
 def check_fractions(fractions: tuple[float, float, float]) -> None:
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ConfigError(f"fractions is {fractions}: give the shares of train, val and test, which sum to 1")
+
+
+def check_group(group: str) -> None:
+    """Raises ConfigError where `group` is no regular expression, or has no parentheses around the key of records that stay in one split."""
+    try:
+        groups = re.compile(group).groups
+    except re.error as error:
+        raise ConfigError(f"group {group!r} is not a regular expression: {error}") from None
+    if group and not groups:
+        raise ConfigError(f"group {group!r} has no parentheses: put them around the part that is the key")
 
 
 def named(name: str) -> str | None:
