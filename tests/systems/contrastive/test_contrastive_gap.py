@@ -37,6 +37,7 @@ def test_the_gradient_is_finite_where_pairs_coincide():
     assert np.isfinite(slope).all()
 
 
+@pytest.mark.mesh
 def test_sharding_does_not_change_the_loss():
     rng = np.random.default_rng(0)
     x, y = (jnp.asarray(v / np.linalg.norm(v, axis=1, keepdims=True), jnp.float32) for v in rng.normal(size=(2, 8, 4)))
