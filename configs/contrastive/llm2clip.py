@@ -97,6 +97,11 @@ def captioned(n: int) -> TwoCaptions:
     return TwoCaptions(short, replace(short, told=(1.0,), fillers=10))
 
 
+def tokenizer(source: TwoCaptions) -> Tokenizer:
+    """One id a word whatever the number of captions: a tokenizer sorts its words by frequency, and stages of other data share the model."""
+    return Tokenizer(96, kind="word", symbols=source.other.vocabulary)
+
+
 def experiment(name: str, *starts: Experiment, n: int = 2000, joint: bool = False, **changes: Any) -> Experiment:
     """300 steps of one stage, from what another experiment has learned; `joint`: the language model is trained with the pictures."""
     shape, vocab = TransformerConfig(width=32, depth=2, heads=4), 96
@@ -109,7 +114,7 @@ def experiment(name: str, *starts: Experiment, n: int = 2000, joint: bool = Fals
     phase = stage(name, 300, system, start=tuple(Pretrained(e, follow_seed=True) for e in starts))
     phase = replace(phase, trainable=(*ALIGNED, "language/.*")) if joint else phase
     return Experiment(
-        system, Data(captioned(n), parts, Tokenizer(vocab, kind="word"), batch_size=64, eval_batch_size=500), phases=(phase,),
+        system, Data(captioned(n), parts, tokenizer(captioned(n)), batch_size=64, eval_batch_size=500), phases=(phase,),
         optim=Optim(lr=4e-3, warmup=20), evals=EVALS, train=Train(log_every=100),
     )  # fmt: skip
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.contrastive.llm2clip import captioned, get_config
+from configs.contrastive.llm2clip import captioned, get_config, tokenizer
 from mmrep import modality
 from mmrep.config import flatten, unflatten
+from mmrep.data import text
 from mmrep.data.contents import contents
 from mmrep.data.pipeline import collate, open_split
 from mmrep.data.sources import Arrays, Table
@@ -204,3 +205,13 @@ def test_a_table_of_eight_pictures(tmp_path):
 def test_impossible_configs_are_explained(change, words):
     with pytest.raises(ConfigError, match=words):
         replace(CONFIG, **change).build()
+
+
+def test_stages_of_the_proof_have_one_id_for_a_word():
+    """The language model is trained on more captions than the alignment."""
+    rows = []
+    for n in (50, 400):
+        settings = tokenizer(captioned(n))
+        rows.append(text.tokenizer(text.fit(captioned(n).texts("train"), settings), settings)("a0 c7 of3 f9", 8))
+    np.testing.assert_array_equal(*rows)
+    assert len({*rows[0].tolist()}) == 7  # four words, BOS, EOS, padding
