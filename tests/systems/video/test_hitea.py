@@ -12,10 +12,12 @@ import mmrep
 from configs.video import hitea as config
 from mmrep.config import Optim, Phase
 from mmrep.data.sources import Table
+from mmrep.errors import DataError
 from mmrep.evals.suite import Retrieval
 from mmrep.modality import example
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.heads import l2_normalise
+from mmrep.systems.video.hitea.evals import places
 from mmrep.systems.video.hitea.losses import cme_loss, contrast, moment_similarity, moment_view, mtre_loss
 
 RNG = np.random.default_rng(0)
@@ -59,6 +61,13 @@ def test_a_moment_is_a_stretch_of_successive_frames_and_at_most_the_clip():
     assert all((np.unique(v) == v[0] + np.arange(4)).all() and (np.diff(v) >= 0).all() for v in view)
     assert set(view[:, 0]) == set(range(9))
     np.testing.assert_array_equal(moment_view(jax.random.key(0), clip, 99), clip)
+
+
+def test_a_phrase_is_found_in_its_caption_and_nowhere_else():
+    caption = np.array([1, 7, 8, 5, 7, 9, 2, 0])
+    np.testing.assert_array_equal(places(caption, np.array([1, 7, 9, 2, 0, 0, 0, 0])), np.isin(np.arange(8), (4, 5)))
+    with pytest.raises(DataError, match="does not contain"):
+        places(caption, np.array([1, 9, 7, 2, 0, 0, 0, 0]))
 
 
 @pytest.fixture(scope="module")

@@ -5,19 +5,24 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Int
 
+from mmrep.errors import DataError
 from mmrep.evals import checks
+from mmrep.modality import FIRST_PIECE
 from mmrep.model import Model
 from mmrep.systems.video.hitea.losses import moment_similarity
 
 
 @dataclass(frozen=True)
 class PhraseChoice:
-    """Share of moments whose own phrase, out of those of the same caption, is the most similar one.
+    """Share of moments whose own phrase, out of those of the same caption, is the most similar one; chance is 1/E.
 
     A moment is the first `moment` frames of the event told, stretched to the clip's length as in training.
-    phrases: a record field, a list of E texts in the order of events.   event, frame_event: fields with the event told, and each frame's.
-    Metrics: "<name> accuracy" by words pooled by the moment (CME's similarity), "<name> whole accuracy" by the phrase's own vector.
+    phrases: a record field, a list of E texts in the order of events, which the caption contains.   event, frame_event: fields with the
+    event told, and each frame's.
+    Metrics: "<name> accuracy" by the phrase's words in the encoded caption, pooled by the moment (CME's similarity); "<name> alone accuracy"
+    by the vector of the phrase, encoded without its caption.
     """
 
     moment: int = 4
@@ -42,13 +47,28 @@ class PhraseChoice:
             start = int(np.argmax(np.asarray(r[self.frame_event]) == event))
             views.append(video[start + np.arange(len(video)) * self.moment // len(video)])
         moments = model.call("video", video=views)
+        captions = [r[model.modality("text").source] for r in records]
         phrases = [p for r in records for p in r[self.phrases]]
         each = len(phrases) // len(records)
-        words, valid = model.call("words", text=phrases)
-        grouped = (x.reshape(len(records), each, *x.shape[1:]) for x in (words, valid))
-        similar = jax.vmap(lambda m, w, v: moment_similarity(m, w, v, self.temperature))
-        by_words = np.asarray(similar(moments[:, None], *grouped))[:, 0]
+        words, valid = model.call("words", text=captions)
+        ids, parts = model.tokenizer(captions, "text"), model.tokenizer(phrases, "text")
         own = np.repeat(np.arange(len(records)), each)
-        by_text = (moments[own] * model.call("text", text=phrases)).sum(-1).reshape(len(records), each)
-        found = {"accuracy": by_words, "whole accuracy": by_text}
-        return {f"{self.name} {k}": float(np.mean(scores.argmax(1) == told)) for k, scores in found.items()}
+        where = np.stack([places(ids[i], part) for i, part in zip(own, parts)]) & valid[own]
+        similar = jax.vmap(lambda m, w, v: moment_similarity(m[None], w[None], v[None], self.temperature)[0, 0])
+        by_words = np.asarray(similar(moments[own], words[own], where))
+        by_text = (moments[own] * model.call("text", text=phrases)).sum(-1)
+        found = {"accuracy": by_words, "alone accuracy": by_text}
+        return {
+            f"{self.name} {k}": float(np.mean(scores.reshape(-1, each).argmax(1) == told))
+            for k, scores in found.items()
+        }
+
+
+def places(caption: Int[np.ndarray, " L"], phrase: Int[np.ndarray, " L"]) -> Bool[np.ndarray, " L"]:
+    """Where the tokens of the phrase are in those of the caption, the first time. Raises DataError where they are not."""
+    part = phrase[phrase >= FIRST_PIECE]
+    for start in range(len(caption) - len(part) + 1):
+        if len(part) and (caption[start : start + len(part)] == part).all():
+            at = np.arange(len(caption))
+            return (at >= start) & (at < start + len(part))
+    raise DataError("PhraseChoice: a caption does not contain the tokens of one of its phrases; check phrases")
