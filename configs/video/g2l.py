@@ -84,5 +84,5 @@ def get_proof() -> Proof:
         data="synthetic videos with a recurring event, as codes",
         notes="Geodesic positives are above random ones on every seed, by less than the margin. Alignment is the cosine itself, not its distance from the "
         "cosines of other moments, and any positives beside the annotated one raise it, random ones as well. Occurrences of one event are "
-        "neighbours by cosine already, which is the likely reason that cosine neighbours do as well: a path over a graph has nothing to add.",
+        "neighbours by cosine already, which is the likely reason that cosine neighbours do no less: a path over a graph has nothing to add.",
     )  # fmt: skip
