@@ -107,20 +107,23 @@ def strong(seed: int) -> dict[str, float]:
 
 
 def get_proof() -> Proof:
+    # BOS, three words, EOS: no padding, whose coalitions would be enumerated in vain.
+    text = eos_text(TransformerConfig(width=32, depth=1, heads=4), 5)
+    game = experiment(clips(), replace(coded(text=text), width=64), (200, 400, 0), codes=True, fidelity=True)
     return Proof(
         claim="The estimator learns exact interactions, and interactions find true word-frame pairs behind hubs where the similarity does not.",
         metric="interaction AUROC",
-        arms=(
-            Arm("strong hubs", run=strong), Arm("no hubs", run=weak),
-            Arm("estimator", experiment(clips(), coded(), (200, 400, 0), codes=True, fidelity=True)),
-        ),
+        arms=(Arm("strong hubs", run=strong), Arm("no hubs", run=weak), Arm("estimator", game)),
         expects=(
             Expect(better="strong hubs", worse="strong hubs/similarity AUROC", margin=0.08, statement="with strong hubs interactions find more true pairs than the similarity"),
-            Expect(better="estimator/Spearman estimator", worse=0.8, statement="the estimator's rank correlation with exact interactions is above .8"),
-            Expect(better="estimator/Spearman estimator", worse="estimator/Spearman similarity", margin=0.05, statement="and above that of the similarity"),
+            Expect(better="estimator/R2 estimator", worse="estimator/R2 similarity", margin=0.09, statement="the estimator explains more of the exact interactions of unseen pairs than the similarity does"),
+            Expect(better="estimator/R2 estimator", worse="estimator/R2 centring", margin=0.06, statement="and than the similarity with means of rows and columns taken away"),
+            Expect(better="estimator/Spearman estimator", worse="estimator/Spearman similarity", headline=False, statement="ranks within a pair are nearer, too"),
             Expect(better="strong hubs", worse="strong hubs/centring AUROC", slack=0.05, headline=False, statement="subtracting means of rows and columns does as well"),
             Expect(better="no hubs/similarity AUROC", worse="no hubs", headline=False, statement="without hubs the similarity is the better one"),
         ),
         seeds=(10, 11, 12),
         data="made similarities with hubs; synthetic clips as codes",
+        notes="Interactions also depend on the weights of words and frames, which the estimator does not have as an input: its R2 has a ceiling below 1. "
+        "Frames of one event have near-equal interactions; ranks among them are noise, which is why ranks are no headline.",
     )  # fmt: skip

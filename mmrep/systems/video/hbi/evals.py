@@ -17,9 +17,12 @@ from mmrep.systems.video.hbi.model import banzhaf
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Spearman's correlation with the exact interactions of valid words and frames, pair by pair (mean): "estimator", and "similarity" itself.
+    """How well exact interactions of valid words and frames are predicted: by "estimator", "similarity", and "centring" (means of rows and
+    columns taken away, the mean of all added).
 
     limit: pairs of the split.   For at most 14 words and frames together.
+    Metrics: "R2 <name>", the squared correlation over all entries, in [0, 1]; "Spearman <name>", of ranks within a pair (mean), to which
+    near-equal interactions, those of the frames of one event, count as much as others.
     """
 
     limit: int = 64
@@ -33,12 +36,15 @@ class Fidelity:
         exact = np.asarray(
             jax.jit(lambda *rows: jax.lax.map(lambda row: banzhaf(*row), rows))(*(game[n] for n in names))
         )
-        found: dict[str, list[float]] = {"estimator": [], "similarity": []}
-        for i, row in enumerate(exact):
-            valid = game["words"][i][:, None] & game["frames"][i]
-            for name, key in (("estimator", "estimate"), ("similarity", "products")):
-                found[name].append(float(spearmanr(game[key][i][valid], row[valid])[0]))
-        return {f"Spearman {name}": float(np.mean(values)) for name, values in found.items()}
+        valid = [w[:, None] & f for w, f in zip(game["words"], game["frames"])]
+        within = lambda x: [row[v] for row, v in zip(x, valid)]  # noqa: E731
+        truth, metrics = within(exact), {}
+        centred = [centre(x[w][:, f]).ravel() for x, w, f in zip(game["products"], game["words"], game["frames"])]
+        ways = {"estimator": within(game["estimate"]), "similarity": within(game["products"])}
+        for name, rows in (ways | {"centring": centred}).items():
+            metrics[f"R2 {name}"] = float(np.corrcoef(np.concatenate(rows), np.concatenate(truth))[0, 1] ** 2)
+            metrics[f"Spearman {name}"] = float(np.mean([spearmanr(a, b)[0] for a, b in zip(rows, truth)]))
+        return metrics
 
     def check(self, names: Sequence[str], split: checks.Open) -> None:
         """Raises ConfigError for a system without the game."""
@@ -80,11 +86,16 @@ class Interactions:
         return [Figure("Words and frames", strips.draw(shown), f"interactions in {len(shown)} clips", note)]
 
 
+def centre(s: Float[np.ndarray, "... n m"]) -> Float[np.ndarray, "... n m"]:
+    """Means of rows and columns taken away, the mean of all added."""
+    return s - s.mean(-1, keepdims=True) - s.mean(-2, keepdims=True) + s.mean((-2, -1), keepdims=True)
+
+
 def hubs(seed: int, strength: float, pairs: int = 60, players: int = 6) -> dict[str, float]:
     """AUROC of finding the true word-frame pairs of made similarities in which every word and every frame has an offset of its own.
 
-    "similarity": the raw one; "interaction": exact Banzhaf interactions; "dual softmax" and "centring" (means of rows and columns taken
-    away, the mean of all added): rivals in one line.
+    "similarity": the raw one; "interaction": exact Banzhaf interactions; "dual softmax" and "centring" (`centre`):
+    rivals in one line.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -99,9 +110,8 @@ def hubs(seed: int, strength: float, pairs: int = 60, players: int = 6) -> dict[
         e = np.exp(10 * (x - x.max(axis, keepdims=True)))
         return e / e.sum(axis, keepdims=True)
 
-    centred = s - s.mean(1, keepdims=True) - s.mean(2, keepdims=True) + s.mean((1, 2), keepdims=True)
     found = {
         "similarity": s, "interaction": np.asarray(game(jnp.asarray(s, jnp.float32))),
-        "dual softmax": softmax(s, 1) * softmax(s, 2), "centring": centred,
+        "dual softmax": softmax(s, 1) * softmax(s, 2), "centring": centre(s),
     }  # fmt: skip
     return {f"{name} AUROC": float(roc_auc_score(truth.ravel(), x.ravel())) for name, x in found.items()}
