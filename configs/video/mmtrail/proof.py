@@ -58,7 +58,8 @@ def get_proof() -> Proof:
             Expect(better="cuts/F1 of hard cuts", worse=0.95, headline=False, statement="hard cuts are found"),
             Expect(better="merged", worse="joined", headline=False, statement="all texts one after another, cut at 14 words, do less"),
         ),
-        seeds=(10, 11, 12),
+        seeds=(13, 14, 15),
         data="synthetic trailers as codes",
-        notes="14 words in every arm's texts (16 ids with both ends; the experts' texts have 21, the paper's many more than its 24); any clip with the query's music, or with all that it shows, is right.",
+        notes="14 words in every arm's texts (16 ids with both ends; the experts' texts have 21, the paper's many more than its 24); any clip with the query's music, or with all that it shows, is right. "
+        "Seeds 10 to 12 were seen in an earlier run, in which a comma behind the background's word made it unknown to the tokenizer in all captions with music.",
     )  # fmt: skip

@@ -47,6 +47,9 @@ def test_captions_of_the_arms():
     words = {}
     for captions in ("merged", "visual", "shuffled", "joined"):
         words[captions] = TrailerData(n_train=200, captions=captions).open("train").columns["text"]
+        assert {w for text in words[captions] for w in text.split()} <= {
+            w for t in TrailerData().texts("train") for w in t.split()
+        }
     truth = TrailerData(n_train=200).truth("train")
     recall = {k: slot_recall(v, truth) for k, v in words.items()}
     assert recall["joined"] >= recall["merged"] > 0.85 > recall["shuffled"] > recall["visual"] > 0.4

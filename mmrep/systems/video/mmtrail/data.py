@@ -1,5 +1,6 @@
 """Synthetic trailers whose clips share their music, and experts that err at known rates."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -78,11 +79,13 @@ class TrailerData:
         ]  # fmt: skip
 
     def caption(self, texts: Mapping[str, Sequence[str]]) -> str:
+        """Without punctuation, which a tokenizer of words would join to the word before it."""
         if self.captions == "joined":
-            return joined(texts)
-        return merge(
-            {k: v for k, v in texts.items() if self.captions != "visual" or k != "music_caption"}, self.words, SLOTS
-        )
+            text = joined(texts)
+        else:
+            kept = {k: v for k, v in texts.items() if self.captions != "visual" or k != "music_caption"}
+            text = merge(kept, self.words, SLOTS)
+        return re.sub(r"[,.;]", "", text)
 
     def open(self, split: str) -> Columns:
         truth, texts = self.truth(split), self.texts_of(split)
