@@ -279,7 +279,10 @@ class ZeroShot:
 
 @dataclass(frozen=True)
 class Probe:
-    """Ridge probe of the infer function `features`, {layer: [N, D]} or [N, D], for the record field `label`; lambda is chosen on val."""
+    """Ridge probe of the infer function `features`, {layer: [N, D]} or [N, D], for the record field `label`; lambda is chosen on val.
+
+    "<name> <layer> accuracy", and "<name> commonest": the accuracy of the training split's most frequent label.
+    """
 
     features: str
     label: str
@@ -291,7 +294,9 @@ class Probe:
         several = isinstance(sets["train"], Mapping)
         layers = {s: x if several else {"": x} for s, x in sets.items()}
         fits = probe.probe_layers(layers, labels)
-        return {f"{self.name} {layer} accuracy".replace("  ", " "): float(fit.accuracy) for layer, fit in fits.items()}
+        known, counts = np.unique(labels["train"], return_counts=True)
+        found = {f"{self.name} {layer} accuracy".replace("  ", " "): float(fit.accuracy) for layer, fit in fits.items()}
+        return found | {f"{self.name} commonest": float(np.mean(labels["test"] == known[counts.argmax()]))}
 
     def check(self, names: Sequence[str], split: checks.Open) -> None:
         """Raises ConfigError for a feature that the system lacks or a label that the records lack."""

@@ -1,5 +1,6 @@
 """Generated texts against the records' own, as sets of tokens."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ class Written:
     by:    a record field; "written exact [value]" is also given for each of its values.
     Metrics: "written F1", the mean over records of the harmonic mean of precision and recall of tokens as multisets; "written exact", the
     share of records whose pieces all agree in order; "written recall" of the words. A record without any of `words` does not count for them.
+    "written commonest" is the exact match of the most frequent true text.
     """
 
     infer: str
@@ -34,17 +36,24 @@ class Written:
         truth = np.asarray(held_out(model, self.text, self.split))
         counted = np.unique(model.tokenizer(self.words)) if self.words else None
         measured = {f"{self.name} {k}": v for k, v in agreement(found, truth, counted).items()}
+        measured[f"{self.name} commonest"] = commonest(truth)
         if self.by:
             groups = np.asarray([str(v) for v in model.column(self.by, self.split)])
             for group in np.unique(groups):
                 here = groups == group
                 measured[f"{self.name} exact [{group}]"] = agreement(found[here], truth[here])["exact"]
+                measured[f"{self.name} commonest [{group}]"] = commonest(truth[here])
         return measured
 
     def check(self, names: Sequence[str], split: checks.Open) -> None:
         """Raises ConfigError for a function that the system lacks, or a field that the records lack."""
         checks.functions(names, **{"Written.infer": self.infer})
         checks.fields(split(self.split), [self.by])
+
+
+def commonest(truth: Int[np.ndarray, "N M"]) -> float:
+    """The share of the most frequent row, ids below FIRST_PIECE left out."""
+    return max(Counter(tuple(row[row >= FIRST_PIECE].tolist()) for row in truth).values()) / len(truth)
 
 
 def agreement(

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from mmrep.evals.written import agreement
+from mmrep.evals.written import agreement, commonest
+from mmrep.modality import FIRST_PIECE
 
 
 def test_agreement_by_hand():
@@ -15,3 +16,8 @@ def test_agreement_by_hand():
     # Of 7 and 9 the first text has 7, the second neither, and does not count.
     assert agreement(found, truth, np.array([7, 9])) == {"F1": 0.0, "exact": 0.5, "recall": 0.0}
     assert agreement(found[1:], truth[1:], np.array([5]))["exact"] == 1.0
+
+
+def test_the_most_frequent_text():
+    a, b = FIRST_PIECE, FIRST_PIECE + 1
+    assert commonest(np.array([[1, a, b, 2], [a, b, 2, 0], [1, b, a, 2]])) == pytest.approx(2 / 3)

@@ -175,6 +175,7 @@ def test_pieces_by_votes():
     assert evals.PieceIdentification().run(fake) == {"piece accuracy": 1.0, "piece chance": 0.5}
     found = evals.Snippets("real").run(fake)
     assert found["audio->sheet R@1 [0]"] == pytest.approx(2 / 3) and 0 < found["MRR [1]"] <= 1
+    assert found["chance MRR [1]"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3) and found["chance R@1 [0]"] == 1 / 3
 
 
 def test_on_eight_rows_of_a_users_table(tmp_path):

@@ -133,6 +133,7 @@ def test_margin_by_hand():
     assert found["pairs gap"] == pytest.approx((1 + 0.6 + 0.2 + 1 - 0.2 + 1) / 6) and found[
         "pairs R@1"
     ] == pytest.approx(5 / 6)
+    assert found["pairs chance R@1"] == pytest.approx(1 / 3)
     s = jnp.asarray(x @ y.T)
     np.testing.assert_allclose(gap(s), [1, 0.6, 0.2], rtol=1e-5)
 

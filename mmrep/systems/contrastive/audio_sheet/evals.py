@@ -21,7 +21,8 @@ def _rows(model: Model, split: str, domain: str) -> dict[str, np.ndarray]:
 class Snippets:
     """ "MRR" (the mean reciprocal rank, in (0, 1]), "R@1" and "median_rank" of snippets, each direction and the mean of both.
 
-    domain: a record field; queries and candidates of each of its values apart, as in "MRR [1]". Chance of R@1: 1 over the candidates.
+    domain: a record field; queries and candidates of each of its values apart, as in "MRR [1]". "chance MRR" and "chance R@1" are those of a
+    random order.
     """
 
     domain: str = ""
@@ -43,6 +44,8 @@ class Snippets:
                 )
                 found |= {f"{query}->{target} {k}{name}": v for k, v in both[-1].items()}
             found |= {f"{k}{name}": float(np.mean([b[k] for b in both])) for k in both[0]}
+            found[f"chance MRR{name}"] = float(np.mean(1 / np.arange(1, len(at) + 1)))
+            found[f"chance R@1{name}"] = 1 / len(at)
         return found
 
     def check(self, names: Sequence[str], split: checks.Open) -> None:

@@ -13,7 +13,7 @@ class Hidden:
     """Share of hidden things, in [0, 1], whose completed feature is nearest, among all tokens of the first `most` pictures, to one of its kind.
 
     kinds: a record field, the kind at each image token, -1 for none.   caption, other: fields of the true caption and of another record's.
-    Metrics: "hidden true", "hidden other".
+    Metrics: "hidden true", "hidden other", and "hidden chance" of a random token.
     """
 
     kinds: str = "kinds"
@@ -27,7 +27,7 @@ class Hidden:
         kinds = np.stack(model.column(self.kinds, self.split))[: self.most].reshape(-1)
         true = (("text", self.caption),)
         teacher = rows(model.embed_split("joint_image", self.split, true)[: self.most])
-        found = {}
+        found = {"hidden chance": float(np.mean(kinds[kinds >= 0][:, None] == kinds))}
         for name, field in (("true", self.caption), ("other", self.other)):
             student = rows(model.embed_split("completed", self.split, (("text", field),))[: self.most])
             nearest = kinds[(student[kinds >= 0] @ teacher.T).argmax(1)]

@@ -11,7 +11,9 @@ from mmrep.model import Model
 
 @dataclass(frozen=True)
 class Margin:
-    """The mean cosine of a pair less that of its hardest negative, over both directions ("gap"), and R@1, the share of gaps above 0."""
+    """The mean cosine of a pair less that of its hardest negative, over both directions ("gap"), and R@1, the share of gaps above 0.
+
+    "chance R@1" is that of a random order."""
 
     split: str = "test"
     name: str = "pairs"
@@ -21,7 +23,8 @@ class Margin:
         s = retrieval.dot(retrieval.unit(x), retrieval.unit(y))
         others = np.where(np.eye(len(s), dtype=bool), -np.inf, s)
         gaps = np.concatenate([np.diagonal(s) - others.max(axis) for axis in (1, 0)])
-        return {f"{self.name} gap": float(gaps.mean()), f"{self.name} R@1": float((gaps > 0).mean())}
+        found = {"gap": gaps.mean(), "R@1": (gaps > 0).mean(), "chance R@1": 1 / len(s)}
+        return {f"{self.name} {k}": float(v) for k, v in found.items()}
 
     def check(self, names: Sequence[str], split: checks.Open) -> None:
         """Raises ConfigError where the system embeds no pictures or no texts."""
