@@ -112,6 +112,10 @@ def test_losses_add_up_and_prototypes_are_frozen_at_first(tiny):
     assert set(frozen) == {"prototypes"} and {p.split("/")[0] for p in learnt} == set(params) - {"prototypes"}
     alone = replace(config.system, cta=0.0, cpa=0.0).build()
     assert set(jax.eval_shape(alone.loss, params, {}, batch, jax.random.key(0))[1][1]) == {"cosine", "ita"}
+    # Without the token loss tokens have the trained head, that of whole inputs: BERT's first token is the report.
+    np.testing.assert_allclose(
+        alone.infer["text_tokens"](params, {}, batch)[0][:, 0], alone.infer["text"](params, {}, batch), atol=1e-6
+    )
 
 
 class Fake(Model):

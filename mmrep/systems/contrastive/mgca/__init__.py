@@ -39,6 +39,7 @@ class Config:
     """Parameters: image, text (with the heads of whole inputs), image_local, text_local (the heads of tokens), prototypes.
 
     hidden: width of the heads' hidden layer; None: linear heads.   ita, cta, cpa: weights of the three losses; at 0 a loss is left out.
+        Without cta the heads of tokens are not trained, and tokens have the heads of whole inputs.
     temperature, token_temperature, prototype_temperature: of the three losses, fixed.
     bidirectional: patches over words beside words over patches.   normalise_patches: what patches attend to has unit length.
     mask_padding: padding is no negative among words (False is the authors' way).
@@ -99,7 +100,8 @@ class Config:
 
         def both(params: Params, batch: Batch, name: str) -> tuple[Float[Array, "B D"], Float[Array, "B N D"], Any]:
             whole, tokens, valid = seen(params, batch, name)
-            return whole, local.apply({"params": params[f"{name}_local"]}, tokens).astype(jnp.float32), valid
+            head = params[f"{name}_local"] if self.cta else params[name]["projection"]
+            return whole, local.apply({"params": head}, tokens).astype(jnp.float32), valid
 
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
             (v, patches, _), (t, tokens, valid) = (both(params, batch, name) for name in model.names)
