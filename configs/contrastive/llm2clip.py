@@ -40,10 +40,8 @@ def scenes(
 ) -> Experiment:  # fmt: skip
     """Pictures of scenes with one sentence about two objects, and a paragraph on all objects, places and relations."""
     world = WorldSpec(n_objects=(2, 5))
-    short, long = (
-        SceneData(n, size=size, world=world, caption=CaptionSpec(f), n_val=tests, n_test=tests)
-        for f in ("full", "long")
-    )
+    splits = {"n_val": tests, "n_test": tests}
+    short, long = (SceneData(n, size=size, world=world, caption=CaptionSpec(f), **splits) for f in ("full", "long"))
     parts = [modality.image("image", size, field="rgb", patch=patch)]
     parts += [
         modality.text(n, length, vocab, field=f)
@@ -92,37 +90,32 @@ def get_config(size: str = "small") -> Experiment:
 
 
 def captioned(n: int) -> TwoCaptions:
-    """Things of six attributes: a short caption names three, a long one all of them among 10 meaningless words."""
+    """Things of six attributes: a short caption names three, a long one all of them among four meaningless words."""
     short = Things(n, 500, 500, (10,) * 6, told=(0.5,), noise=0.5)
-    return TwoCaptions(short, replace(short, told=(1.0,), fillers=10))
+    return TwoCaptions(short, replace(short, told=(1.0,), fillers=4))
 
 
-def tokenizer(source: TwoCaptions) -> Tokenizer:
-    """One id a word whatever the number of captions: a tokenizer sorts its words by frequency, and stages of other data share the model."""
-    return Tokenizer(96, kind="word", symbols=source.other.vocabulary)
-
-
-def experiment(name: str, *starts: Experiment, n: int = 2000, joint: bool = False, **changes: Any) -> Experiment:
-    """300 steps of one stage, from what another experiment has learned; `joint`: the language model is trained with the pictures."""
-    shape, vocab = TransformerConfig(width=32, depth=2, heads=4), 96
-    parts = (
-        modality.vector("image", 6, 32, field="regions"),
-        modality.text("text", 5, vocab),
-        modality.text("long", 18, vocab),
-    )
-    system = Config(RegionTower(replace(shape, depth=1)), DecoderLM(shape, vocab, 18), 64, frozen=not joint, **changes)
-    phase = stage(name, 300, system, start=tuple(Pretrained(e, follow_seed=True) for e in starts))
+def experiment(name: str, *starts: Experiment, n: int = 2000, steps: int = 300, joint: bool = False, **changes: Any) -> Experiment:  # fmt: skip
+    """One stage, from what another experiment has learned; `joint`: the language model is trained with the pictures."""
+    shape, data = TransformerConfig(width=64, depth=2, heads=4), captioned(n)
+    # A fitted tokenizer sorts words by frequency, and stages of other data share the language model: one id a word.
+    words = Tokenizer(96, kind="word", symbols=data.other.vocabulary)
+    told = (("instruction", 6), ("long_instruction", 6)) if name == "captions" else ()
+    texts = [modality.text(k, length, 96) for k, length in (("text", 5), ("long", 12), *told)]
+    parts = (modality.vector("image", 6, 32, field="regions"), *texts)
+    image, pattern = RegionTower(replace(shape, width=32, depth=1)), r".*(attn/(query|key|value|out)|mlp/.*)"
+    system = Config(image, DecoderLM(shape, 96, 18), 64, frozen=not joint, lora_pattern=pattern, **changes)
+    phase = stage(name, steps, system, start=tuple(Pretrained(e, follow_seed=True) for e in starts))
     phase = replace(phase, trainable=(*ALIGNED, "language/.*")) if joint else phase
     return Experiment(
-        system, Data(captioned(n), parts, tokenizer(captioned(n)), batch_size=64, eval_batch_size=500), phases=(phase,),
-        optim=Optim(lr=4e-3, warmup=20), evals=EVALS, train=Train(log_every=100),
+        system, Data(data, parts, words, batch_size=64, eval_batch_size=500), phases=(phase,),
+        optim=Optim(lr=2e-3, warmup=30), evals=EVALS, train=Train(log_every=100),
     )  # fmt: skip
 
 
 def get_proof() -> Proof:
-    raw = experiment("language", n=20_000)
-    tuned = experiment("captions", raw, n=20_000)
-    permuted = experiment("captions", raw, n=20_000, permuted=True)
+    raw = experiment("language", n=20_000, steps=150)
+    tuned, permuted = (experiment("captions", raw, n=20_000, steps=700, permuted=p) for p in (False, True))
     found, long = "short->long R@1", "image->long R@1"
     return Proof(
         claim="Contrast of a picture's short and long caption makes a language model's mean vectors distinguish captions, and, frozen, a better text "
@@ -140,5 +133,7 @@ def get_proof() -> Proof:
         ),
         seeds=(10, 11, 12),
         data="made attributes (noisy codes in the place of pixels)",
-        notes="The language model and its tuning see 20,000 captions of each kind without pictures; the alignment sees 2,000 pictures.",
+        notes="The language model and its tuning see 20,000 captions of each kind without pictures; the alignment sees 2,000 pictures. Not run at these "
+        "settings; the margins are the design's. On seed 200 the contrast of captions stays at chance without instructions, for a short query cannot be "
+        "near long captions alone; with them it leaves chance in 250 steps, and has just begun to learn contents.",
     )  # fmt: skip

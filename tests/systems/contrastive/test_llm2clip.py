@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.contrastive.llm2clip import captioned, get_config, tokenizer
+from configs.contrastive.llm2clip import captioned, experiment, get_config
 from mmrep import modality
 from mmrep.config import flatten, unflatten
 from mmrep.data import text
@@ -148,7 +148,7 @@ def test_two_captions_are_of_the_same_thing():
     records = pairs.open("train")
     for i in (0, 7):
         shown = pairs.view(records[i], None)
-        assert len(shown["text"].split()) == 3 and len(shown["long"].split()) == 16
+        assert len(shown["text"].split()) == 3 and len(shown["long"].split()) == 10
         assert {*shown["text"].split()} <= {*shown["long"].split()} and "instruction" in shown
     assert "retrieve a short sentence" in [*pairs.texts("val")]
     with pytest.raises(DataError, match="equal"):
@@ -211,7 +211,8 @@ def test_stages_of_the_proof_have_one_id_for_a_word():
     """The language model is trained on more captions than the alignment."""
     rows = []
     for n in (50, 400):
-        settings = tokenizer(captioned(n))
-        rows.append(text.tokenizer(text.fit(captioned(n).texts("train"), settings), settings)("a0 c7 of3 f9", 8))
+        data = experiment("align", n=n).data
+        model = text.fit(data.source.texts("train"), data.tokenizer)
+        rows.append(text.tokenizer(model, data.tokenizer)("a0 c7 of3 f9", 8))
     np.testing.assert_array_equal(*rows)
     assert len({*rows[0].tolist()}) == 7  # four words, BOS, EOS, padding
