@@ -56,7 +56,7 @@ def get_config(size: str = "small") -> Experiment:
 
 
 def sets(regulate: Any, steps: int, temperature: float = 8.0, *, total: int = 450) -> Experiment:
-    """Six noisy objects, and captions of three of them among as many filler words."""
+    """Six noisy objects, and captions of three of them, in two words each, among two filler words."""
     source = Things(2000, 200, 300, factors=(8, 8), objects=6, told=(0.5,), fillers=2, noise=1.0, dim=64)
     vocab, length = 32, 10
     parts = modality.vector("image", source.regions, source.dim, field="regions"), modality.text("text", length, vocab)
