@@ -23,6 +23,7 @@ VOCAB, LENGTH = 64, 16
 QUERIES = (
     Retrieval("text", "clip", query_fields=(("text", "music_query"),), group="music", ks=(1, 10), name="music"),
     Retrieval("text", "clip", query_fields=(("text", "visual_query"),), group="seen", ks=(1, 10), name="visual"),
+    Retrieval("text", "video", query_fields=(("text", "visual_query"),), group="seen", ks=(1, 10), name="picture"),
 )
 
 

@@ -42,24 +42,27 @@ def merging(seed: int) -> dict[str, float]:
 
 def get_proof() -> Proof:
     def arm(captions: Any) -> Arm:
-        return Arm(captions, codes(TrailerData(captions=captions), steps=400))
+        return Arm(captions, codes(TrailerData(n_train=8000, captions=captions), steps=400))
 
     music = "music R@1"
     return Proof(
-        claim="Captions merged from experts for pictures and for sound make a retriever that texts about the music can query, without loss for others.",
+        claim="Captions merged from experts for pictures and for sound make a retriever that texts about the music can query, at a small price for those about pictures.",
         metric=music,
         arms=(Arm("cuts", run=cutting), Arm("texts", run=merging), arm("merged"), arm("visual"), arm("shuffled"), arm("joined")),
         expects=(
             Expect(better="merged", worse="visual", margin=0.3, statement="queries about the music find it"),
             Expect(better="merged", worse="shuffled", margin=0.3, statement="the music of other trailers does not do it"),
-            Expect(better="merged/visual R@1", worse="visual/visual R@1", slack=0.03, statement="queries about the pictures lose nothing"),
+            Expect(better="merged/picture R@1", worse="visual/picture R@1", slack=0.05, statement="queries about the pictures lose less than 5 points among the videos' own vectors"),
             Expect(better="texts/quarter of joined false", worse="texts/merged false", statement="merging leaves less than a quarter of the false values"),
             Expect(better="texts/merged recall", worse="texts/recall of joined, less 5 %", headline=False, statement="and names at least 95 % of the true ones"),
+            Expect(better="merged/visual R@1", worse="visual/visual R@1", headline=False, slack=0.03, statement="queries about the pictures lose nothing among clips, pictures and music in one vector"),
             Expect(better="cuts/F1 of hard cuts", worse=0.95, headline=False, statement="hard cuts are found"),
             Expect(better="merged", worse="joined", headline=False, statement="all texts one after another, cut at 14 words, do less"),
         ),
-        seeds=(13, 14, 15),
+        seeds=(16, 17, 18),
         data="synthetic trailers as codes",
         notes="14 words in every arm's texts (16 ids with both ends; the experts' texts have 21, the paper's many more than its 24); any clip with the query's music, or with all that it shows, is right. "
-        "Seeds 10 to 12 were seen in an earlier run, in which a comma behind the background's word made it unknown to the tokenizer in all captions with music.",
+        "A clip's vector is the mean of its pictures' and its music's: words about the pictures alone rank the music at random, a price that no training removes. "
+        "Seeds 10 to 12 were seen in an earlier run, in which a comma behind the background's word made it unknown to the tokenizer in all captions with "
+        "music, and seeds 13 to 15 in one with a quarter of the clips.",
     )  # fmt: skip
