@@ -36,7 +36,8 @@ class Config:
     reconstruct, intra, cross: weights of the terms; 0 leaves one out.   reconstruct_view: the second view is reconstructed, too.
     train_image: False: the image branch "frames/" is frozen and encodes whole frames (leave it out of Phase.trainable); True: it is a masked
                  autoencoder itself, and two frames of a video are contrasted in L_im.
-    shuffled:    an ablation: the frames are those of another video of the batch.
+    shuffled:    an ablation: the frames are those of a random video of the batch, drawn anew each step. Were its own never among them, that
+                 would be learnt, too.
     """
 
     video: VideoEncoder = VideoEncoder(ImageEncoder(positions="sincos2d"), attention="joint", tube=2)
@@ -129,7 +130,7 @@ class Config:
             parts, keys = modules(batch), jax.random.split(rng, 6)
             x, view, frames = (jnp.asarray(batch[name]) for name in ("video", "view", "frames"))
             if self.shuffled:
-                frames = jnp.roll(frames, 1, 0)
+                frames = jax.random.permutation(keys[5], frames)
             pooled, tokens, at = encode(params, x, keys[0])
             terms: Metrics = {}
             keep: Visible | None = None
