@@ -62,7 +62,7 @@ def get_proof() -> Proof:
         seeds=(16, 17, 18),
         data="synthetic trailers as codes",
         notes="14 words in every arm's texts (16 ids with both ends; the experts' texts have 21, the paper's many more than its 24); any clip with the query's music, or with all that it shows, is right. "
-        "A clip's vector is the mean of its pictures' and its music's: words about the pictures alone rank the music at random, a price that no training removes. "
+        "A clip's vector is the mean of its pictures' and its music's: words about the pictures alone rank the music at random. "
         "Seeds 10 to 12 were seen in an earlier run, in which a comma behind the background's word made it unknown to the tokenizer in all captions with "
         "music, and seeds 13 to 15 in one with a quarter of the clips.",
     )  # fmt: skip
