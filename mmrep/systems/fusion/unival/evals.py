@@ -24,7 +24,8 @@ class TaskAnswers:
     name: str = ""
 
     def run(self, model: Model) -> dict[str, float]:
-        found, commonest = {}, {}
+        found: dict[str, float] = {}
+        commonest: dict[str, float] = {}
         for task in self.tasks:
             fields = (("prompt", f"{task}_prompt"), *self.fields)
             ids = np.asarray(model.embed_split("written", self.split, fields))
