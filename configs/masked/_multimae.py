@@ -5,6 +5,7 @@ from dataclasses import replace
 from mmrep import modality
 from mmrep.config import Data, Experiment, Optim, Phase, Rule, Train
 from mmrep.data.aligned import Aligned
+from mmrep.data.coded import STEP, CodedData
 from mmrep.data.scenes.source import SceneData
 from mmrep.data.scenes.world import GROUNDS, SHAPES, TEXTURES, WorldSpec
 from mmrep.evals.dense import CrossPrediction, EverySubset, Segmentation
@@ -84,3 +85,22 @@ def paper() -> Experiment:
     whole = data((rgb, depth, semseg), 1_281_167, 2048)
     whole = replace(whole, source=Aligned(whole.source, crop=(0.2, 1.0)))
     return Experiment(system, whole, (Phase(steps=1_000_000),), optim, sharding=(Rule(".*", "fsdp"),))
+
+
+CODED = CodedData(6000, sensors=(("rgb", 3), ("depth", 1)), kinds=16, noise=0.7)
+"""Neither a linear map of a patch's colours nor the colours of its neighbours give its class; its depth gives class and sign."""
+CODED_PARTS = tuple(
+    modality.image(k, CODED.size, channels, patch=CODED.patch, std=(STEP,)) for k, channels in CODED.sensors
+)
+CODED_CLASSES = modality.label_map("classes", CODED.grid, CODED.kinds)
+CODED_MULTI = Config(
+    tuple(dense(m) for m in CODED_PARTS), (Task("rgb"), Task("depth")), num_encoded_tokens=18, position_base=10.0,
+    encoder=transformer(64, 2, 4), decoder=transformer(48, 1, 4),
+)  # fmt: skip
+CODED_MAE = replace(CODED_MULTI, maps=CODED_MULTI.maps[:1], tasks=CODED_MULTI.tasks[:1], num_encoded_tokens=9)
+
+
+def coded(system: Config, steps: int, evals: tuple = ()) -> Experiment:
+    optim = Optim(lr=3e-3, warmup=steps // 10, weight_decay=0.05, b2=0.95, clip=None)
+    data = Data(CODED, CODED_PARTS, batch_size=64, eval_batch_size=100)
+    return Experiment(system, data, (Phase(steps=steps),), optim, evals, Train(log_every=50))

@@ -8,9 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from configs.masked import _multimae as base
-from mmrep import modality
-from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Train
-from mmrep.data.coded import STEP, CodedData
+from mmrep.config import Arm, Expect, Experiment, Optim, Phase, Proof
 from mmrep.evals.dense import CrossPrediction, Segmentation
 from mmrep.evals.floor import Floor
 from mmrep.nn.maps import dense
@@ -32,37 +30,24 @@ def get_config(size: str = "small") -> Experiment:
     return {"tiny": base.tiny, "small": base.small, "paper": base.paper, "bench": bench}[size]()
 
 
-CODED = CodedData(6000, sensors=(("rgb", 3), ("depth", 1)), kinds=16, noise=0.7)
-"""Neither a linear map of a patch's colours nor the colours of its neighbours give its class; its depth gives class and sign."""
-CODED_PARTS = tuple(
-    modality.image(k, CODED.size, channels, patch=CODED.patch, std=(STEP,)) for k, channels in CODED.sensors
-)
-CODED_RGB, CODED_DEPTH = (dense(m) for m in CODED_PARTS)
-CODED_CLASSES = dense(modality.label_map("classes", CODED.grid, CODED.kinds))
-PROBE = Segmentation(CODED_CLASSES, name="classes|rgb")
+PROBE = Segmentation(dense(base.CODED_CLASSES), name="classes|rgb")
 
 
-def coded(system: Config, *evals: Any, steps: int = 800) -> Experiment:
-    optim = Optim(lr=3e-3, warmup=steps // 10, weight_decay=0.05, b2=0.95, clip=None)
-    data = Data(CODED, CODED_PARTS, batch_size=64, eval_batch_size=100)
-    return Experiment(system, data, (Phase(steps=steps),), optim, (PROBE, *evals), Train(log_every=50))
+def coded(system: Config, *evals: Any) -> Experiment:
+    return base.coded(system, 800, (PROBE, *evals))
 
 
 def get_proof() -> Proof:
-    tasks, shapes = (Task("rgb"), Task("depth")), (base.transformer(64, 2, 4), base.transformer(48, 1, 4))
-    multi = Config(
-        (CODED_RGB, CODED_DEPTH), tasks, num_encoded_tokens=18, position_base=10.0, encoder=shapes[0], decoder=shapes[1]
-    )
-    mae = replace(multi, maps=(CODED_RGB,), tasks=tasks[:1], num_encoded_tokens=9)
-    floor = Floor(PROBE, (("fused_tokens", (CODED_RGB,)),))
-    depth = CrossPrediction(CODED_DEPTH)
+    multi = base.CODED_MULTI
+    rgb, other = multi.maps
+    floor, depth = Floor(PROBE, (("fused_tokens", (rgb,)),)), CrossPrediction(other)
     return Proof(
         claim="Predicting masked patches across modalities gives better colour features than masked autoencoding of colour alone, where colour alone "
         "cannot predict colour.",
         metric="classes|rgb pixel accuracy",
         arms=(
             Arm("MultiMAE", coded(multi, depth, floor)),
-            Arm("MAE", coded(mae)),
+            Arm("MAE", coded(base.CODED_MAE)),
             Arm("own modality", coded(replace(multi, own_modality_only=True), depth)),
         ),
         expects=(

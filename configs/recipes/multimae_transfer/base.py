@@ -9,6 +9,7 @@ from mmrep import modality
 from mmrep.config import Data, Experiment, Optim, Phase, Pretrained, Rule, Train
 from mmrep.data.scenes.source import SceneData
 from mmrep.evals.dense import Predicted
+from mmrep.modality import Modality
 from mmrep.systems.recipes import finetune
 from mmrep.systems.recipes.finetune import Config
 from mmrep.systems.recipes.finetune.dpt import Dpt
@@ -24,19 +25,22 @@ def transfer(
     *,
     labelled: int = 400,
     start: Experiment | None = None,
+    target: Modality | None = None,
 ) -> Experiment:
     """A head for `task` on the encoder of a MultiMAE experiment, fine-tuned on `labelled` scenes with the given inputs.
 
-    start: the pretraining, `encoder` itself unless given; adapters of maps that it does not have start fresh.
+    start:  the pretraining, `encoder` itself unless given; adapters of maps that it does not have start fresh.
+    target: of segmentation and depth, the map of that name unless given.
     """
     system, known = encoder.system, {m.name: m for m in encoder.data.modalities}
     c = system.encoder
     heads: dict[str, tuple[Any, str, Any]] = {
-        "segmentation": (ConvNeXt(4 * c.width, 2), "fused_tokens", known["semseg"]),
+        "segmentation": (ConvNeXt(4 * c.width, 2), "fused_tokens", known.get("semseg")),
         "depth": (Dpt(_hooks(c.depth), (16, 24, 32, 48), 32), "fused_token_layers", known["depth"]),
         "classification": (Linear(), "fused", modality.label("n_objects", COUNTS)),
     }
-    head, features, target = heads[task]
+    head, features, own = heads[task]
+    target = target or own
     config = Config(system, encoder.data.modalities, features, inputs, target, head)
     source = replace(getattr(encoder.data.source, "source", encoder.data.source), n_train=labelled)
     data = replace(encoder.data, source=source, modalities=(*(known[k] for k in inputs), target), batch_size=32)

@@ -1,33 +1,49 @@
 """What MultiMAE's pretraining is worth for fine-tuning with few labels."""
 
+from dataclasses import replace
+from typing import Any
+
 from configs.masked import _multimae as multimae
-from configs.recipes.multimae_transfer.base import probe, scratch, transfer
-from mmrep.config import Arm, Expect, Proof
+from configs.recipes.multimae_transfer.base import scratch, transfer
+from mmrep.config import Arm, Expect, Experiment, Proof
+from mmrep.evals.dense import Segmentation
+from mmrep.evals.floor import Floor
+from mmrep.nn.maps import dense
+
+PRETRAINING, STEPS, LABELLED = 800, 150, 8  # after 500 steps depth is hardly predicted from colour yet
+BOTH = "classes|rgb+depth pixel accuracy"
+
+
+def fine_tuned(*evals: Any, inputs: tuple[str, ...] = ("rgb",), start: Experiment | None = None) -> Experiment:
+    """Classes of the patches of coded maps, from `LABELLED` pictures at once."""
+    multi = multimae.coded(multimae.CODED_MULTI, PRETRAINING)
+    e = transfer(multi, inputs=inputs, labelled=LABELLED, start=start, target=multimae.CODED_CLASSES)
+    phases = tuple(replace(p, steps=STEPS) for p in e.phases)
+    return replace(e, data=replace(e.data, batch_size=LABELLED), phases=phases, evals=(*e.evals, *evals))
 
 
 def get_proof() -> Proof:
-    multi, mae = multimae.experiment(steps=1500, evals=()), multimae.experiment(multimae.MAE, 1500, ())
-    few, both = {"labelled": 200}, {"labelled": 200, "inputs": ("rgb", "depth")}
+    mae = multimae.coded(multimae.CODED_MAE, PRETRAINING)
+    head = Segmentation(dense(multimae.CODED_CLASSES), labelled=LABELLED, name="linear")
+    floor, both = Floor(head, (("fused_tokens", multimae.CODED_MAE.maps),)), ("rgb", "depth")
     return Proof(
-        claim="MultiMAE's pretraining improves fine-tuning with few labels more than masked autoencoding of RGB does, and more so with depth as a second input.",
-        metric="semseg|rgb mIoU",
+        claim="With few labels, fine-tuning from MultiMAE's pretraining is better than from none and than from masked autoencoding of colour, with colour as "
+        "the input and with depth as a second one, which only MultiMAE's pretraining contains.",
+        metric="classes|rgb pixel accuracy",
         arms=(
-            Arm("multi", transfer(multi, **few)), Arm("mae", transfer(multi, **few, start=mae)),
-            Arm("scratch", scratch(transfer(multi, **few))), Arm("probe", probe(transfer(multi, **few))),
-            Arm("multi, both", transfer(multi, **both)), Arm("mae, both", transfer(multi, **both, start=mae)),
-            Arm("multi, depth", transfer(multi, "depth", **few)), Arm("mae, depth", transfer(multi, "depth", **few, start=mae)),
-            Arm("scratch, depth", scratch(transfer(multi, "depth", **few))),
-            Arm("multi, count", transfer(multi, "classification", **few)), Arm("scratch, count", scratch(transfer(multi, "classification", **few))),
+            Arm("multi", fine_tuned(floor)), Arm("mae", fine_tuned(start=mae)), Arm("scratch", scratch(fine_tuned())),
+            Arm("multi, both", fine_tuned(inputs=both)), Arm("mae, both", fine_tuned(inputs=both, start=mae)),
         ),
         expects=(
-            Expect("multi", "scratch", 0.03, "segmentation from RGB: MultiMAE > no pretraining"),
-            Expect("multi", "mae", 0.0, "and > a masked autoencoder of RGB"),
-            Expect("multi", "probe", 0.0, "fine-tuned > frozen", headline=False),
-            Expect("multi, both/semseg|rgb+depth mIoU", "multi", 0.02, "a second map helps MultiMAE"),
-            Expect("multi, both/semseg|rgb+depth mIoU", "mae, both/semseg|rgb+depth mIoU", 0.0, "more than a masked autoencoder with a fresh adapter for it"),
-            Expect("scratch, depth/depth|rgb L1", "multi, depth/depth|rgb L1", 0.0, "depth from RGB: MultiMAE < no pretraining"),
-            Expect("mae, depth/depth|rgb L1", "multi, depth/depth|rgb L1", 0.0, "and < a masked autoencoder of RGB"),
-            Expect("multi, count/n_objects|rgb accuracy", "scratch, count/n_objects|rgb accuracy", 0.0, "counting: MultiMAE > no pretraining", headline=False),
+            Expect("multi", "scratch", 0.05, "classes from colour: MultiMAE > no pretraining"),
+            Expect("multi", "mae", 0.05, "and > a masked autoencoder of colour"),
+            Expect(f"multi, both/{BOTH}", f"mae, both/{BOTH}", 0.05, "from both maps: > a masked autoencoder of colour with a fresh adapter for depth"),
+            Expect(f"multi, both/{BOTH}", "multi", 0.02, "a second map helps MultiMAE"),
+            Expect("multi", "multi/untrained linear pixel accuracy", 0.1, "over a linear head on the untrained tokens", headline=False),
         ),
-        notes="Pretrained 1,500 steps on 8,000 scenes, class maps among the modalities, again for each seed; fine-tuned 300 steps on 200 scenes.",
+        seeds=(10, 11, 12),
+        data="coded maps",
+        notes="Pretrained on 6,000 coded maps without labels, again for each seed, at equal steps; fine-tuned on 8 others with their classes: "
+        "with 20 the task needs no pretraining. Without pretraining every layer has the full rate. Floors: a linear head on the pixels of a patch and on the tokens of the untrained encoder. Depth and counting of the "
+        "former proof, on scenes, are no part of this one; its test seeds 0 to 2 had been seen.",
     )  # fmt: skip
