@@ -1,4 +1,4 @@
-"""For the emoji recipe: retrieval by ridge regression from pixels to names, without learnt features; and names that belong to other pictures."""
+"""For the emoji recipe: retrieval by ridge regression from pixels to names, without learnt features; and a voice that training lacks."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,24 +47,31 @@ class RidgeBaseline:
 
 
 @dataclass(frozen=True)
-class ShuffledNames:
-    """An emoji source with each training record's names and keywords those of another, drawn once with `seed`; other splits are unchanged (a control)."""
+class HeldVoice:
+    """An emoji source whose training views lack the clip `voice`, as `speech` and as `speech_<voice>`; evaluation views are unchanged.
+
+    shuffled: in training views the clips of a record are those of another, drawn once with `seed`, so that a name links pictures and
+              speech of different concepts (a control). Evaluation views of the training split keep the record's own.
+    """
 
     source: Any
+    voice: str
+    shuffled: bool = False
     seed: int = 0
 
     def open(self, split: str) -> Sequence[Mapping[str, Any]]:
         records = self.source.open(split)
-        if split != "train":
-            return records
-        order = np.random.default_rng(self.seed).permutation(len(records))
-        return [{**r} | {k: records[j][k] for k in ("names", "keywords")} for r, j in zip(records, order)]
+        order = np.arange(len(records))
+        if self.shuffled and split == "train":
+            order = np.random.default_rng(self.seed).permutation(len(records))
+        return [r | {"heard": records[j]["clips"]} for r, j in zip(map(dict, records), order)]
 
     def texts(self, split: str) -> Iterator[str]:
         return self.source.texts(split)
 
     def view(self, record: Mapping[str, Any], rng: np.random.Generator | None) -> dict[str, Any]:
-        return self.source.view(record, rng)
+        clips = record["clips"] if rng is None else {k: v for k, v in record["heard"].items() if k != self.voice}
+        return self.source.view({**record, "clips": clips}, rng)
 
 
 def _pairs(records: Sequence[Any], image: str, text: str) -> Pairs:

@@ -8,7 +8,7 @@ import pytest
 from mmrep.data.features import gradients, pixels
 from mmrep.errors import ConfigError, DataError
 from mmrep.model import Model
-from mmrep.systems.recipes.emoji import RidgeBaseline, ShuffledNames, ridge_scores
+from mmrep.systems.recipes.emoji import HeldVoice, RidgeBaseline, ridge_scores
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 50, 220), "grey": (128, 128, 128)}
 
@@ -68,14 +68,21 @@ def test_unknown_features_are_refused():
         RidgeBaseline(features="edges").run(Made())
 
 
-def test_shuffled_names_are_those_of_other_training_records():
+def test_a_voice_that_training_views_lack():
     class Few:
         def open(self, split):
-            return tuple({"id": i, "names": {"en": f"n{i}"}, "keywords": (f"k{i}",)} for i in range(20))
+            return tuple({"id": i, "clips": {"en": i, "en_low": 100 + i}} for i in range(20))
 
-    shuffled, own = ShuffledNames(Few()), Few().open("train")
-    found = shuffled.open("train")
-    assert [r["id"] for r in found] == list(range(20)) and shuffled.open("test") == own
-    assert sorted(r["names"]["en"] for r in found) == sorted(r["names"]["en"] for r in own)
-    assert all(r["names"]["en"][1:] == r["keywords"][0][1:] for r in found)
-    assert sum(r["names"] == o["names"] for r, o in zip(found, own)) < 5
+        def view(self, record, rng):
+            return record
+
+    rng = np.random.default_rng(0)
+    held, shuffled = HeldVoice(Few(), "en_low"), HeldVoice(Few(), "en_low", shuffled=True)
+    assert all(held.view(r, rng)["clips"] == {"en": r["id"]} for r in held.open("train"))
+    drawn = [shuffled.view(r, rng)["clips"]["en"] for r in shuffled.open("train")]
+    assert sorted(drawn) == list(range(20)) and sum(i == j for i, j in enumerate(drawn)) < 5
+    for split in ("train", "test"):
+        assert all(
+            shuffled.view(r, None)["clips"] == {"en": r["id"], "en_low": 100 + r["id"]} for r in shuffled.open(split)
+        )
+    assert all(shuffled.view(r, rng)["clips"] == {"en": r["id"]} for r in shuffled.open("test"))
