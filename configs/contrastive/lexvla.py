@@ -33,7 +33,7 @@ def phases(system: Config, language: int, align: int, lr: float, start: tuple[Pr
     """The language model on the captions alone; then adapter, codebook of pictures and LoRA, all else frozen."""
     return (
         Phase("language", language, trainable=LANGUAGE, system=replace(system, objective="language"), optim=Optim(lr=lr, warmup=language // 10)),
-        Phase("align", align, trainable=ALIGN, begin=start_image_table, start=start),
+        Phase("align", align, trainable=ALIGN, begin=start_image_table if system.own_table else None, start=start),
     )  # fmt: skip
 
 
