@@ -79,11 +79,12 @@ def get_config(size: str = "small") -> Experiment:
 
 def get_proof() -> Proof:
     system = Config(VectorEncoder((128,)), VectorEncoder((128,)), VectorEncoder((64,)), bits=32, items=WORLD.n_train)
+    world = replace(WORLD, at_once=3)  # the more categories items have, the more degrees their similarity has
 
     def arm(name: str, base: int = 400, adapt: int = 120, steps: Any = None, **changes: Any) -> Arm:
         options = {k: changes.pop(k) for k in ("only_new", "random", "together") if k in changes}
         return Arm(
-            name, stream(WORLD, replace(system, **changes), (64, 60), new=(8, 9), base=base, adapt=adapt, **options)
+            name, stream(world, replace(system, **changes), (64, 60), new=(8, 9), base=base, adapt=adapt, **options)
         )
 
     old, new, gain = "old mAP", "new mAP", "NDCG@50"
@@ -98,7 +99,7 @@ def get_proof() -> Proof:
             Expect(better=f"DLCH/{old}", worse=f"new only/{old}", margin=0.06, statement="fine-tuning on new items alone forgets"),
             Expect(better=f"DLCH/{new}", worse=f"frozen/{new}", margin=0.03, statement="new categories are learned, which frozen networks miss"),
             Expect(better=f"DLCH/{new}", worse=f"random codes/{new}", margin=0.05, statement="the discrete solver of new codes matters"),
-            Expect(better=f"DLCH/{gain}", worse=f"binary/{gain}", margin=0.02, statement="graded similarity orders better than binary"),
+            Expect(better=f"DLCH/{gain}", worse=f"binary/{gain}", margin=0.035, statement="graded similarity orders better than binary"),
             Expect(
                 better=f"DLCH/{gain}", worse=f"retrained/{gain}", margin=-0.03, slack=0.03,
                 statement="3 points at most are lost to retraining on all items, which re-encodes the database",
@@ -109,7 +110,8 @@ def get_proof() -> Proof:
                 statement="and new ones gain: the trade of the method at this size",
             ),
         ),
-        seeds=(10, 11, 12),
+        seeds=(13, 14, 15),
         data="made attributes: noisy codes in the place of pictures, noisy tags",
-        notes="Old codes are equal bit for bit in all arms but retraining, by construction and by a test.",
+        notes="Old codes are equal bit for bit in all arms but retraining, by construction and by a test. Seeds 10 to 12 were seen in an earlier run, in "
+        "which items had at most two categories: their similarities had too few degrees for graded ones to order better than binary ones.",
     )  # fmt: skip
