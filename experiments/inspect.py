@@ -250,8 +250,7 @@ def _pixels(m: Modality, array: np.ndarray) -> np.ndarray:
 
 def _tokenize(experiment: Experiment) -> Any:
     data = experiment.data
-    sources = list(dict.fromkeys([data.source, *(p.data for p in experiment.phases if p.data is not None)]))
-    return pipeline.load_tokenizer(data, pipeline.fit_tokenizer(data, sources, paths.cache() / "tokenizers"))
+    return pipeline.load_tokenizer(data, pipeline.fit_tokenizer(data, experiment.sources, paths.cache() / "tokenizers"))
 
 
 @dataclass(frozen=True)

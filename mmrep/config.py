@@ -25,12 +25,15 @@ class Tokenizer:
     kind: unigram | bpe | char | word; published: that of the folder of weights (see `mmrep.data.published`), which ignores the other fields.
     lower: case-fold the text first.
     symbols: words that are one id each, whatever the training text holds ("v0=12" and its like, see `mmrep.data.serialise`).
+    sources: whose training texts it is fitted to, in place of the data's own: those of the model that this one starts from, so that a word
+             keeps its id.
     """
 
     vocab: int = 2048
     kind: Literal["unigram", "bpe", "char", "word", "published"] = "unigram"
     lower: bool = True
     symbols: tuple[str, ...] = ()
+    sources: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,12 @@ class Experiment:
     def steps(self) -> int:
         return sum(1 if p.run else p.steps for p in self.phases)
 
+    @property
+    def sources(self) -> tuple[Any, ...]:
+        """The data source and those of phases with data of their own, each once: one tokenizer is fitted to the texts of all."""
+        every = (self.data.source, *(p.data for p in self.phases if p.data is not None))
+        return tuple({fingerprint(s): s for s in every}.values())
+
     def phase_at(self, step: int) -> tuple[int, int]:
         """(index of the phase that step number `step`, counted from 0, belongs to; the step it starts at)."""
         start = 0
@@ -390,6 +399,7 @@ def fingerprint(config: Any) -> str:
 # Fields that came after the first results, with the JSON value at which a config equals one without the field.
 _LATER: Mapping[tuple[str, str], Any] = {
     ("mmrep.config:Optim", "factors"): [],
+    ("mmrep.config:Tokenizer", "sources"): [],
     ("mmrep.modality:Modality", "missing"): False,
     ("mmrep.modality:Modality", "short"): 0,
     ("mmrep.modality:Modality", "jitter"): False,

@@ -77,7 +77,9 @@ def prompt(config: Experiment, steps: int, records: int) -> Experiment:
     named: Any = config.data.source
     tuned = replace(config.system, prompts=4, prompt_depth=config.system.transformer.depth, unseen=())
     start = (Pretrained(config, (("net/", "net/"), ("scale/", "scale/"))),)
-    data = replace(config.data, source=replace(named, source=replace(named.source, n_train=records)), batch_size=16)
+    words = replace(config.data.tokenizer, sources=(named,))  # type: ignore[type-var]
+    few = replace(named, source=replace(named.source, n_train=records))
+    data = replace(config.data, source=few, tokenizer=words, batch_size=16)
     trainable = ("prompts/.*", "net/(.*/)?norm.*")
     return replace(
         config, system=tuned, data=data, phases=(Phase(steps=steps, trainable=trainable, start=start),),

@@ -184,7 +184,7 @@ def open_split(data: Data, tokenize: Tokenize | None, name: str, source: Any = N
 
 
 def fit_tokenizer(data: Data, sources: Sequence[Any], cache: paths.Place | None) -> bytes | None:
-    """The sentencepiece model trained on the training text of all `sources` (a stream of tasks shares one vocabulary).
+    """The sentencepiece model trained on the training text of all `sources` (a stream of tasks shares one vocabulary), or of the tokenizer's own.
 
     Raises DataError where no record has a text, with the source's explanation.
     """
@@ -196,7 +196,7 @@ def fit_tokenizer(data: Data, sources: Sequence[Any], cache: paths.Place | None)
         raise ConfigError(
             "data.tokenizer.kind is 'published' and no tokenizer is given: name the folder that holds it in Pretrained(file=...) of a phase"
         )
-    texts = [t for s in sources for t in s.texts("train")]
+    texts = [t for s in data.tokenizer.sources or sources for t in s.texts("train")]
     if not texts:
         raise DataError(without_text(sources[0]))
     return text.fit(texts, data.tokenizer, cache)

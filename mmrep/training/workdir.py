@@ -71,13 +71,10 @@ def open_workdir(
 
     Raises ConfigError where the folder holds something else, DataError where the data changed since the run began.
     """
-    sources = list(
-        {fingerprint(s): s for s in [experiment.data.source, *[p.data for p in experiment.phases if p.data]]}.values()
-    )
 
     def fitted() -> bytes | None:
         given = sentencepiece or foreign.tokenizer_of_phases(experiment)
-        return given or pipeline.fit_tokenizer(experiment.data, sources, paths.cache() / "tokenizers")
+        return given or pipeline.fit_tokenizer(experiment.data, experiment.sources, paths.cache() / "tokenizers")
 
     if workdir is None:
         return fitted()

@@ -1,5 +1,6 @@
 """Every config at every size and variant goes through JSON, and its parameter tree is the stored one; nothing is computed."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ from generic.shared import configs, every_system
 
 from mmrep import catalogue
 from mmrep.config import flatten, from_json, to_json
+from mmrep.data import pipeline
 from mmrep.training import loop
 
 pytestmark = pytest.mark.spec
@@ -51,6 +53,25 @@ def test_folding_names_and_counts_equal_children():
 def test_configs_go_through_json(slug):
     for name, config in configs(slug).items():
         assert from_json(json.loads(json.dumps(to_json(config)))) == config, name
+
+
+@every_system
+def test_a_model_that_starts_from_another_keeps_the_ids_of_its_words(slug):
+    """Where both have texts: a tokenizer fitted to other texts gives the words other ids, and the trained towers other words."""
+
+    def ids(config):
+        model = pipeline.fit_tokenizer(config.data, config.sources, None)
+        tokenize = pipeline.load_tokenizer(config.data, model)
+        return None if tokenize is None else [list(tokenize(t, 32)) for t in texts]
+
+    for name, config in configs(slug).items():
+        donors = [s.experiment for p in config.phases for s in p.start if s.experiment is not None]
+        for donor in donors if name.startswith("tiny") else ():
+            if config.data.tokenizer and donor.data.tokenizer and config.data.tokenizer.kind != "published":
+                texts = list(itertools.islice(donor.data.source.texts("train"), 8))
+                assert ids(config) == ids(donor), (
+                    f"{name}: give data.tokenizer the sources of the model that it starts from"
+                )
 
 
 @every_system

@@ -22,7 +22,13 @@ def with_sound(config: Experiment, sound: Any, steps: int) -> Experiment:
     start = (Pretrained(config, (("net/", "net/"), ("decoder/", "decoder/"))),)
     trainable = ("net/(sound.*|prompt.*|transformer/.*)", "decoder/.*")
     found = rooms(system, tasks.source, tasks.source, stages=stages, batch=config.data.batch_size, optim=config.optim)
-    return replace(found, phases=(replace(found.phases[0], start=start, trainable=trainable),))
+    words: Any = found.data.tokenizer
+    words = replace(words, sources=config.sources)
+    return replace(
+        found,
+        data=replace(found.data, tokenizer=words),
+        phases=(replace(found.phases[0], start=start, trainable=trainable),),
+    )
 
 
 def get_config(size: str = "small", variant: str = "") -> Experiment:
