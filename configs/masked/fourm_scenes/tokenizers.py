@@ -17,8 +17,8 @@ COLOURS = ("red", "yellow", "green", "blue", "purple", "pink")
 WORLD = WorldSpec((1, 2), SHAPES[:6], COLOURS, sizes=("small", "big"), tints=("white", "grey", "sand"), distinct="none")
 SERIAL = serialise.Serialised(coordinates=32, colours=8, palette=3)
 CLASSES = 1 + len(WORLD.shapes)  # the ground, and the world's shapes, which come first in the vocabulary
-CODES = {"rgb": 256, "depth": 128, "normals": 128, "semseg": 128}
-STEPS = {"rgb": 400, "depth": 300, "normals": 300, "semseg": 400}
+CODES = {"rgb": 512, "depth": 128, "normals": 128, "semseg": 256}
+STEPS = {"rgb": 3000, "depth": 1500, "normals": 1000, "semseg": 3000}
 SHAPE = TransformerConfig(width=64, depth=1, heads=2, epsilon=1e-6)
 
 
