@@ -37,8 +37,9 @@ def maps(size: int = 64, patch: int = 8) -> tuple[Modality, ...]:
 
 
 def system(part: Modality, codes: int = 0, shape: TransformerConfig = SHAPE, latent: int = 16) -> Config:
-    codes = codes or CODES[part.name]
-    return Config(dense(part, class_dim=8), codes=codes, latent=latent, encoder=shape, decoder=shape)
+    """The encoder has no layer: an id depends on its patch alone, so that 4M has not to predict what a patch's id owes to the others."""
+    codes, encoder = codes or CODES[part.name], replace(shape, depth=0)
+    return Config(dense(part, class_dim=8), codes=codes, latent=latent, encoder=encoder, decoder=shape)
 
 
 def tokenizer(part: Modality, steps: int = 0, n_train: int = 4000, batch: int = 32) -> Experiment:
