@@ -1,9 +1,11 @@
 """4M over learnt tokens: any to any between the images, maps and texts of 64 x 64 scenes (Mizrahi et al., NeurIPS 2023)
 
 Massively multimodal masked modeling, arXiv 2312.06647. Colour, depth, normals and classes as the ids of VQ-VAEs; captions, boxes, palettes.
+A picture is an input as `pixels` (patches, projected) and an output as `rgb` (tokens).
     python -m experiments.train fourm_scenes                         the tokenizers first, then 4M over their ids; hours on two cores
     python -m experiments.generate fourm_scenes --given caption="a big red circle left of a small blue star" --targets rgb,depth,semseg
     python -m experiments.export fourm_scenes                        one file for mmrep/assets, and its card
+    python -m experiments.generate fourm_scenes --given pixels=FILE --targets caption,semseg,depth
 Columns of a Table or Folder: rgb, depth, normals, semseg, caption, detections, palette. Variants train a tokenizer alone.
 """
 

@@ -22,14 +22,14 @@ IMAGES = ("rgb", "depth", "normals", "semseg")
 TEXTS = ("caption", "boxes", "palette")
 OTHERS = ("depth", "normals", "semseg", *TEXTS)
 WHOLE = tuple((name, "all") for name in TEXTS)
-# A whole picture to all else; whole texts, and perhaps parts of maps, to pictures; all to all.
-FROM_RGB = DirichletMixture(alphas(rgb=1000.0), alphas(OTHERS), weight=2.0)
+# A whole picture, as pixels, to all else; whole texts, and perhaps parts of maps, to pictures; all to all.
+FROM_PIXELS = DirichletMixture(alphas(pixels=1000.0), alphas(OTHERS), weight=2.0)
 FROM_TEXT = DirichletMixture(
     alphas(("rgb", "semseg"), 0.3, caption=1.5, depth=0.1, normals=0.1, boxes=0.1, palette=0.1),
     alphas(("depth", "normals"), 0.25, rgb=1.0, semseg=0.5), weight=2.0, keep=WHOLE,
 )  # fmt: skip
 ALL_TO_ALL = DirichletMixture(alphas((*IMAGES, *TEXTS), 0.3), alphas((*IMAGES, *TEXTS), 0.3))
-MIXTURES = FROM_RGB, FROM_TEXT, ALL_TO_ALL
+MIXTURES = FROM_PIXELS, FROM_TEXT, ALL_TO_ALL
 RATE = Optim(lr=1.5e-3, schedule="constant", warmup=200, weight_decay=0.05, b2=0.95)
 STEPS = (
     16_000  # the rate is constant and the averaged parameters are evaluated: training may end, or go on, at any step
@@ -44,8 +44,13 @@ def texts(vocab: int = VOCAB) -> tuple[Modality, ...]:
     )  # fmt: skip
 
 
+def pixels(size: int = 64, patch: int = 8) -> Modality:
+    """The pictures as 4M's input-only modality: patches of pixels, projected."""
+    return modality.image("pixels", size, field="rgb", patch=patch)
+
+
 def data(parts: Sequence[Modality], n_train: int = 20_000, n_eval: int = 400, batch: int = 32) -> Data:
-    source = tokenizers.scenes(tuple(m.source for m in parts), n_train, n_eval, parts[0].size[0])
+    source = tokenizers.scenes(tuple(dict.fromkeys(m.source for m in parts)), n_train, n_eval, parts[0].size[0])
     words = Tokenizer(VOCAB, kind="word", symbols=serialise.symbols(SERIAL))
     return Data(source, tuple(parts), words, batch_size=batch, eval_batch_size=100)
 
@@ -84,8 +89,8 @@ def drawn(name: str, scale: float = 1.0, chained: bool = False, steps: int = 12,
 
 
 EVALS = (
-    DecodedMaps(("rgb",), ("semseg", "depth", "normals")),
-    CaptionFacts(),
+    DecodedMaps(("pixels",), ("semseg", "depth", "normals")),
+    CaptionFacts(("pixels",)),
     drawn("caption->rgb"),
     drawn("caption->rgb, one step", steps=1),
     drawn("caption->rgb, guidance 2", 2.0),
@@ -95,7 +100,7 @@ EVALS = (
 
 
 def small() -> Experiment:
-    parts = *tokenizers.maps(), *texts()
+    parts = pixels(), *tokenizers.maps(), *texts()
     learnt = {m.name: tokenizers.tokenizer(m) for m in tokenizers.maps()}
     phase, train = Phase(steps=STEPS, start=trained(learnt)), Train(ema=0.998, log_every=50, checkpoint_minutes=3)
     return Experiment(system(parts, learnt), data(parts), (phase,), RATE, (*EVALS, Panels()), train)
@@ -103,12 +108,12 @@ def small() -> Experiment:
 
 def tiny() -> Experiment:
     maps = tokenizers.maps(16, 4)
-    parts = *maps, *texts()
+    parts = pixels(16, 4), *maps, *texts()
     learnt = {m.name: tokenizers.tiny(m) for m in maps}
     sizes = {"num_input_tokens": 12, "num_target_tokens": 12}
     few = replace(data(parts, n_train=64, n_eval=24, batch=8), eval_batch_size=8)
     evals = (
-        DecodedMaps(("rgb",), ("semseg", "depth"), limit=8), CaptionFacts(limit=4),
+        DecodedMaps(("pixels",), ("semseg", "depth"), limit=8), CaptionFacts(("pixels",), limit=4),
         replace(drawn("drawn", 2.0, steps=2, limit=4), fit=64),
     )  # fmt: skip
     phase = Phase(steps=4, start=trained(learnt))

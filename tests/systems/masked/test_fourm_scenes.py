@@ -101,9 +101,9 @@ def test_evaluators_report_their_floors():
     model = tiny()
     found = mmrep.evaluate(model)
     assert found["drawn all objects real"] >= found["drawn all objects another"]
-    keys = "rgb->semseg mIoU", "rgb->depth R2", "rgb->caption all objects", "rgb->caption all objects another"
+    keys = "pixels->semseg mIoU", "pixels->depth R2", "pixels->caption all objects", "pixels->caption all objects another"
     assert all(np.isfinite(found[k]) for k in keys)
-    assert {f"rgb->{k}{s}" for k in ("semseg mIoU", "depth R2") for s in (" shuffled", " tokens")} <= {*found}
+    assert {f"pixels->{k}{s}" for k in ("semseg mIoU", "depth R2") for s in (" shuffled", " tokens")} <= {*found}
 
 
 def test_half_of_the_bytes_are_read_back_as_float32(tmp_path):
