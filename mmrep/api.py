@@ -88,7 +88,7 @@ def load(
         return restore(run, system)
     catalogue.find(str(what))
     if size == "small" and not variant and (shipped := catalogue.shipped(str(what))):
-        return _fitting(shipped, Model(*safetensors.read(shipped, system)))
+        return _fitting(shipped, Model(*safetensors.read(shipped, system), **safetensors.read_training(shipped)))
     command = f"python -m experiments.train {what} --size {size}" + (f" --variant {variant}" if variant else "")
     raise ConfigError(
         f"no run in {run}: mmrep.load({str(what)!r}) takes the run of that name in ./runs of this directory; train it there "
@@ -99,7 +99,7 @@ def load(
 def _of_files(path: Path, system: Any, image_size: int) -> Model:
     """The model of a file that `Model.save` wrote, or of published weights. Raises DataError for a missing, damaged or unknown file."""
     if path.suffix == ".safetensors" and (safetensors.is_ours(path) or not path.exists()):
-        return _fitting(path, Model(*safetensors.read(path, system)))
+        return _fitting(path, Model(*safetensors.read(path, system), **safetensors.read_training(path)))
     if not path.exists():
         raise DataError(f"no file {path}")
     found = foreign.read_foreign(path, image_size)

@@ -468,7 +468,8 @@ class Model:
             return foreign.write_folder(path, *self._merged(), self.sentencepiece, format)
         if path.suffix != ".safetensors":
             raise ConfigError(f"{path} must end in .safetensors, by which mmrep.load recognises it")
-        safetensors.write(path, *self._merged(), self.extras, self.sentencepiece, half)
+        training = {"step": self.rows[-1]["step"] if self.rows else 0, "metrics": self.metrics}
+        safetensors.write(path, *self._merged(), self.extras, self.sentencepiece, half, training)
         return path
 
     def _merged(self) -> tuple[Experiment, Params]:
@@ -501,7 +502,9 @@ class Model:
         title = ((about or "").strip().splitlines() or [self.name])[0]
         source = type(data.source).__name__ if data.source is not None else "none given"
         attribution = getattr(data.source, "attribution", ())
-        steps = f"{self.experiment.steps:,} steps of {data.batch_size} examples, seed {self.experiment.train.seed}"
+        whole, last = self.experiment.steps, int(self.rows[-1]["step"]) if self.rows else 0
+        steps = f"{whole:,} steps of {data.batch_size} examples, seed {self.experiment.train.seed}"
+        steps = f"{last:,} of {steps}" if 0 < last < whole else steps
         shapes = [f"- `{m.name}`: {m.kind} {list(m.shape)}" for m in data.modalities]
         parts = [f"- `{name}`: {n:,}" for name, n in counts.items()]
         results = [f"| {k} | {v:.4g} |" for k, v in self.metrics.items()]

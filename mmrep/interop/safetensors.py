@@ -24,8 +24,11 @@ def write(
     extras: Extras,
     tokenizer: bytes | None,
     half: bool = False,
+    training: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes one file, atomically. bfloat16 and the other dtypes of safetensors keep their bits.
+
+    training: {"step": how far it was trained, "metrics": of its evaluation}, for the card of the model that is read.
 
     half: float32 arrays are stored as float16, and read back as float32. Raises DataError for values that float16 does not hold.
     """
@@ -42,6 +45,8 @@ def write(
         about["half"] = json.dumps(single)
     if empty := list(_empty(tree)):
         about["empty"] = json.dumps(empty)
+    if training:
+        about["training"] = json.dumps(training)
     if tokenizer is not None:
         about["tokenizer"] = base64.b64encode(tokenizer).decode()
     if not paths.is_url(path):
@@ -76,6 +81,20 @@ def read_tokenizer(path: Path) -> bytes | None:
     """The tokenizer of a file that `write` wrote; None where it has none. Raises DataError as `read` does."""
     tokenizer = _read(path, arrays=False)[0].get("tokenizer")
     return base64.b64decode(tokenizer) if tokenizer else None
+
+
+def read_training(path: Path) -> dict[str, Any]:
+    """{"metrics", "rows"} of a Model: the metrics that were stored, and one row with the step; empty where nothing was."""
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        about = (file.metadata() or {}).get("training", "{}")
+    try:
+        stored = json.loads(about)
+    except ValueError:
+        return {}
+    rows = [{"step": stored["step"]}] if stored.get("step") else []
+    return {"metrics": stored.get("metrics", {}), "rows": rows}
 
 
 def read(path: Path, system: Any = None) -> tuple[Experiment, Params, Extras, bytes | None]:

@@ -101,7 +101,12 @@ def test_evaluators_report_their_floors():
     model = tiny()
     found = mmrep.evaluate(model)
     assert found["drawn all objects real"] >= found["drawn all objects another"]
-    keys = "pixels->semseg mIoU", "pixels->depth R2", "pixels->caption all objects", "pixels->caption all objects another"
+    keys = (
+        "pixels->semseg mIoU",
+        "pixels->depth R2",
+        "pixels->caption all objects",
+        "pixels->caption all objects another",
+    )
     assert all(np.isfinite(found[k]) for k in keys)
     assert {f"pixels->{k}{s}" for k in ("semseg mIoU", "depth R2") for s in (" shuffled", " tokens")} <= {*found}
 
@@ -125,10 +130,16 @@ def test_half_of_the_bytes_are_read_back_as_float32(tmp_path):
 def test_the_card_of_an_exported_model_states_its_limits(tmp_path):
     from experiments.export import write
 
-    file, card = write(tiny(), "fourm_scenes", tmp_path)
+    model = tiny()
+    stopped = mmrep.Model(
+        model.experiment, model.params, model.extras, model.sentencepiece, metrics={"a": 0.5}, rows=[{"step": 3}]
+    )
+    file, card = write(stopped, "fourm_scenes", tmp_path)
     text = card.read_text()
     assert "## Limits" in text and "this world only" in text and "```json" not in text
-    assert mmrep.load(file).num_parameters == tiny().num_parameters
+    read = mmrep.load(file)
+    assert read.num_parameters == model.num_parameters
+    assert read.metrics == {"a": 0.5} and all("3 of 4 steps" in c and "| a | 0.5 |" in c for c in (text, read.card()))
 
 
 def test_a_shipped_model_is_loaded_by_the_name_of_its_system(tmp_path, monkeypatch):
