@@ -507,7 +507,7 @@ class Model:
         steps = f"{last:,} of {steps}" if 0 < last < whole else steps
         shapes = [f"- `{m.name}`: {m.kind} {list(m.shape)}" for m in data.modalities]
         parts = [f"- `{name}`: {n:,}" for name, n in counts.items()]
-        results = [f"| {k} | {v:.4g} |" for k, v in self.metrics.items()]
+        results = ["| {} | {:.4g} |".format(k.replace("|", "\\|"), v) for k, v in self.metrics.items()]
         sections = {
             "Modalities": shapes,
             "Functions": [f"`{'`, `'.join(self.names)}`"],
