@@ -13,6 +13,7 @@ Summaries and completions, by beam search                            infer.writt
 A step takes all objectives on one batch, where the authors draw one. Not here: pre-training on text alone, and fine-tuning.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -110,6 +111,11 @@ def run(
     return logits, out["tokens"].astype(jnp.float32)
 
 
+def interleaved(tasks: Sequence[Task]) -> Task:
+    """The rows of all tasks in one batch, those of one record side by side: every row stays on the device of its record."""
+    return Task(*(jnp.stack(parts, 1).reshape(-1, *parts[0].shape[1:]) for parts in zip(*tasks)))
+
+
 def unixcoder_loss(
     config: Config, net: DecoderStack, params: Params, batch: Batch, rng: PRNGKeyArray
 ) -> tuple[Float[Array, ""], Metrics]:
@@ -136,15 +142,15 @@ def unixcoder_loss(
     tasks = {name: make(name) for name, make in made.items() if name in weights}
     losses: dict[str, Array] = {}
     if tasks:
-        together = Task(*(jnp.concatenate(parts) for parts in zip(*tasks.values())))
-        logits, _ = run(net, params, together, for_dropout)
-        for name, rows in zip(tasks, jnp.split(logits, len(tasks))):
-            losses[name] = model.predicted_loss(rows, tasks[name].labels)
+        logits, _ = run(net, params, interleaved(list(tasks.values())), for_dropout)
+        logits = logits.reshape(len(comment), len(tasks), *logits.shape[1:])
+        for i, name in enumerate(tasks):
+            losses[name] = model.predicted_loss(logits[:, i], tasks[name].labels)
     if "views" in weights:
         task = model.encoded(c.vocab, both("views"), c.length)
-        task = Task(*(jnp.concatenate([part, part]) for part in task))
+        task = interleaved([task, task])
         pooled = mean_pool(run(net, params, task, for_views)[1], task.ids != PAD)
-        one, two = jnp.split(pooled, 2)
+        one, two = pooled[::2], pooled[1::2]
         losses["views"] = model.view_loss(one, two, c.temperature)
     return jnp.asarray(sum(weights[n] * v for n, v in losses.items())), losses
 
