@@ -37,7 +37,7 @@ def maps(size: int = 64, patch: int = 8) -> tuple[Modality, ...]:
 
 
 def system(part: Modality, codes: int = 0, shape: TransformerConfig = SHAPE, latent: int = 16) -> Config:
-    """The encoder has no layer: an id depends on its patch alone, so that 4M has not to predict what a patch's id owes to the others."""
+    """The encoder has no layer, so that an id depends on its patch alone and is easier to predict."""
     codes, encoder = codes or CODES[part.name], replace(shape, depth=0)
     return Config(dense(part, class_dim=8), codes=codes, latent=latent, encoder=encoder, decoder=shape)
 
