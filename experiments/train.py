@@ -12,7 +12,9 @@ from mmrep.errors import DataError
 from mmrep.training import distributed
 
 if TYPE_CHECKING:
-    from mmrep.config import Experiment
+    from collections.abc import Callable
+
+    from mmrep.config import Experiment, Pretrained
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,6 @@ def started_from(experiment: "Experiment", path: Path) -> "Experiment":
     Raises DataError where there is no such file or folder.
     """
     from mmrep import paths
-    from mmrep.config import Pretrained
     from mmrep.training.restore import restore
 
     place = paths.at(path)
@@ -95,9 +96,40 @@ def started_from(experiment: "Experiment", path: Path) -> "Experiment":
         with distributed.leader_first():
             if not paths.exists(file):
                 restore(place).save(file)
+    part, fits = covering(experiment, str(file))
     first, *rest = experiment.phases
-    first = replace(first, start=(*first.start, Pretrained(file=str(file))))
+    first = replace(first, start=(*(p for p in first.start if not fits(p)), part))
     return replace(experiment, phases=(first, *rest))
+
+
+def covering(experiment: "Experiment", file: str) -> "tuple[Pretrained, Callable[[Pretrained], bool]]":
+    """(the file as a pretrained part, whether another part brings nothing that the file does not hold and so need not be trained).
+
+    The file's extras, such as trained tokenizers, belong to the part where all of them have a place of their shape here.
+    """
+    import jax
+
+    from mmrep.config import Pretrained, flatten
+    from mmrep.training.loop import initial, pretrained_params
+
+    params, extras = jax.eval_shape(lambda: initial(experiment))
+    here = {path: leaf.shape for path, leaf in flatten(params | {"extras": extras}).items()}
+    given = {path: value.shape for path, value in flatten(pretrained_params(Pretrained(file=file))).items()}
+    given_extras = {path: shape for path, shape in given.items() if path.startswith("extras/")}
+    taken = given.keys()
+    if any(here.get(path) != shape for path, shape in given_extras.items()):
+        print("--init-from: not all of the file's extras have a place here, they are left out")
+        taken = given.keys() - given_extras.keys()
+    extra = (("extras/", "extras/"),) if given_extras and given_extras.keys() <= taken else ()
+
+    def fits(part: Pretrained) -> bool:
+        for _, place in part.parts:
+            mine = (p for p in here if p.startswith(place) and p.startswith("extras/") == place.startswith("extras/"))
+            if not all(path in taken for path in mine):
+                return False
+        return True
+
+    return Pretrained(file=file, parts=(("", ""), *extra)), fits
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import pytest
 
 import mmrep
 from configs.masked.fourm_scenes import base, tokenizers
+from experiments import train
 from mmrep import catalogue
-from mmrep.config import Pretrained
+from mmrep.config import Pretrained, flatten
 from mmrep.errors import ConfigError, DataError
 from mmrep.systems.masked.fourm import learnt
 from mmrep.systems.masked.fourm.judged import Judge, agreement, objects
@@ -44,6 +45,24 @@ def test_ids_are_those_of_the_tokenizers_in_the_extras():
         np.testing.assert_array_equal(again[name], found[name])
         decoded = learnt.decoded(config.modalities, systems, model.extras, {name: ids.reshape(2, -1)})[name]
         assert decoded.shape == batch[name].shape
+
+
+def test_a_run_that_starts_from_a_trained_4m_takes_its_tokenizers(tmp_path, capsys):
+    donor = tiny().save(tmp_path / "donor.safetensors")
+    found = train.started_from(tiny().experiment, donor).phases[0].start
+    assert found == (Pretrained(file=str(donor), parts=(("", ""), ("extras/", "extras/"))),)
+    params, extras = tiny().params, {"extras": tiny().extras}
+    fresh = mmrep.create(tiny().experiment, seed=5)
+    moved = loop.load_pretrained(fresh.params | {"extras": fresh.extras}, params | extras, found[0].parts)
+    for path, value in flatten(moved).items():
+        np.testing.assert_array_equal(value, flatten(params | extras)[path])
+    # Tokenizers of another width have no place: they are trained, and the extras of the file are left out.
+    system = tiny().experiment.system
+    name, rgb = system.tokenizers[0]
+    other = replace(system, tokenizers=((name, replace(rgb, latent=2)), *system.tokenizers[1:]))
+    start = train.started_from(replace(tiny().experiment, system=other), donor).phases[0].start
+    assert start[:-1] == tiny().experiment.phases[0].start and start[-1] == Pretrained(file=str(donor))
+    assert "not all of the file's extras have a place here" in capsys.readouterr().out
 
 
 def test_maps_come_out_in_their_own_size():
