@@ -64,7 +64,7 @@ def get_config(size: str = "small") -> Experiment:
     image, patch = variant("B/16", depth=11, scan=True, remat=True)
     sound = AudioEncoder(image, n_mels=128, strides=(4, 4))
     video = VideoEncoder(ImageEncoder(image, patch=patch), attention="joint")
-    query = TransformerConfig(width=768, depth=12, heads=12, norm="post")
+    query = TransformerConfig(width=768, depth=12, heads=12, norm="post", scan=True, remat=True)
     system = Config(video, sound, replace(image, depth=1, scan=False), query, 32, 30_522, 40, dim=256, dtype="bfloat16")
     data = clips(1_000_000, frames=10, size=224, rate=16_000, hop=16_000)
     large = experiment(data, system, BY, steps=200_000, batch=512, vocab=30_522)

@@ -72,7 +72,7 @@ def get_config(size: str = "small") -> Experiment:
 
 def get_proof() -> Proof:
     def arm(name: str, **fields: object) -> Arm:
-        return Arm(name, experiment(system(48, 1, diversity=0.0, **fields), 600, clips()))
+        return Arm(name, experiment(system(48, 2, diversity=0.0, **fields), 1200, clips(20_000)))
 
     at, first = "written exact [0]", "written exact [2]"
     return Proof(

@@ -52,10 +52,33 @@ class QueryLayer(nn.Module):
         return jnp.concatenate(found, axis=1)
 
 
+class QueryGroup(nn.Module):
+    """`cross_every` layers, the first of them with cross-attention: what a scan repeats."""
+
+    config: TransformerConfig
+    cross_every: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        queries: int,
+        mask: Bool[Array, "#B 1 #N N"],
+        context: Float[Array, "B M E"] | None,
+        context_mask: Bool[Array, "#B 1 1 M"] | None,
+    ) -> Float[Array, "B N D"]:
+        for i in range(self.cross_every):
+            layer = QueryLayer(self.config, i == 0, self.dtype, name=f"layer{i}")
+            x = layer(x, queries, mask, context, context_mask)
+        return x
+
+
 class QueryEncoder(nn.Module):
     """`queries` learned vectors that attend to a context, and a text whose self-attention has the same parameters.
 
-    cross_every: cross-attention in layers 0, k, 2 k, ...   vocab, length: of the text; 0 is padding.
+    cross_every: cross-attention in layers 0, k, 2 k, ...; with `config.scan` it must divide the depth.
+    vocab, length: of the text; 0 is padding.
     Modes (see `mmrep.nn.attention.query_text_mask`): "contrast", queries and text apart, either of which may be None; "match", together;
     "generate", the text causally behind the queries, its first token replaced by a learned start of its own.
     valid: of the context.   Returns (queries [B, M, D] or None, text tokens [B, L, D] or None).
@@ -101,9 +124,32 @@ class QueryEncoder(nn.Module):
         mask = query_text_mask(count, length, mode) & padding_mask(jnp.concatenate(kept, axis=1))
         seen = None if valid is None else padding_mask(jnp.asarray(valid))
         context = None if context is None else jnp.asarray(context, self.dtype)
-        for i in range(c.depth):
-            layer = QueryLayer(c, i % self.cross_every == 0, self.dtype, name=f"block{i:02d}")
-            x = layer(x, count, mask, context, seen)
+        if c.scan:
+            x = self._scanned(x, count, mask, context, seen)
+        else:
+            layer = nn.remat(QueryLayer, static_argnums=2) if c.remat else QueryLayer
+            for i in range(c.depth):
+                cross = i % self.cross_every == 0
+                x = layer(c, cross, self.dtype, name=f"block{i:02d}")(x, count, mask, context, seen)
         if c.norm == "pre":
             x = norm_layer(c, self.dtype, "norm")(x)
         return (x[:, :count] if count else None), (x[:, count:] if length else None)
+
+    def _scanned(self, x: Array, count: int, mask: Array, context: Array | None, seen: Array | None) -> Array:
+        """The layers, compiled once; their parameters are stacked under "blocks"."""
+        c = self.config
+        if c.depth % self.cross_every:
+            raise ConfigError(
+                f"depth {c.depth} cannot be scanned in groups of {self.cross_every} layers: give a multiple of "
+                "cross_every, or scan=False"
+            )
+        group = nn.remat(QueryGroup, prevent_cse=False, static_argnums=2) if c.remat else QueryGroup
+
+        def step(module: Any, x: Array, mask: Array, context: Array | None, seen: Array | None) -> tuple[Array, None]:
+            return module(x, count, mask, context, seen), None
+
+        layers = nn.scan(
+            step, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=(nn.broadcast,) * 3,
+            length=c.depth // self.cross_every,
+        )  # fmt: skip
+        return layers(group(c, self.cross_every, self.dtype, name="blocks"), x, mask, context, seen)[0]

@@ -1,5 +1,7 @@
 """The query encoder's three modes: who has an effect on whom."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,3 +63,21 @@ def test_generation_has_a_start_of_its_own(run):
     other[:, 0] = 13
     np.testing.assert_array_equal(apply(CONTEXT, IDS, "generate")[1], apply(CONTEXT, other, "generate")[1])
     assert moved(apply(CONTEXT, IDS, "match")[1], apply(CONTEXT, other, "match")[1]).any()
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_scanned_layers_equal_the_loop(remat):
+    shape = TransformerConfig(width=16, depth=4, heads=2, norm="post")
+    looped = QueryEncoder(shape, 3, 20, 6)
+    scanned = QueryEncoder(replace(shape, scan=True, remat=remat), 3, 20, 6)
+    params = looped.init(jax.random.key(0), CONTEXT, VALID, IDS, "generate")["params"]
+    groups = [{"layer0": params[f"block{i:02d}"], "layer1": params[f"block{i + 1:02d}"]} for i in (0, 2)]
+    stacked = {k: v for k, v in params.items() if not k.startswith("block")}
+    stacked["blocks"] = jax.tree.map(lambda *x: jnp.stack(x), *groups)
+    for mode in ("contrast", "match", "generate"):
+        ours, expected = (
+            m.apply({"params": p}, CONTEXT, VALID, IDS, mode) for m, p in ((scanned, stacked), (looped, params))
+        )
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), ours, expected)
+    with pytest.raises(ConfigError, match="depth 3 cannot be scanned in groups of 2"):
+        QueryEncoder(replace(shape, depth=3, scan=True), 3, 20, 6).init(jax.random.key(0), CONTEXT)
