@@ -16,6 +16,7 @@ from configs.video import _clips
 from configs.video._clips import eos_text
 from mmrep.config import Arm, Expect, Experiment, Optim, Proof, Rule
 from mmrep.data.clips import ClipData, ClipSpec
+from mmrep.evals.attention import FrameAttention
 from mmrep.evals.suite import Retrieval
 from mmrep.nn.config import TransformerConfig, variant
 from mmrep.nn.encoders.audio import AudioEncoder
@@ -56,9 +57,12 @@ def get_config(size: str = "small") -> Experiment:
     if size == "small":
         shape = TransformerConfig(width=64, depth=2, heads=4)
         data = clips(8000, frames=6)
+        data = replace(data, sensors=(*data.sensors, "spans"))
         video = VideoEncoder(ImageEncoder(shape, patch=6, pool="cls"))
         sound = AudioEncoder(shape, sample_rate=data.rate, n_fft=256, hop=64, n_mels=32)
-        return experiment(data, Config(video, sound, eos_text(shape, LENGTH), dropout=0.1), steps=2500, lr=1e-3)
+        evals = (*EVALS, FrameAttention(sound="sound_attention"))
+        system = Config(video, sound, eos_text(shape, LENGTH), dropout=0.1)
+        return experiment(data, system, evals, steps=2500, lr=1e-3)
     # CLIP ViT-B/32 on 12 frames and AST on 10 s at 16 kHz, MSR-VTT's videos with sound: 5 epochs at batch 32.
     video, text = _clips.clip_b32()
     sound = AudioEncoder(variant("B/16", scan=True, remat=True)[0], n_mels=128, strides=(2, 5))

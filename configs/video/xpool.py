@@ -17,12 +17,12 @@ from configs.video._clips import eos_text, known
 from mmrep import modality
 from mmrep.config import Arm, Expect, Experiment, Optim, Proof, Rule
 from mmrep.data.clips import ClipData, ClipSpec
+from mmrep.evals.attention import FrameAttention
 from mmrep.evals.suite import Retrieval
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.video import CodesEncoder, VideoEncoder
 from mmrep.systems.video.xpool import Config
-from mmrep.systems.video.xpool.evals import FrameAttention
 
 SIZES = ("tiny", "small", "paper")
 LENGTH = 8

@@ -117,6 +117,19 @@ class Config:
             text = model.embed(params, batch, "text")[:, None]
             return text, jnp.ones(text.shape[:2], bool)
 
+        def attention_to(name: str, pool: str) -> Infer:
+            """The attention that a clip's own text pays to its frames or to the parts of its sound, the mean over heads."""
+            weights = TextConditionedPool(self.heads, dtype=jnp.dtype(self.dtype))
+
+            def attention(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B N"]:
+                def one(text: Array, x: Array, valid: Array) -> Array:
+                    found = weights.apply({"params": params["fusion"][pool]}, text[None], x[None], valid[None], True)
+                    return jnp.asarray(found)[0].mean(0)[0]
+
+                return jax.vmap(one)(model.embed(params, batch, "text"), *tokens_of(params, batch, name))
+
+            return attention
+
         infer = {
             "video": mean_of("video"),
             "sound": mean_of("sound"),
@@ -126,6 +139,10 @@ class Config:
             "text_tokens": text_tokens,
             "score": score,
         }
+        if self.fusion not in ("joint", "first"):
+            infer["attention"] = attention_to("video", "pool")
+        if self.fusion == "separate":
+            infer["sound_attention"] = attention_to("sound", "sound_pool")
         return System(init, stateless(loss), infer)
 
 

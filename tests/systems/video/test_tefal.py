@@ -15,6 +15,7 @@ from mmrep.config import Optim, Phase
 from mmrep.data.sources import Table
 from mmrep.evals.suite import Retrieval
 from mmrep.modality import example
+from mmrep.model import Model
 from mmrep.nn.encoders.audio import AudioEncoder
 from mmrep.nn.heads import l2_normalise
 from mmrep.nn.pooling import TextConditionedPool
@@ -41,6 +42,20 @@ def test_the_sum_of_two_pools_with_weights_of_their_own():
     ]
     np.testing.assert_allclose(found, parts[0] + parts[1], atol=1e-5)
     assert {*noisy["params"]} == {"pool", "sound_pool"}
+
+
+def test_the_attention_to_frames_and_to_sound_is_that_of_the_pools():
+    model = mmrep.create("tefal", "tiny")
+    for name, pool in (("attention", "pool"), ("sound_attention", "sound_pool")):
+        found = np.asarray(model.embed_split(name))
+        np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+        other = {**model.params["fusion"], pool: jax.tree.map(lambda x: x * 0, model.params["fusion"][pool])}
+        even = np.asarray(Model(model.experiment, model.params | {"fusion": other}, {}).embed_split(name))
+        assert np.ptp(found, axis=1).max() > 1e-4
+        assert max(np.ptp(row[row > 1e-6]) for row in even) < 1e-6
+    assert not {"attention", "sound_attention"} & {
+        *replace(config.get_config("tiny").system, fusion="joint").build().infer
+    }
 
 
 def test_at_the_start_silent_tokens_give_x_pools_similarity():
