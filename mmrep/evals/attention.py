@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -35,20 +34,3 @@ class FrameAttention:
         told = np.asarray(model.column(self.event, self.split))[:, None]
         about = np.asarray(model.column(self.frame_event, self.split)) == told
         return {f"{self.name} over even": float(np.mean((weights * about).sum(1) / about.mean(1)))}
-
-    def panels(self, model: Model) -> list[Any]:
-        """Some clips with the attention of their text, and the frames of the event it tells."""
-        from mmrep.report import strips
-        from mmrep.report.panels import Figure
-
-        weights, told = model.embed_split("attention", self.split), model.column(self.event, self.split)
-        heard = {"sound": model.embed_split(self.sound, self.split)} if self.sound else {}
-        events, shown = model.column(self.frame_event, self.split), []
-        for i in strips.chosen(len(weights)):
-            about = np.flatnonzero(np.asarray(events[i]) == told[i])
-            truth = [(about[0] / len(events[i]), (about[-1] + 1) / len(events[i]))] if len(about) else np.zeros((0, 2))
-            pictures = strips.frames(model, self.split, i)
-            lanes = {"attention": weights[i]} | {name: found[i] for name, found in heard.items()}
-            shown.append(strips.Strip(strips.words(model, self.split, i), pictures, lanes, {"told": truth}))
-        note = f"Evenly spaced records of the {self.split} split, not chosen by hand; the bar below marks the event that the text tells."
-        return [Figure("Frames that the text attends to", strips.draw(shown), f"attention to {len(shown)} clips", note)]

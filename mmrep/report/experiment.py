@@ -9,6 +9,7 @@ import numpy as np
 from mmrep import paths, raw
 from mmrep.config import to_json
 from mmrep.evals import retrieval
+from mmrep.evals.attention import FrameAttention
 from mmrep.evals.suite import Retrieval
 from mmrep.evals.temporal import Highlights, Moments
 from mmrep.model import Fields, Model
@@ -35,6 +36,7 @@ def write(path: paths.Place, title: str, lead: str, model: Model, versions: Mapp
         found += [*embedding_map(model, shown), similarities(model, shown[0])]
         lead = f"{lead} {_headline(shown[0], metrics)}".strip()
     for e in experiment.evals:
+        found += [strips.attention(model, e)] if isinstance(e, FrameAttention) else []
         found += [strips.moments(model, e)] if isinstance(e, Moments) else []
         found += [strips.highlights(model, e)] if isinstance(e, Highlights) else []
         found += e.panels(model) if hasattr(e, "panels") else []

@@ -8,6 +8,7 @@ import numpy as np
 
 from mmrep import raw
 from mmrep.errors import ConfigError
+from mmrep.evals.attention import FrameAttention
 from mmrep.evals.temporal import Highlights, Moments, ious, true_spans
 from mmrep.model import Fields, Model
 from mmrep.report.panels import Figure
@@ -65,6 +66,22 @@ def words(model: Model, split: str, i: int, fields: Fields = ()) -> str:
 def chosen(n: int) -> list[int]:
     """At most SHOWN evenly spaced records of n."""
     return np.linspace(0, n - 1, min(SHOWN, n)).astype(int).tolist()
+
+
+def attention(model: Model, e: FrameAttention) -> Figure:
+    """Some clips with the attention of their text, and the frames of the event it tells."""
+    weights, told, events = (
+        model.embed_split("attention", e.split), model.column(e.event, e.split), model.column(e.frame_event, e.split)
+    )  # fmt: skip
+    heard = {"sound": model.embed_split(e.sound, e.split)} if e.sound else {}
+    shown = []
+    for i in chosen(len(weights)):
+        about = np.flatnonzero(np.asarray(events[i]) == told[i])
+        truth = [(about[0] / len(events[i]), (about[-1] + 1) / len(events[i]))] if len(about) else np.zeros((0, 2))
+        lanes = {"attention": weights[i]} | {name: found[i] for name, found in heard.items()}
+        shown.append(Strip(words(model, e.split, i), frames(model, e.split, i), lanes, {"told": truth}))
+    note = f"Evenly spaced records of the {e.split} split, not chosen by hand; the bar below marks the event that the text tells."
+    return Figure("Frames that the text attends to", draw(shown), f"attention to {len(shown)} clips", note)
 
 
 def moments(model: Model, e: Moments) -> Figure:

@@ -8,6 +8,7 @@ from mmrep import api, modality
 from mmrep.config import Data, Experiment, Phase, Tokenizer
 from mmrep.data.clips import ClipData, ClipSpec
 from mmrep.errors import ConfigError
+from mmrep.evals.attention import FrameAttention
 from mmrep.evals.temporal import Highlights, Moments
 from mmrep.report import page, strips
 from mmrep.system import System
@@ -64,7 +65,8 @@ def model():
     def saliency(params, extras, batch):
         return jnp.tile(jnp.arange(6.0), (len(batch["video"]), 1))
 
-    system = System(lambda rng, batch: ({"w": jnp.zeros(1)}, {}), None, {"spans": spans, "saliency": saliency})
+    functions = {"spans": spans, "saliency": saliency, "attention": saliency, "heard": lambda *x: spans(*x)[..., 0]}
+    system = System(lambda rng, batch: ({"w": jnp.zeros(1)}, {}), None, functions)
     source = ClipData(16, 8, 8, spec=ClipSpec(6, 3), sensors=("video", "caption", "spans", "saliency"), size=8)
     parts = modality.video("video", 4, 8), modality.text("text", 12, 64, field="caption")
     data = Data(source, parts, Tokenizer(64, "word"), batch_size=4, eval_batch_size=4)
@@ -89,6 +91,20 @@ def test_highlights_show_truth_and_prediction(model):
     named, _ = lanes(strips.highlights(model, Highlights()).figure)
     assert [p.get_height() for p in named["predicted"].patches] == [0, 1, 2, 3, 4, 5]
     np.testing.assert_allclose([p.get_height() for p in named["truth"].patches], model.column("saliency", "test")[-1])
+
+
+def test_attention_stands_above_the_event_that_the_text_tells(model):
+    named, _ = lanes(strips.attention(model, FrameAttention(sound="heard")).figure)
+    assert [*named] == ["attention", "sound", "told"]
+    assert [p.get_height() for p in named["attention"].patches] == [0, 1, 2, 3, 4, 5]
+    events, told = model.column("frame_event", "test")[-1], model.column("event", "test")[-1]
+    about = np.flatnonzero(np.asarray(events) == told)
+    ((start, wide),) = bars(named["told"])
+    np.testing.assert_allclose([start, start + wide], [about[0] / 6, (about[-1] + 1) / 6], atol=1e-3)
+    told = np.asarray(model.column("event", "test"))[:, None]
+    about = np.asarray(model.column("frame_event", "test")) == told
+    expected = np.mean((np.arange(6) * about).sum(1) / about.mean(1))
+    assert FrameAttention().run(model) == {"attention over even": pytest.approx(expected)}
 
 
 def test_a_strip_is_wider_on_the_page():
