@@ -116,10 +116,10 @@ def covering(experiment: "Experiment", file: str) -> "tuple[Pretrained, Callable
     here = {path: leaf.shape for path, leaf in flatten(params | {"extras": extras}).items()}
     given = {path: value.shape for path, value in flatten(pretrained_params(Pretrained(file=file))).items()}
     given_extras = {path: shape for path, shape in given.items() if path.startswith("extras/")}
-    taken = given.keys()
+    taken = set(given)
     if any(here.get(path) != shape for path, shape in given_extras.items()):
         print("--init-from: not all of the file's extras have a place here, they are left out")
-        taken = given.keys() - given_extras.keys()
+        taken -= set(given_extras)
     extra = (("extras/", "extras/"),) if given_extras and given_extras.keys() <= taken else ()
 
     def fits(part: Pretrained) -> bool:
