@@ -4,7 +4,6 @@ Each is a function (numpy generator, array) -> array of the same shape, fit for 
 [0, 1] and stay there (`EachFrame` makes them augmentations of videos); waveforms are float32 [T] in [-1, 1], zero padded, and stay so.
 """
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +24,12 @@ class EachFrame:
     change: Any
 
     def __call__(self, rng: np.random.Generator, video: Float[np.ndarray, "T H W C"]) -> Float[np.ndarray, "T H W C"]:
-        changed = [self.change(copy.deepcopy(rng), frame) for frame in video[1:]]
-        return np.stack([self.change(rng, video[0]), *changed])
+        bits, changed = rng.bit_generator, []
+        start = bits.state
+        for frame in video:
+            bits.state = start
+            changed.append(self.change(rng, frame))
+        return np.stack(changed)
 
 
 @dataclass(frozen=True)
