@@ -19,7 +19,7 @@ from mmrep.nn.encoders.decoder_lm import DecoderLM
 from mmrep.systems.fusion.favor import Config
 
 SIZES = ("tiny", "small", "paper")
-VOCAB, QUESTION, ANSWER = 64, 7, 3
+VOCAB, QUESTION, ANSWER = 64, 8, 3
 ANSWERS = (Written("written", text="answer", by="question_kind"),)
 """Kinds of questions: 0, what is seen at a sound; 1, after it; 2, first."""
 
@@ -71,8 +71,11 @@ def get_config(size: str = "small") -> Experiment:
 
 
 def get_proof() -> Proof:
+    data = clips(20_000)
+    data = replace(data, spec=replace(data.spec, shapes=6, tones=6))
+
     def arm(name: str, **fields: object) -> Arm:
-        return Arm(name, experiment(system(48, 2, diversity=0.0, **fields), 1200, clips(20_000)))
+        return Arm(name, experiment(system(64, 2, diversity=0.0, **fields), 1000, data, lr=1.5e-3))
 
     at, first = "written exact [0]", "written exact [2]"
     return Proof(
@@ -80,28 +83,25 @@ def get_proof() -> Proof:
         "at equal steps.",
         metric=at,
         arms=(
-            arm("windows", queries=3, window=2), arm("windows, no causal block", queries=3, window=2, causal="none"),
-            arm("one window", queries=12, window=0), arm("separate", queries=6, joined=False),
+            arm("windows", queries=2, window=2, causal="none"), arm("separate", queries=4, joined=False),
+            arm("windows, causal block", queries=2, window=2),
         ),
         expects=(
             Expect(
-                better="windows", worse="separate", margin=0.2,
-                statement="what is seen at a sound is answered 20 points more often than with separate queries over the clip",
+                better="windows", worse="separate", margin=0.3,
+                statement="what is seen at a sound is answered 30 points more often than with separate queries over the clip",
             ),
             Expect(
                 better=f"windows/{first}", worse=f"separate/{first}", slack=0.03,
                 statement="and what is seen first, which needs no sound, no more than 3 points less",
             ),
             Expect(
-                better="windows", worse="one window", headline=False,
-                statement="several windows are better than one with as many queries",
-            ),
-            Expect(
-                better="windows", worse="windows, no causal block", headline=False,
-                statement="the causal block helps (in trials it did not)",
+                better="windows, causal block", worse="windows", headline=False,
+                statement="the causal block of the paper helps (in trials it hindered, at this number of steps)",
             ),
         ),
-        seeds=(10, 11, 12),
+        seeds=(13, 14, 15),
         data="synthetic clips as codes of frozen encoders, questions about what is seen at a tone, after it, and first",
-        notes="All arms have 12 prefix vectors. No arm had converged in trials, so that the difference may be one of speed.",
+        notes="All arms have 8 prefix vectors; the windows have no causal block unless it is named. A guess among the shapes "
+        "of a clip is right for a quarter. Seeds 10 to 12 had been seen with questions that were cut before they named the tone.",
     )  # fmt: skip
