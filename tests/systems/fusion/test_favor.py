@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import mmrep
-from configs.fusion.favor import get_config
+from configs.fusion.favor import get_config, get_proof
 from mmrep.config import Data, Phase
 from mmrep.data.tables import Table
 from mmrep.errors import ConfigError
@@ -117,3 +117,12 @@ def test_impossible_configs_are_explained(fields, words):
         object.__setattr__(config, name, value)
     with pytest.raises(ConfigError, match=words):
         config.build()
+
+
+def test_no_question_is_cut():
+    source, model = get_proof().arms[0].experiment.data.source, mmrep.create("favor", "tiny")
+    records = source.open("test")
+    questions = {str(records[i]["question"]) for i in range(0, len(records), 7)}
+    assert len({q.split()[-1] for q in questions}) == 7, "each names one of six tones, or asks for the first shape"
+    ids = model.tokenizer(sorted(questions), "question")
+    assert len({tuple(row) for row in ids.tolist()}) == len(questions)
