@@ -3,8 +3,10 @@
 Escaping Plato's Cave: Towards the Alignment of 3D and Text Latent Spaces, arXiv 2503.05283.
     python -m experiments.train platos_cave
     python -m experiments.prove platos_cave
+    python -m experiments.train platos_cave --variant emoji       # real data: gradients of emoji drawings, counts of their keywords
     python -m experiments.align A B --anchors anchors.txt --out aligned      # two folders of experiments.embed, or two .npy arrays
 On your own vectors: --size paper with --data.source an Arrays or a Table with the columns points and text (lists of numbers).
+The emoji are real data, split by concept family: no drawing or name of a query's family is in an anchor (configs/_emoji.py).
 """
 
 from collections.abc import Mapping
@@ -12,9 +14,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from configs._emoji import COMPONENTS
 from mmrep import modality, solvers
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Tokenizer, Train
 from mmrep.data.views import View, Views
+from mmrep.errors import ConfigError
 from mmrep.evals.suite import Retrieval
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.regions import RegionTower
@@ -22,10 +26,11 @@ from mmrep.nn.encoders.text import TextEncoder
 from mmrep.nn.encoders.vector import VectorEncoder
 from mmrep.systems.retrieval.platos_cave import Config, Fit
 from mmrep.systems.retrieval.platos_cave.data import ShapeData
-from mmrep.systems.retrieval.platos_cave.evals import Matching
+from mmrep.systems.retrieval.platos_cave.evals import Matching, Methods
 from mmrep.systems.retrieval.platos_cave.model import align, compare, cosines, matching, top
 
 SIZES = ("tiny", "small", "paper")
+VARIANTS = ("emoji",)
 VOCAB, LENGTH = 64, 12
 
 
@@ -51,13 +56,26 @@ def shapes(shape: TransformerConfig, source: ShapeData, *, steps: int, batch: in
     )  # fmt: skip
 
 
-def get_config(size: str = "small") -> Experiment:
+def emoji(ks: tuple[int, ...] = (5, 10, 20, 40, 64, 96), eps: float = 0.1) -> Experiment:
+    """128 components of gradients and of keyword counts; k from held-out anchors, eps from val."""
+    dim = COMPONENTS.k
+    system = Config((("image", VectorEncoder()), ("text", VectorEncoder())), (dim, dim), k=max(ks))
+    parts = modality.vector("image", dim, field="gradients"), modality.vector("text", dim, field="words")
+    evals = Matching("image", "text"), Methods("image", "text", ks, eps), Retrieval("image", "text", two_way=True)
+    return Experiment(system, Data(COMPONENTS, parts), phases=(Phase("fit", run=Fit(ks, eps=eps)),), evals=evals)
+
+
+def get_config(size: str = "small", variant: str = "") -> Experiment:
+    if variant == "emoji" and size == "small":
+        return emoji()
+    if variant:
+        raise ConfigError(f"variant is {variant!r} of size {size}: choose emoji, of size small")
     if size == "tiny":
         source = ShapeData(32, 16, 16, n_points=12)
         return shapes(TransformerConfig(width=16, depth=1, heads=2), source, steps=4, batch=8, ks=(2, 4))
     if size == "small":
-        source = ShapeData()
-        return shapes(TransformerConfig(width=64, depth=2, heads=4), source, steps=800, batch=64, ks=(4, 8, 16, 32))
+        shape = TransformerConfig(width=64, depth=2, heads=4)
+        return shapes(shape, ShapeData(), steps=800, batch=64, ks=(4, 8, 16, 32))
     # Stored vectors of PointBERT and of CLIP's text encoder: 30,000 anchors, 500 queries, a CPU job.
     source = Views(
         (View("points", 512, private=200, private_scale=4.0), View("text", 1280, private=200, private_scale=4.0)),
@@ -71,12 +89,9 @@ def get_config(size: str = "small") -> Experiment:
 
 def spaces(seed: int, split: str) -> tuple[np.ndarray, np.ndarray]:
     """10 shared directions among 60 and 40 private ones and noise, in 128 and 96 dimensions."""
-    noise = {"noise": 1.1}
-    views = (
-        View("x", 128, private=60, private_scale=4.9, **noise),
-        View("y", 96, private=40, private_scale=3.0, **noise),
-    )
-    data = Views(views, n_train=1500, n_test=500, shared=10, seed=seed).open(split).columns
+    x = View("x", 128, noise=1.1, private=60, private_scale=4.9)
+    y = View("y", 96, noise=1.1, private=40, private_scale=3.0)
+    data = Views((x, y), n_train=1500, n_test=500, shared=10, seed=seed).open(split).columns
     return data["x"], data["y"]
 
 

@@ -12,13 +12,15 @@ from configs.retrieval.platos_cave import get_config
 from experiments import align as command
 from mmrep import modality, solvers
 from mmrep.data.pipeline import collate, open_split
-from mmrep.data.sources import Table
+from mmrep.data.sources import Arrays, Table
 from mmrep.errors import ConfigError, DataError
+from mmrep.evals.suite import evaluate
 from mmrep.modality import FIRST_PIECE, MASK
 from mmrep.nn.encoders.vector import VectorEncoder
 from mmrep.system import System
 from mmrep.systems.retrieval.platos_cave import Config, Fit, mask_words, view_loss
 from mmrep.systems.retrieval.platos_cave.data import KINDS, ShapeData, caption, surface
+from mmrep.systems.retrieval.platos_cave.evals import chances
 from mmrep.systems.retrieval.platos_cave.model import (
     align,
     align_by_hold_out,
@@ -29,7 +31,7 @@ from mmrep.systems.retrieval.platos_cave.model import (
     table,
     top,
 )
-from mmrep.training.loop import Context
+from mmrep.training.loop import Context, train
 
 
 def world(n=300, seed=0, noise=0.3):
@@ -155,6 +157,29 @@ def test_eight_rows_of_a_table_of_vectors(tmp_path):
     assert a.shape == b.shape == (8, 4) and np.isfinite(a).all()
     np.testing.assert_allclose(np.linalg.norm(a, axis=1), 1, rtol=1e-5)
     assert {k: v["weight"].shape for k, v in extras["maps"].items()} == {"points": (12, 4), "text": (9, 4)}
+
+
+def test_chance_counts_equal_records():
+    assert chances(None, 10) == pytest.approx({"chance": 0.1, "chance top-5": 0.5})
+    # One record alone, and three that are equal; 5 of 4 candidates are all of them.
+    assert chances(np.array([0, 1, 1, 1]), 4) == pytest.approx({"chance": (1 + 9) / 16, "chance top-5": 1.0})
+
+
+def test_the_variant_on_emoji_compares_the_alignment_with_its_rivals():
+    """On vectors in the place of the emoji's components, which share four directions."""
+    config = get_config("small", "emoji")
+    x, y = world(260, noise=0.1)
+    x, y = (np.pad(v, ((0, 0), (0, 128 - v.shape[1]))).astype(np.float32) for v in (x, y))
+    parts = [{"gradients": x[s], "words": y[s], "name": ["a"] * len(x[s])} for s in (slice(200), slice(200, 260))]
+    config = replace(config, data=replace(config.data, source=Arrays(parts[0], test=parts[1])))
+    found = evaluate(train(config, progress=False))
+    assert found["image->text matching"] > 0.9 and found["methods affine, ridge matching"] > 0.5
+    # Both are one alignment: the system's, in float32, and that of the table.
+    assert found["image->text matching"] == pytest.approx(found["methods CCA + affine matching"], abs=0.05)
+    for name in ("image->text chance", "methods chance", "image->text chance_R@1"):
+        assert found[name] == pytest.approx(1 / 60)
+    with pytest.raises(ConfigError, match="of size tiny"):
+        get_config("tiny", "emoji")
 
 
 @pytest.mark.parametrize(
