@@ -8,5 +8,5 @@ from mmrep.data.components import Components
 from mmrep.data.emoji import Emoji
 from mmrep.data.features import Features
 
-FEATURES = Features(Emoji(variants=False, tones=False), text=("text", "keywords"), words=400)
+FEATURES = Features(Emoji(languages=("en",), variants=False, tones=False), text=("text", "keywords"), words=400)
 COMPONENTS = Components(FEATURES, ("gradients", "words"), k=128)

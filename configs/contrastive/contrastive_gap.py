@@ -3,27 +3,33 @@
 It's Not a Modality Gap: Characterizing and Addressing the Contrastive Gap, arXiv 2405.18570.
     python -m experiments.train contrastive_gap
     python -m experiments.prove contrastive_gap
+    python -m experiments.train contrastive_gap --variant emoji       # real data: linear heads on fixed features of emoji; emoji_clip: CLIP's loss
 On your own pairs: --data.source a Table with the columns image and caption, or a Folder of pictures and captions.
+The emoji are real data, split by concept family: no drawing or name of a test concept's family is in training (configs/_emoji.py).
 """
 
 from dataclasses import replace
 from typing import Any
 
+from configs._emoji import COMPONENTS
 from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
 from mmrep.data.scenes import CaptionSpec, SceneData, WorldSpec
 from mmrep.data.scenes.world import COLOURS
 from mmrep.data.views import View, Views
+from mmrep.errors import ConfigError
 from mmrep.evals.arithmetic import QueryArithmetic
 from mmrep.evals.geometry import Gap
 from mmrep.evals.suite import Retrieval
-from mmrep.nn.config import TransformerConfig, variant
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.config import variant as published
 from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.text import TextEncoder
 from mmrep.nn.encoders.vector import VectorEncoder
 from mmrep.systems.contrastive.contrastive_gap import Config
 
 SIZES = ("tiny", "small", "paper")
+VARIANTS = ("emoji", "emoji_clip")
 CLIP = {"uniform": 0.0, "align": 0.0, "cross": 0.0}
 EVALS = (
     Gap("image", "text"),
@@ -40,14 +46,8 @@ def pictures(
     """Rendered scenes and their captions."""
     words, world = CaptionSpec("list", place=False, setting=False), WorldSpec(n_objects=(1, 3))
     source = SceneData(n, size=size, world=world, caption=words, n_val=tests, n_test=tests)
-    encoders = (
-        ("image", ImageEncoder(image, patch=patch)),
-        ("text", TextEncoder(text, vocab=vocab, length=length)),
-    )
-    parts = (
-        modality.image("image", size, field="rgb"),
-        modality.text("text", length, vocab, field="caption"),
-    )
+    encoders = ("image", ImageEncoder(image, patch=patch)), ("text", TextEncoder(text, vocab=vocab, length=length))
+    parts = modality.image("image", size, field="rgb"), modality.text("text", length, vocab, field="caption")
     return Experiment(
         Config(encoders, dim, dtype=dtype), Data(source, parts, Tokenizer(vocab, kind="word"), batch_size=batch),
         phases=(Phase(steps=steps),), optim=Optim(lr=lr, warmup=min(100, steps // 10), weight_decay=weight_decay),
@@ -55,7 +55,11 @@ def pictures(
     )  # fmt: skip
 
 
-def get_config(size: str = "small") -> Experiment:
+def get_config(size: str = "small", variant: str = "") -> Experiment:
+    if variant and size == "small":
+        return emoji(**(CLIP if variant == "emoji_clip" else {}))
+    if variant:
+        raise ConfigError(f"variant is {variant!r} of size {size}: choose {', '.join(VARIANTS)}, of size small")
     if size == "tiny":
         shape = TransformerConfig(width=32, depth=1, heads=2)
         return pictures(shape, shape, n=64, steps=4, batch=8, vocab=64, dim=32, tests=16)
@@ -63,7 +67,7 @@ def get_config(size: str = "small") -> Experiment:
         shape = TransformerConfig(width=64, depth=2, heads=4)
         return pictures(shape, shape, n=8000, steps=2000, batch=64)
     # CLIP's ViT-B/32 and text transformer with a new projection to 128: 9 epochs of MSCOCO.
-    image, patch = variant("B/32", scan=True, remat=True)
+    image, patch = published("B/32", scan=True, remat=True)
     text = TransformerConfig(width=512, depth=12, heads=8, scan=True, remat=True)
     large = pictures(
         image, text, n=590_000, steps=83_000, batch=64, size=224, patch=patch, vocab=49_408, length=77, dim=128, lr=1e-6,
@@ -81,6 +85,17 @@ def vectors(cones: int, *, steps: int = 600, lr: float = 0.01, **weights: float)
         Config(encoders, offset=1.1, cones=cones, **weights), Data(source, parts, batch_size=64, eval_batch_size=512),
         phases=(Phase(steps=steps),), optim=Optim(lr=lr, weight_decay=0.0),
         evals=(Gap("first", "second", name="gap"), Retrieval("first", "second")), train=Train(log_every=100),
+    )  # fmt: skip
+
+
+def emoji(**weights: float) -> Experiment:
+    """Gradients of drawings and counts of keywords, 128 components each, through affine encoders that start in two cones."""
+    dim = COMPONENTS.k
+    parts = modality.vector("image", dim, field="gradients"), modality.vector("text", dim, field="words")
+    encoders = ("image", VectorEncoder()), ("text", VectorEncoder())
+    return Experiment(
+        Config(encoders, offset=1.1, **weights), Data(COMPONENTS, parts, batch_size=64), phases=(Phase(steps=600),),
+        optim=Optim(lr=0.01, weight_decay=0.0), evals=(EVALS[0], EVALS[1]), train=Train(log_every=100),
     )  # fmt: skip
 
 

@@ -10,12 +10,15 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from configs.contrastive.contrastive_gap import CLIP, get_config, vectors
 from mmrep import modality
+from mmrep.config import Phase
 from mmrep.data.pipeline import collate, open_split
-from mmrep.data.sources import Table
+from mmrep.data.sources import Arrays, Table
 from mmrep.errors import ConfigError
+from mmrep.evals.suite import evaluate
 from mmrep.losses.contrastive import symmetric_info_nce
 from mmrep.nn.encoders.vector import VectorEncoder
 from mmrep.systems.contrastive.contrastive_gap import CUAXU, Config, Weights, gap_loss
+from mmrep.training.loop import train
 
 X = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
 Y = jnp.array([[0.6, 0.8], [-0.6, 0.8], [0.0, -1.0]])
@@ -95,3 +98,20 @@ def test_impossible_configs_are_explained(change, words):
 
 def test_both_encoders_of_the_proof_have_one_input():
     assert {m.source for m in vectors(2).data.modalities} == {"x"}
+
+
+def test_the_variants_on_emoji_differ_in_the_loss_alone():
+    """Vectors in the place of the emoji's components; CLIP's loss leaves the larger gap."""
+    configs = {name: get_config("small", name) for name in ("emoji", "emoji_clip")}
+    assert configs["emoji"] == replace(configs["emoji_clip"], system=configs["emoji"].system)
+    z = np.random.default_rng(0).standard_normal((300, 128)).astype(np.float32)
+    parts = [{"gradients": z[s], "words": z[s]} for s in (slice(240), slice(240, 300))]
+    source, found = Arrays(parts[0], test=parts[1]), {}
+    for name, config in configs.items():
+        config = replace(config, data=replace(config.data, source=source), phases=(Phase(steps=150),))
+        found[name] = evaluate(train(config, progress=False))
+    gap = "image|text centroid distance"
+    assert found["emoji"][gap] < found["emoji_clip"][gap] - 0.1
+    assert found["emoji"]["image->text chance_R@1"] == pytest.approx(1 / 60)
+    with pytest.raises(ConfigError, match="of size tiny"):
+        get_config("tiny", "emoji")

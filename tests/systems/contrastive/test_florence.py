@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.contrastive.florence import get_config
+from configs.contrastive.florence import base, get_config
 from configs.contrastive.florence.proof import LABELLED, NAMES, things
 from mmrep import modality
 from mmrep.data.pipeline import collate, open_split
-from mmrep.data.sources import Table
+from mmrep.data.sources import Arrays, Table
 from mmrep.data.things import Things
 from mmrep.errors import ConfigError, DataError
 from mmrep.losses.contrastive import cross_entropy, symmetric_info_nce
@@ -105,6 +105,27 @@ def test_short_texts_are_put_into_templates_in_the_first_stage():
     assert drawn == {t.format("w0") for t in NAMED.templates}
     assert NAMED.view(short, None) == short and NAMED.view(long, np.random.default_rng(0)) == long
     assert replace(NAMED, keep="natural").view(short, np.random.default_rng(0)) == short
+
+
+def test_emoji_of_every_second_category_are_described_by_it():
+    """A record of each category in the place of the emoji."""
+    rows = {
+        "gradients": np.zeros((9, 128), np.float32),
+        "text": [f"name {k}" for k in range(9)],
+        "category": np.arange(9),
+    }
+    found = {}
+    for variant in ("emoji", "emoji_captions"):
+        data = get_config("small", variant).data
+        source = replace(data.source, source=Arrays(rows, test=rows))
+        records = source.open("train")
+        found[variant] = [source.view(r, np.random.default_rng(0))["text"] for r in records]
+        assert [r["text"] for r in source.open("test")] == rows["text"]
+    assert found["emoji_captions"] == ["name 0", "name 2", "name 4", "name 6", "name 8"]
+    assert found["emoji"][0::2] == found["emoji_captions"]
+    assert found["emoji"][1::2] == [base.KINDS[k] for k in base.LABELLED] and base.KINDS[3] == "food and drink"
+    with pytest.raises(ConfigError, match="of size tiny"):
+        get_config("tiny", "emoji")
 
 
 @pytest.mark.parametrize(

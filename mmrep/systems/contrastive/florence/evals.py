@@ -11,7 +11,8 @@ from mmrep.model import Model
 
 @dataclass(frozen=True)
 class ZeroShotOf:
-    """Accuracy over the records whose class is in `among`, with the names of all `classes` as candidates ("accuracy", "chance")."""
+    """Accuracy over the records whose class is in `among`, with the names of all `classes` as candidates ("accuracy", "chance"), and
+    the accuracy of always answering the commonest of them ("commonest")."""
 
     classes: tuple[str, ...]
     among: tuple[int, ...]
@@ -25,7 +26,9 @@ class ZeroShotOf:
         rows = np.isin(labels, self.among)
         scores = retrieval.dot(model.embed_split("image", self.split)[rows], names)
         right = retrieval.ranks_of_scores(scores, labels[rows]) <= 1
-        return {f"{self.name} accuracy": float(right.mean()), f"{self.name} chance": 1 / len(self.classes)}
+        commonest = np.bincount(labels[rows]).max() / rows.sum()
+        found = {"accuracy": right.mean(), "chance": 1 / len(self.classes), "commonest": commonest}
+        return {f"{self.name} {k}": float(v) for k, v in found.items()}
 
     def check(self, names: Sequence[str], split: checks.Open) -> None:
         """Raises ConfigError for settings that do not fit the system's infer functions or the split's records."""
