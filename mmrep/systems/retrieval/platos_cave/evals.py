@@ -64,8 +64,9 @@ class Methods:
     name: str = "methods"
 
     def run(self, model: Model) -> dict[str, float]:
-        def features(split: str, n: int) -> tuple[np.ndarray, ...]:
-            return tuple(model.embed_split(f"{name}_features", split)[:n] for name in (self.first, self.second))
+        def features(split: str, n: int) -> tuple[np.ndarray, np.ndarray]:
+            first, second = (model.embed_split(f"{name}_features", split)[:n] for name in (self.first, self.second))
+            return first, second
 
         queries = features(self.split, self.queries)
         found, scores = compare(features("train", self.anchors), queries, self.ks, self.eps)
