@@ -82,7 +82,7 @@ def get_config(size: str = "small") -> Experiment:
 
 def get_proof() -> Proof:
     shape = TransformerConfig(width=48, depth=1, heads=4)
-    data = clips(codes=True, noise=2.0, sound_noise=0.3, n_test=400)
+    data = clips(codes=True, noise=4.0, sound_noise=1.0, n_test=400)
 
     def arm(name: str, groups: tuple[str, ...], score: str = "fine") -> Arm:
         system = Config(CodesEncoder(48), CodesEncoder(48), words(shape), None, groups, score, dim=48)
@@ -98,22 +98,24 @@ def get_proof() -> Proof:
         ),
         expects=(
             Expect(
-                better="three groups", worse="together only", margin=0.08,
-                statement="with the picture alone, groups are 8 points better than training on picture and sound together",
+                better="three groups", worse="together only", margin=0.4,
+                statement="with the picture alone, groups are 40 points better than training on picture and sound together",
             ),
             Expect(
-                better="three groups/clip R@1", worse="together only/clip R@1", margin=0.05,
-                statement="and with both 5 points better",
+                better="three groups/clip R@1", worse="together only/clip R@1", margin=0.13,
+                statement="and with both 13 points better",
             ),
             Expect(
-                better="three groups/clip R@1", worse="three groups, coarse/clip R@1", margin=0.2,
-                statement="comparing tokens is 20 points better than comparing pooled vectors",
+                better="three groups", worse="three groups, coarse", margin=0.1,
+                statement="with the picture alone, comparing tokens is 10 points better than comparing pooled vectors",
             ),
             Expect(
                 better="three groups/sound R@1", worse="together only/sound R@1", headline=False,
                 statement="with the sound alone groups are better, too (a fall was seen in trials)",
             ),
         ),
-        seeds=(10, 11, 12),
-        data="synthetic clips as codes of frozen encoders, the picture's noisy, the sound's clean; captions name all of both",
+        seeds=(13, 14, 15),
+        data="synthetic clips as codes of frozen encoders, the picture's noisy, the sound's less so; captions name all of both",
+        notes="Seeds 10 to 12 had been seen with half of the noise: there groups gained as much, and tokens and pooled vectors were both near the "
+        "ceiling.",
     )  # fmt: skip
