@@ -61,6 +61,24 @@ def hashed(key: str, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)) ->
     return "train" if at < fractions[0] else "val" if at < fractions[0] + fractions[1] else "test"
 
 
+def joined(keys: Iterable[Iterable[str]]) -> list[int]:
+    """For each record the first one that it shares a key with, directly or through others: what has to stay on one side of a split."""
+    parent: list[int] = []
+    first: dict[str, int] = {}
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = i = parent[parent[i]]
+        return i
+
+    for i, own in enumerate(keys):
+        parent.append(i)
+        for key in own:
+            a, b = sorted((root(i), root(first.setdefault(key, i))))
+            parent[b] = a
+    return [root(i) for i in range(len(parent))]
+
+
 def choose(
     items: Sequence[Item], split_of: Callable[[Item], str], split: str, where: str, fix: str
 ) -> tuple[Item, ...]:
