@@ -3,6 +3,7 @@
 Contrastive Latent Space Reconstruction Learning for Audio-Text Retrieval; reconstructed from its abstract.
     python -m experiments.train clsr
     python -m experiments.prove clsr
+    python -m experiments.train clsr --variant stamps      # real speech, where it is installed: French sentences of Tux Paint; prompts: of Asterisk
 On your own data: --data.source a Table with the columns audio and text (or Folder: sounds with captions beside them).
 """
 
@@ -12,7 +13,10 @@ from typing import Any
 from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Tokenizer, Train
 from mmrep.data.emoji import Emoji
+from mmrep.data.prompts import SpokenPrompts
+from mmrep.data.stamps import TuxPaint
 from mmrep.data.views import View, Views
+from mmrep.errors import ConfigError
 from mmrep.evals.suite import Retrieval
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.audio import AudioEncoder
@@ -22,18 +26,18 @@ from mmrep.systems.contrastive.clsr import Config
 from mmrep.systems.contrastive.clsr.evals import Content
 
 SIZES = ("tiny", "small", "paper")
+VARIANTS = ("stamps", "prompts")
 
 
 def spoken(
-    system: Config, *, seconds: float, rate: int, steps: int, batch: int, lr: float, vocab: int, length: int
-) -> Experiment:
-    """Spoken names of emoji, and their text."""
-    source = Emoji(
+    system: Config, *, seconds: float, rate: int, steps: int, batch: int, lr: float, vocab: int, length: int, source: Any = None,
+    field: str = "speech",
+) -> Experiment:  # fmt: skip
+    """Spoken names of emoji, and their text; or sounds, and what is said, of another source."""
+    source = source or Emoji(
         size=8, languages=("en",), speech_languages=("en",), english=1.0, match_language=True, seconds=seconds
     )
-    parts = (
-        modality.audio("audio", int(seconds * rate), rate, field="speech"), modality.text("text", length, vocab),
-    )  # fmt: skip
+    parts = modality.audio("audio", int(seconds * rate), rate, field=field), modality.text("text", length, vocab)
     return Experiment(
         system, Data(source, parts, Tokenizer(min(vocab, 1024)), batch_size=batch), phases=(Phase(steps=steps),),
         optim=Optim(lr=lr, warmup=min(100, steps // 10)), evals=(Retrieval("audio", "text", two_way=True),), train=Train(log_every=50),
@@ -53,14 +57,29 @@ def events(steps: int = 400, batch: int = 128, source: Views | None = None, **ch
     )  # fmt: skip
 
 
-def get_config(size: str = "small") -> Experiment:
+def get_config(size: str = "small", variant: str = "") -> Experiment:
+    if variant and size != "small":
+        raise ConfigError(f"variant is {variant!r} of size {size}: choose size small")
     if size == "tiny":
         views = (View("audio", 64, private=6), View("text", 48, noise=0.0))
         return events(steps=4, batch=8, source=Views(views, 64, 16, 16, shared=8, repeats=0.6))
     if size == "small":
         shape = TransformerConfig(width=96, depth=2, heads=4)
         system = Config(AudioEncoder(shape, n_mels=40, strides=(2, 2)), TextEncoder(shape, vocab=1024, length=32))
-        return spoken(system, seconds=1.0, rate=16_000, steps=1500, batch=64, lr=1e-3, vocab=1024, length=32)
+        sizes: dict[str, Any] = {
+            "steps": 600 if variant else 1500,
+            "batch": 64,
+            "lr": 1e-3,
+            "vocab": 1024,
+            "length": 32,
+        }
+        if variant == "stamps":
+            return spoken(system, seconds=2.0, rate=16_000, source=TuxPaint(("fr",), spoken="fr", seconds=2.0), **sizes)
+        if variant == "prompts":
+            return spoken(
+                system, seconds=2.0, rate=16_000, source=SpokenPrompts(rate=16_000, seconds=2.0), field="audio", **sizes
+            )
+        return spoken(system, seconds=1.0, rate=16_000, **sizes)
     # AudioCaps or Clotho: an audio transformer in the place of CNN14, BERT-base.
     shape = TransformerConfig(width=768, depth=12, heads=12, scan=True, remat=True)
     sound = AudioEncoder(shape, 32_000, 1024, 320, 64)

@@ -4,6 +4,7 @@ Escaping Plato's Cave: Towards the Alignment of 3D and Text Latent Spaces, arXiv
     python -m experiments.train platos_cave
     python -m experiments.prove platos_cave
     python -m experiments.train platos_cave --variant emoji       # real data: gradients of emoji drawings, counts of their keywords
+    python -m experiments.train platos_cave --variant furniture   # Sweet Home 3D's models and names, where they are installed
     python -m experiments.align A B --anchors anchors.txt --out aligned      # two folders of experiments.embed, or two .npy arrays
 On your own vectors: --size paper with --data.source an Arrays or a Table with the columns points and text (lists of numbers).
 The emoji are real data, split by concept family: no drawing or name of a query's family is in an anchor (configs/_emoji.py).
@@ -17,6 +18,7 @@ import numpy as np
 from configs._emoji import COMPONENTS
 from mmrep import modality, solvers
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Tokenizer, Train
+from mmrep.data.furniture import Furniture
 from mmrep.data.views import View, Views
 from mmrep.errors import ConfigError
 from mmrep.evals.suite import Retrieval
@@ -30,22 +32,20 @@ from mmrep.systems.retrieval.platos_cave.evals import Matching, Methods
 from mmrep.systems.retrieval.platos_cave.model import align, compare, cosines, matching, top
 
 SIZES = ("tiny", "small", "paper")
-VARIANTS = ("emoji",)
+VARIANTS = ("emoji", "furniture")
 VOCAB, LENGTH = 64, 12
 
 
-def shapes(shape: TransformerConfig, source: ShapeData, *, steps: int, batch: int, ks: tuple[int, ...]) -> Experiment:
+def shapes(
+    shape: TransformerConfig, source: ShapeData | Furniture, *, steps: int, batch: int, ks: tuple[int, ...], vocab: int = VOCAB
+) -> Experiment:  # fmt: skip
     """Both encoders are trained on one modality each; the pairs are used by the closed form alone."""
-    system = Config(
-        (("points", RegionTower(shape)), ("text", TextEncoder(shape, vocab=VOCAB, length=LENGTH))),
-        (shape.width, shape.width), k=max(ks),
-    )  # fmt: skip
-    parts = (
-        modality.vector("points", source.n_points, 3), modality.vector("points_b", source.n_points, 3),
-        modality.text("text", LENGTH, VOCAB),
-    )  # fmt: skip
+    encoders = ("points", RegionTower(shape)), ("text", TextEncoder(shape, vocab=vocab, length=LENGTH))
+    system = Config(encoders, (shape.width, shape.width), k=max(ks))
+    points = (modality.vector(name, source.n_points, 3) for name in ("points", "points_b"))
+    parts = (*points, modality.text("text", LENGTH, vocab))
     return Experiment(
-        system, Data(source, parts, Tokenizer(VOCAB, kind="word"), batch_size=batch),
+        system, Data(source, parts, Tokenizer(vocab, kind="word"), batch_size=batch),
         phases=(
             Phase("views", steps, trainable=("points/.*", "views/.*"), system=replace(system, objective="views")),
             Phase("words", steps, trainable=("text/.*", "words/.*"), system=replace(system, objective="words")),
@@ -66,21 +66,21 @@ def emoji(ks: tuple[int, ...] = (5, 10, 20, 40, 64, 96), eps: float = 0.1) -> Ex
 
 
 def get_config(size: str = "small", variant: str = "") -> Experiment:
-    if variant == "emoji" and size == "small":
+    if variant and size != "small":
+        raise ConfigError(f"variant is {variant!r} of size {size}: choose size small")
+    if variant == "emoji":
         return emoji()
-    if variant:
-        raise ConfigError(f"variant is {variant!r} of size {size}: choose emoji, of size small")
     if size == "tiny":
         source = ShapeData(32, 16, 16, n_points=12)
         return shapes(TransformerConfig(width=16, depth=1, heads=2), source, steps=4, batch=8, ks=(2, 4))
     if size == "small":
         shape = TransformerConfig(width=64, depth=2, heads=4)
+        if variant == "furniture":
+            return shapes(shape, Furniture(), steps=400, batch=64, ks=(4, 8, 16, 32), vocab=1024)
         return shapes(shape, ShapeData(), steps=800, batch=64, ks=(4, 8, 16, 32))
     # Stored vectors of PointBERT and of CLIP's text encoder: 30,000 anchors, 500 queries, a CPU job.
-    source = Views(
-        (View("points", 512, private=200, private_scale=4.0), View("text", 1280, private=200, private_scale=4.0)),
-        n_train=30_000, shared=50,
-    )  # fmt: skip
+    views = View("points", 512, private=200, private_scale=4.0), View("text", 1280, private=200, private_scale=4.0)
+    source = Views(views, n_train=30_000, shared=50)
     system = Config((("points", VectorEncoder()), ("text", VectorEncoder())), (512, 1280), k=50)
     parts = modality.vector("points", 512), modality.vector("text", 1280)
     evals = Matching("points", "text"), Retrieval("points", "text", two_way=True)

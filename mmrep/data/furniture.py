@@ -25,7 +25,7 @@ from mmrep.errors import ConfigError, DataError
 USUAL = Path("/usr/share/sweethome3d/furniture")
 PACKAGE = "sweethome3d-furniture"
 _SURFACE = 2048  # points kept of each model
-_MARKS = ("blend swap",)  # tags that name a catalogue
+_MARKS = ("blend swap", "scpts")  # tags that name where a model is from
 
 
 @dataclass(frozen=True)

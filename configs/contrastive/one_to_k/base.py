@@ -1,11 +1,13 @@
 """1-to-K on emoji with names in six languages, and with a fusion encoder on made pictures in made languages."""
 
 from dataclasses import replace
+from typing import Any
 
 from mmrep import modality
 from mmrep.config import Data, Experiment, Optim, Phase, Rule, Tokenizer, Train
 from mmrep.data.augment import Colour, Cutout, Warp
 from mmrep.data.emoji import Emoji
+from mmrep.data.stamps import TuxPaint
 from mmrep.data.things import Things
 from mmrep.evals.suite import Retrieval
 from mmrep.nn.config import TransformerConfig, variant
@@ -17,6 +19,7 @@ from mmrep.systems.contrastive.one_to_k import Config
 from mmrep.systems.contrastive.one_to_k.evals import Languages
 
 SPOKEN = ("en", "de", "fr", "es", "ja", "zh")
+STAMPS = ("en", "fr", "es", "de", "ru", "ja")
 PICTURE = (Warp(16.0, (0.8, 1.12), 1.16, 0.12, 0.08, mirror=0.5), Colour(0.08, 0.2, 0.24, 12.0, 0.1), Cutout(0.35, 0.3))
 
 
@@ -59,16 +62,26 @@ def tiny() -> Experiment:
 
 
 def small() -> Experiment:
-    """Emoji: real pictures and names; its text encoder has no tokens, so without matching and masked words."""
+    """Emoji: real pictures and names."""
+    return real(Emoji(size=32, languages=SPOKEN), SPOKEN, steps=1500)
+
+
+def stamps() -> Experiment:
+    """Tux Paint's stamps, where they are installed: real pictures and sentences, split by sentence, drawing and file name."""
+    return real(TuxPaint(STAMPS), STAMPS, steps=600)
+
+
+def real(source: Any, languages: tuple[str, ...], *, steps: int) -> Experiment:
+    """Pictures with a field text_<language> for each language; the text encoder has no tokens, so without matching and masked words."""
     length, vocab = 32, 4096
     parts = (
         modality.image("image", 32, augment=PICTURE),
-        *(modality.text(n, length, vocab, field=f"text_{s}") for n, s in zip(names(len(SPOKEN)), SPOKEN)),
+        *(modality.text(n, length, vocab, field=f"text_{s}") for n, s in zip(names(len(languages)), languages)),
     )
-    system = Config(SketchEncoder(), NgramEncoder(128), names(len(SPOKEN)), dim=128)
+    system = Config(SketchEncoder(), NgramEncoder(128), names(len(languages)), dim=128)
     return Experiment(
-        system, Data(Emoji(size=32, languages=SPOKEN), parts, Tokenizer(vocab, kind="char"), batch_size=64), phases=(Phase(steps=1500),),
-        optim=Optim(lr=2e-3, warmup=100, weight_decay=0.05), evals=(Languages(names(len(SPOKEN))),), train=Train(log_every=50),
+        system, Data(source, parts, Tokenizer(vocab, kind="char"), batch_size=64), phases=(Phase(steps=steps),),
+        optim=Optim(lr=2e-3, warmup=100, weight_decay=0.05), evals=(Languages(names(len(languages))),), train=Train(log_every=50),
     )  # fmt: skip
 
 
