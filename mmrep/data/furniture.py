@@ -117,12 +117,16 @@ def _models(folder: str) -> tuple[list[Model], Float[np.ndarray, "M S 3"], list[
         raise DataError(
             f"{root} holds no catalogue of furniture (.sh3f): apt install {PACKAGE}, or give Furniture.folder"
         )
-    models, sampled, sizes = [], [], []
+    models: list[Model] = []
+    sampled: list[np.ndarray] = []
+    sizes: list[list[int]] = []
     for path in files:
         with zipfile.ZipFile(path) as archive:
             own = _catalogue(archive)
             points, size = _surfaces(archive, own, path.stem)
-        models, sampled, sizes = models + own, [*sampled, points], sizes + size.tolist()
+        models += own
+        sampled.append(points)
+        sizes += size.tolist()
     keys = [(f"name {_base(m.name)}", "mesh {} {}".format(*s)) for m, s in zip(models, sizes)]
     return models, np.concatenate(sampled), [models[i].place for i in splits.joined(keys)]
 
@@ -144,11 +148,15 @@ def properties(data: bytes) -> dict[str, str]:
 
 def _catalogue(archive: zipfile.ZipFile) -> list[Model]:
     """The models of a catalogue that have a name and an .obj."""
-    english, others = {}, {}
+    english: dict[str, str] = {}
+    others: dict[str, dict[str, str]] = {}
     for entry in archive.namelist():
         if match := re.fullmatch(r"PluginFurnitureCatalog(?:_(\w+))?\.properties", entry):
             read = properties(archive.read(entry))
-            english, others = (read, others) if not match[1] else (english, {**others, match[1]: read})
+            if match[1]:
+                others[match[1]] = read
+            else:
+                english = read
     inside, found = {*archive.namelist()}, []
     for key, name in english.items():
         number = key.removeprefix("name#")
@@ -172,8 +180,8 @@ def _surfaces(
     """(points, numbers of vertices and triangles) of the models, from the cache where it has them."""
     stamp = repr([(m.place, m.rotation, archive.getinfo(m.place).CRC) for m in models])
     kept = paths.make_cache("furniture") / f"{stem}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}.npz"
-    if kept.exists():
-        with np.load(io.BytesIO(kept.read_bytes()), allow_pickle=False) as stored:
+    if paths.exists(kept):
+        with np.load(io.BytesIO(paths.read(kept)), allow_pickle=False) as stored:
             return stored["points"], stored["sizes"]
     points, sizes = np.zeros((len(models), _SURFACE, 3), np.float32), np.zeros((len(models), 2), np.int32)
     for i, model in enumerate(models):
