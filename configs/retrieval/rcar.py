@@ -7,6 +7,7 @@ On your own data: --data.source a Table with the columns image and caption, or a
 of R vectors, as modality.vector("image", R, D, missing=True) with system.image None; rows of NaN fill up a picture with fewer regions.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from mmrep import modality
@@ -15,8 +16,10 @@ from mmrep.data.scenes import CaptionSpec, SceneData, WorldSpec
 from mmrep.data.things import Things
 from mmrep.evals.suite import Retrieval
 from mmrep.nn.config import TransformerConfig
+from mmrep.nn.dual import Encoder
 from mmrep.nn.encoders.gru import GruText
 from mmrep.nn.encoders.image import ImageEncoder
+from mmrep.nn.encoders.text import TextEncoder
 from mmrep.systems.retrieval.rcar import Config
 from mmrep.systems.retrieval.rcar.evals import Regulation
 
@@ -55,22 +58,23 @@ def get_config(size: str = "small") -> Experiment:
     )  # fmt: skip
 
 
-def sets(regulate: Any, steps: int, temperature: float = 8.0, *, total: int = 450) -> Experiment:
-    """Six noisy objects, and captions of three of them, in two words each, among two filler words."""
+def sets(regulate: Any, steps: int, temperature: float = 8.0, *, total: int = 450, alone: bool = False) -> Experiment:
+    """Six noisy objects, and captions of three of them, in two words each, among two filler words.
+
+    alone: captions of four objects, in one word each, among six filler words, and embeddings of words without context: a GRU would give
+    filler words their neighbours' content.
+    """
     source = Things(2000, 200, 300, factors=(8, 8), objects=6, told=(0.5,), fillers=2, noise=1.0, dim=64)
     vocab, length = 32, 10
+    text: Encoder = GruText(48, vocab, 32)
+    if alone:
+        source = replace(source, factors=(32,), told=(0.67,), fillers=6)
+        vocab, length = 44, 12
+        text = TextEncoder(TransformerConfig(width=48, depth=0, heads=4), vocab=vocab, length=length)
     parts = modality.vector("image", source.regions, source.dim, field="regions"), modality.text("text", length, vocab)
     system = Config(
-        None,
-        GruText(48, vocab, 32),
-        48,
-        24,
-        regulate=regulate,
-        steps=steps,
-        temperature=temperature,
-        warm=200,
-        dropout=0.0,
-    )
+        None, text, 48, 24, regulate=regulate, steps=steps, temperature=temperature, warm=200, dropout=0.0
+    )  # fmt: skip
     return Experiment(
         system, Data(source, parts, Tokenizer(vocab, kind="word"), batch_size=16, eval_batch_size=300),
         phases=(Phase(steps=total),), optim=Optim(lr=2e-3, warmup=20, clip=2.0), evals=(RETRIEVAL, Regulation()),
@@ -87,7 +91,7 @@ def get_proof() -> Proof:
         arms=(
             Arm("one-shot, 1", sets("rcr", 0, 1.0)), Arm("one-shot, 20", sets("rcr", 0, 20.0)),
             Arm("rcr, 1", sets("rcr", 2, 1.0)), Arm("rcr, 20", sets("rcr", 2, 20.0)),
-            Arm("rar", sets("rar", 2)),
+            Arm("rar", sets("rar", 2, alone=True)), Arm("mean", sets("rar", 0, alone=True)),
         ),
         expects=(
             Expect(better="rcr, 1", worse="one-shot, 1", margin=0.1, statement="at a temperature that is far too high the regulated attention gains 10 points of R@1"),
@@ -95,13 +99,15 @@ def get_proof() -> Proof:
                 better="rcr, 1/attention last", worse="rcr, 1/attention first", margin=0.13,
                 statement="and its mean attention on the region that a word describes rises by 0.13 from the first to the last round",
             ),
-            Expect(better=0.92, worse="rar/filler weight", statement="words that describe nothing have at most 0.92 of the weight of the others (1: the mean)"),
+            Expect(better=0.67, worse="rar/filler weight", statement="words that describe nothing have at most 0.67 of the weight of the others (1: the mean)"),
             Expect(better="rcr, 20", worse="one-shot, 20", margin=0.05, headline=False, statement="at a temperature that is too low it gains as well"),
+            Expect(better="rar", worse="mean", headline=False, statement="weights in place of the mean are not expected to gain R@1 here"),
         ),
-        seeds=(10, 11, 12),
+        seeds=(13, 14, 15),
         data="made sets of objects (noisy codes in the place of pixels)",
-        notes="Seed 200: one-shot attention had R@1 0.16 at 1 and 0.21 at 20, the regulator 0.37 and 0.26, its attention on the true region rose from 0.25 to "
-        "0.52 at 1, and the filler words' weight was 0.84; margins are about half. The first 200 of 450 steps count all negatives. The claim is not that a "
-        "regulated matcher is better than one at its best temperature. The part on the aggregation fails: in 450 steps of 16 pairs its weights stay near the "
-        "mean; longer training was not tried.",
+        notes="Margins are about half of the effects on seed 200. Seeds 10 to 12 have been seen: the aggregation's weights stayed near the mean there. "
+        "A GRU gave filler words their neighbours' content, and they were two of eight; the aggregation now weighs embeddings without context, six of "
+        "ten of them filler words (without a GRU, words that share an object cannot be matched with it, so objects have one word each). The first 200 "
+        "of 450 steps count all negatives. The claim is neither that a regulated matcher is better than one at its best temperature, nor that its "
+        "weights find more pairs than the mean.",
     )  # fmt: skip
