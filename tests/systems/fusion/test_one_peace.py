@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.fusion.one_peace import few, get_config, parts, without_words
+from configs.fusion.one_peace import after, get_config, images, parts, without_words
 from mmrep.config import Data, Experiment, Mesh, Phase, Tokenizer, flatten
 from mmrep.data.rooms import Rooms
 from mmrep.data.sources import Table
@@ -171,7 +171,9 @@ def test_the_control_changes_the_text_branch_alone(made):
     changed, _ = without_words(params, {})
     differ = {p for p, x in flatten(changed).items() if not np.array_equal(x, flatten(params)[p])}
     assert differ and all("text" in p and "filler" not in p for p in differ)
-    assert any("text_ffn" in p for p in differ) and few(without_words).phases[1].begin is without_words
+    assert (
+        any("text_ffn" in p for p in differ) and after(images(), begin=without_words).phases[0].begin is without_words
+    )
 
 
 def test_rooms_show_say_and_sound_the_same():
