@@ -1,4 +1,4 @@
-"""XBT's proof on made pairs of vectors: the new model was trained on pictures of another domain than the gallery's."""
+"""XBT's proof on made pairs of vectors: the new model is the better one, though trained on pictures of another domain than the gallery's."""
 
 from dataclasses import replace
 
@@ -21,6 +21,9 @@ def sample(n: int, draw: int, shift: float = 0.0) -> Views:
     return Views(views, n, draw=draw)
 
 
+TEXTS, PAIRS = sample(6000, 2), sample(600, 3)
+
+
 def model(dim: int) -> DualConfig:
     return DualConfig(VectorEncoder((96,)), VectorEncoder((96,)), dim)
 
@@ -37,7 +40,7 @@ MODELS = experiment(
     SYSTEM,
     (
         Phase("old", 150, sample(400, 0), ("old/.*",), replace(SYSTEM, stage="old")),
-        Phase("new", 600, sample(6000, 1, shift=1.0), ("new/.*",), replace(SYSTEM, stage="new")),
+        Phase("new", 600, sample(6000, 1, shift=0.5), ("new/.*",), replace(SYSTEM, stage="new")),
     ),
     evals=(),
 )  # fmt: skip
@@ -50,25 +53,26 @@ def arm(
     adapters: bool = True,
     procrustes: bool = False,
     shuffled: bool = False,
+    texts: Views = TEXTS,
 ) -> Arm:
     system = replace(SYSTEM, hidden=None if procrustes else SYSTEM.hidden, shuffled=shuffled)
     start = tuple(Pretrained(MODELS, ((f"{n}/", f"{n}/"),), follow_seed=True) for n in ("old", "new"))
     slow = Optim(lr=2e-3, warmup=20, weight_decay=0.0, factors=(("phi/.*", 0.1),) if text else ())
     stages = [
-        Phase("text", 400, sample(6000, 2), PHI, replace(system, stage="text")),
-        Phase("pairs", 300, sample(600, 3), (*PHI, *(("lora/.*",) if adapters else ())), replace(system, stage="pairs"), slow),
+        Phase("text", 400, texts, PHI, replace(system, stage="text")),
+        Phase("pairs", 300, PAIRS, (*PHI, *(("lora/.*",) if adapters else ())), replace(system, stage="pairs"), slow),
     ]  # fmt: skip
     kept = [phase for phase, wanted in zip(stages, (text, pairs)) if wanted]
     if procrustes:
-        kept = [Phase("procrustes", data=sample(6000, 2), run=procrustes_phi)]
+        kept = [Phase("procrustes", data=TEXTS, run=procrustes_phi)]
     return Arm(name, experiment(system, (replace(kept[0], start=start), *kept[1:])))
 
 
 def xbt() -> Proof:
     images, texts = "image->text new/old R@1", "text->image new/old R@1"
     arms = (
-        arm("XBT"), arm("texts alone", pairs=False), arm("no text stage", text=False), arm("no adapters", adapters=False),
-        arm("Procrustes", procrustes=True), arm("wrong texts", shuffled=True),
+        arm("XBT"), arm("texts alone", pairs=False), arm("few texts", texts=PAIRS), arm("no text stage", text=False),
+        arm("no adapters", adapters=False), arm("Procrustes", procrustes=True), arm("wrong texts", shuffled=True),
     )  # fmt: skip
     return Proof(
         claim="phi from texts, then few pairs through adapters, lets a new model's queries beat the old queries on the old gallery.",
@@ -76,40 +80,62 @@ def xbt() -> Proof:
         arms=arms,
         expects=(
             Expect(
-                better="XBT", worse="XBT/image->text old/old R@1", slack=0.01, statement="pictures: the criterion holds"
+                better="XBT",
+                worse="XBT/image->text old/old R@1",
+                margin=0.04,
+                statement="pictures: the criterion holds by 4 points",
             ),
             Expect(
                 better=f"XBT/{texts}",
                 worse="XBT/text->image old/old R@1",
-                margin=0.03,
-                statement="texts: the criterion holds",
+                margin=0.035,
+                statement="texts: the criterion holds by 3.5 points",
             ),
-            Expect(better="XBT", worse="texts alone", margin=0.1, statement="the pairs close the gap of the pictures"),
             Expect(
                 better="XBT",
-                worse="no text stage",
-                margin=0.15,
-                statement="few pairs without the text stage do not suffice",
+                worse="texts alone",
+                margin=0.05,
+                statement="the pairs close the gap of the pictures by 5 points",
             ),
             Expect(
                 better="XBT",
                 worse="no adapters",
-                margin=0.05,
+                margin=0.025,
+                statement="phi alone gains less from the pairs than with adapters",
+            ),
+            Expect(
+                better="XBT/image->text new/new R@1",
+                worse="XBT/image->text old/old R@1",
+                margin=0.18,
                 headline=False,
-                statement="the adapters are needed, not phi alone",
+                statement="the new model is the better one in the gallery's domain",
+            ),
+            Expect(
+                better="XBT",
+                worse="few texts",
+                headline=False,
+                statement="a text stage on the texts of the pairs alone is worse",
+            ),
+            Expect(
+                better="XBT",
+                worse="no text stage",
+                margin=0.15,
+                headline=False,
+                statement="without the text stage nothing ties phi to the old space",
             ),
             Expect(
                 better="XBT",
                 worse="Procrustes",
-                margin=0.05,
+                margin=0.04,
                 headline=False,
                 statement="an orthogonal map of texts does not suffice",
             ),
             Expect(better=0.01, worse="wrong texts", headline=False, statement="nothing is learned from wrong texts"),
         ),
-        seeds=(10, 11, 12),
+        seeds=(13, 14, 15),
         data="made attributes (noisy vectors in the place of pictures and texts)",
         notes="Reconstructed from the paper's summary. The new model was trained on pictures of another domain than the gallery's, the few pairs "
         "are of the gallery's: in one domain the second stage adds nothing. The noise was set on seed 200 so that the old model finds a third "
-        "of its pairs.",
+        "of its pairs. Seeds 10 to 12 have been seen, with a domain so far away that the new model was worse on the gallery's pictures than the old "
+        "one, which the paper's upgrade excludes; it is half as far now. Margins are about half of the effects on seed 200, and 201 has them as well.",
     )
