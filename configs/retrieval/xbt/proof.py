@@ -82,25 +82,25 @@ def xbt() -> Proof:
             Expect(
                 better="XBT",
                 worse="XBT/image->text old/old R@1",
-                margin=0.04,
-                statement="pictures: the criterion holds by 4 points",
+                margin=0.03,
+                statement="pictures: the criterion holds by 3 points",
             ),
             Expect(
                 better=f"XBT/{texts}",
                 worse="XBT/text->image old/old R@1",
-                margin=0.035,
-                statement="texts: the criterion holds by 3.5 points",
+                margin=0.05,
+                statement="texts: the criterion holds by 5 points",
             ),
             Expect(
                 better="XBT",
                 worse="texts alone",
-                margin=0.05,
-                statement="the pairs close the gap of the pictures by 5 points",
+                margin=0.06,
+                statement="the pairs close the gap of the pictures by 6 points",
             ),
             Expect(
                 better="XBT",
                 worse="no adapters",
-                margin=0.025,
+                margin=0.035,
                 statement="phi alone gains less from the pairs than with adapters",
             ),
             Expect(
@@ -137,5 +137,5 @@ def xbt() -> Proof:
         notes="Reconstructed from the paper's summary. The new model was trained on pictures of another domain than the gallery's, the few pairs "
         "are of the gallery's: in one domain the second stage adds nothing. The noise was set on seed 200 so that the old model finds a third "
         "of its pairs. Seeds 10 to 12 have been seen, with a domain so far away that the new model was worse on the gallery's pictures than the old "
-        "one, which the paper's upgrade excludes; it is half as far now. Margins are about half of the effects on seed 200, and 201 has them as well.",
+        "one, which the paper's upgrade excludes; it is half as far now. Margins are about half of the mean effects on seeds 200 to 202.",
     )
