@@ -393,7 +393,7 @@ def fingerprint(config: Any) -> str:
 
     A field that a class got later keeps the fingerprints of older configs at the value that stands for them (see `_LATER`).
     """
-    return hashlib.sha256(json.dumps(_timeless(to_json(config)), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(timeless(to_json(config)), sort_keys=True).encode()).hexdigest()[:16]
 
 
 # Fields that came after the first results, with the JSON value at which a config equals one without the field.
@@ -418,13 +418,14 @@ _LATER: Mapping[tuple[str, str], Any] = {
 }
 
 
-def _timeless(value: Any) -> Any:
+def timeless(value: Any) -> Any:
+    """The JSON form of a config without what changes no result: later fields at the value that stands for their absence."""
     if isinstance(value, list):
-        return [_timeless(v) for v in value]
+        return [timeless(v) for v in value]
     if isinstance(value, dict):
         kind = str(value.get("type"))
         kept = {k: v for k, v in value.items() if (kind, k) not in _LATER or v != _LATER[kind, k]}
-        return {k: _timeless(v) for k, v in kept.items() if k != "checkpoint_minutes"}
+        return {k: timeless(v) for k, v in kept.items() if k != "checkpoint_minutes"}
     return value
 
 
@@ -458,5 +459,5 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 __all__ = [
     "Arm", "Data", "Expect", "Experiment", "Mesh", "Optim", "Phase", "Pretrained", "Proof", "Rule", "Tokenizer", "Train",
-    "differences", "experiment_from_json", "fingerprint", "flatten", "from_json", "to_json", "unflatten",
+    "differences", "experiment_from_json", "fingerprint", "flatten", "from_json", "timeless", "to_json", "unflatten",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from mmrep import paths
-from mmrep.config import Experiment, differences, fingerprint, to_json
+from mmrep.config import Experiment, differences, fingerprint, timeless, to_json
 from mmrep.data import contents, pipeline
 from mmrep.errors import ConfigError, DataError
 from mmrep.interop import foreign
@@ -99,7 +99,8 @@ def _check_same(workdir: paths.Place, before: Mapping[str, Any], stored: Any, no
     """Raises ConfigError where the config differs from the run's in what is learnt, DataError where the data does."""
     held = before.get("contents", {})
     other = contents.changes(held, now)
-    changed = [d for d in differences(before["experiment"], stored) if not d.startswith(FREE)]
+    # A run that began before a field was added has none of it, which is the same config.
+    changed = [d for d in differences(timeless(before["experiment"]), timeless(stored)) if not d.startswith(FREE)]
     moved = [d for d in changed if contents.is_place(d)]
     if moved == changed and other:
         raise DataError(

@@ -127,6 +127,16 @@ def test_non_finite_steps_change_nothing_and_stop_the_run_in_the_end():
     assert equal(quiet(few).params, quiet(few, stop=3).params)
 
 
+def test_a_run_that_began_before_a_field_was_added_goes_on(tmp_path):
+    whole = quiet(toy.experiment(4))
+    quiet(toy.experiment(4), tmp_path / "run", stop=2)
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    assert config["experiment"]["optim"].pop("factors") == []
+    path.write_text(json.dumps(config))
+    assert equal(quiet(toy.experiment(4), tmp_path / "run").params, whole.params)
+
+
 def test_a_folder_of_another_run_is_refused_and_kept(tmp_path):
     quiet(toy.experiment(4), tmp_path / "run")
     before = (tmp_path / "run" / "config.json").read_text()
