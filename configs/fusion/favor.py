@@ -75,7 +75,7 @@ def get_proof() -> Proof:
     data = replace(data, spec=replace(data.spec, shapes=6, tones=6))
 
     def arm(name: str, **fields: object) -> Arm:
-        return Arm(name, experiment(system(64, 2, diversity=0.0, **fields), 1000, data, lr=1.5e-3))
+        return Arm(name, experiment(system(64, 2, diversity=0.0, **fields), 2000, data, lr=1.5e-3))
 
     at, first = "written exact [0]", "written exact [2]"
     return Proof(
@@ -84,7 +84,6 @@ def get_proof() -> Proof:
         metric=at,
         arms=(
             arm("windows", queries=2, window=2, causal="none"), arm("separate", queries=4, joined=False),
-            arm("windows, causal block", queries=2, window=2),
         ),
         expects=(
             Expect(
@@ -95,13 +94,11 @@ def get_proof() -> Proof:
                 better=f"windows/{first}", worse=f"separate/{first}", slack=0.03,
                 statement="and what is seen first, which needs no sound, no more than 3 points less",
             ),
-            Expect(
-                better="windows, causal block", worse="windows", headline=False,
-                statement="the causal block of the paper helps (in trials it hindered, at this number of steps)",
-            ),
         ),
-        seeds=(13, 14, 15),
+        seeds=(16, 17, 18),
         data="synthetic clips as codes of frozen encoders, questions about what is seen at a tone, after it, and first",
-        notes="All arms have 8 prefix vectors; the windows have no causal block unless it is named. A guess among the shapes "
-        "of a clip is right for a quarter. Seeds 10 to 12 had been seen with questions that were cut before they named the tone.",
+        notes="Both arms have 8 prefix vectors, and the windows have no causal block, which helped in no trial. A guess among the shapes of a clip is right "
+        "for a quarter. When matching a tone with its shape is learnt, varies: in half of the steps one of three runs had learnt it, with the causal "
+        "block another one (seeds 13 to 15), and none with separate queries. Seeds 10 to 12 had been seen with questions that were cut before they "
+        "named the tone.",
     )  # fmt: skip

@@ -129,12 +129,13 @@ def get_proof() -> Proof:
         metric="hidden true",
         arms=tuple(Arm(name, config) for name, config in arms.items()),
         expects=(
-            Expect("joint", "joint/hidden other", 0.2, "hidden things are completed by their own caption, not by another one"),
-            Expect("joint", "image alone", 0.2, "and not without the contrast of pairs"),
-            Expect("sounds/image->sound R@10", "random text/image->sound R@10", 0.5, "pictures find sounds that they were never trained with"),
+            Expect("joint", "joint/hidden other", 0.075, "hidden things are completed by their own caption, not by another one"),
+            Expect("joint", "image alone", 0.1, "and not without the contrast of pairs"),
+            Expect("sounds/image->sound R@10", "random text/image->sound R@10", 0.48, "pictures find sounds that they were never trained with"),
             Expect("joint/image->text R@1", "image alone/image->text R@1", 0.0, "the contrast of pairs costs retrieval", False, slack=0.15),
         ),
         seeds=(10, 11, 12),
         data="synthetic rooms: two things in four places",
-        notes="The stage of images and text is trained once a seed: its model is the arm \"joint\", and both stages of sounds start from it.",
+        notes="The stage of images and text is trained once a seed: its model is the arm \"joint\", and both stages of sounds start from it. "
+        "Margins are halves of the effects on seed 200.",
     )  # fmt: skip
