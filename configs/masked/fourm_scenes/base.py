@@ -30,10 +30,15 @@ FROM_TEXT = DirichletMixture(
 )  # fmt: skip
 ALL_TO_ALL = DirichletMixture(alphas((*IMAGES, *TEXTS), 0.3), alphas((*IMAGES, *TEXTS), 0.3))
 MIXTURES = FROM_PIXELS, FROM_TEXT, ALL_TO_ALL
-RATE = Optim(lr=1.5e-3, schedule="constant", warmup=200, weight_decay=0.05, b2=0.95)
-STEPS = (
-    16_000  # the rate is constant and the averaged parameters are evaluated: training may end, or go on, at any step
+# The second phase: half as many target tokens again, most of them classes and captions of pictures and pictures of captions, which learn last.
+DENSE = (
+    replace(FROM_PIXELS, targets=alphas(semseg=4.0, caption=2.0, depth=0.5, normals=0.3, boxes=0.5, palette=0.3)),
+    replace(FROM_TEXT, targets=alphas(("depth", "normals"), 0.2, rgb=2.0, semseg=1.0)),
+    replace(ALL_TO_ALL, weight=0.5),
 )
+RATE = Optim(lr=1.5e-3, schedule="constant", warmup=200, weight_decay=0.05, b2=0.95)
+TARGETS = 96  # of the second phase
+STEPS = 5_028, 8_000  # of the two phases
 
 
 def texts(vocab: int = VOCAB) -> tuple[Modality, ...]:
@@ -102,8 +107,14 @@ EVALS = (
 def small() -> Experiment:
     parts = pixels(), *tokenizers.maps(), *texts()
     learnt = {m.name: tokenizers.tokenizer(m) for m in tokenizers.maps()}
-    phase, train = Phase(steps=STEPS, start=trained(learnt)), Train(ema=0.998, log_every=50, checkpoint_minutes=3)
-    return Experiment(system(parts, learnt), data(parts), (phase,), RATE, (*EVALS, Panels()), train)
+    whole = system(parts, learnt)
+    dense = replace(whole, mixtures=DENSE, num_target_tokens=TARGETS)
+    phases = (
+        Phase(steps=STEPS[0], start=trained(learnt)),
+        Phase("dense", STEPS[1], system=dense, optim=replace(RATE, schedule="cosine", final=0.02)),
+    )
+    train = Train(ema=0.998, log_every=50, checkpoint_minutes=3)
+    return Experiment(whole, data(parts), phases, RATE, (*EVALS, Panels()), train)
 
 
 def tiny() -> Experiment:
