@@ -16,15 +16,15 @@ from typing import Any
 from mmrep import modality
 from mmrep.config import Arm, Data, Expect, Experiment, Optim, Phase, Proof, Rule, Train
 from mmrep.data.augment import Loudness, Warp
-from mmrep.data.music import Grain, MusicData, Shift
+from mmrep.data.music import Equalise, Grain, MusicData, Shift, Stain
 from mmrep.systems.contrastive.audio_sheet import Config, Refine
 from mmrep.systems.contrastive.audio_sheet.evals import PieceIdentification, Snippets
 from mmrep.systems.contrastive.audio_sheet.model import Bands, enough
 
 SIZES = ("tiny", "small", "paper")
 EVALS = (Snippets("real"),)
-PICTURE: tuple[Any, ...] = (Warp(turn=4.0, scale=(0.9, 1.1), shift=0.08), Grain())
-WAVE: tuple[Any, ...] = (Shift(), Loudness(noise=0.1))
+PICTURE: tuple[Any, ...] = (Warp(turn=4.0, scale=(0.95, 1.05), shift=0.05), Stain(), Grain())
+WAVE: tuple[Any, ...] = (Shift(0.08), Equalise(), Loudness(noise=0.1))
 LOW = Bands(4000, 512, 200, 16, 230.0, 1900.0)
 
 
@@ -84,16 +84,12 @@ def get_config(size: str = "small") -> Experiment:
 
 
 def get_proof() -> Proof:
-    pairs, system = MusicData(n_train=80, n_val=10, n_test=400), vgg(8, 16, 24, dim=24)
+    pairs, system = MusicData(n_train=80, n_val=10, n_test=400), vgg(4, 12, 24, dim=16)
 
     def arm(name: str, domain: Any = None, different: bool = True) -> Arm:
-        alone = (
-            None
-            if domain is None
-            else MusicData(n_train=2000, n_val=10, n_test=10, domain=domain, aligned=False, seed=1)
-        )
+        alone = MusicData(2000, n_val=10, n_test=10, domain=domain, aligned=False, seed=1) if domain else None
         return Arm(
-            name, experiment(pairs, system, steps=150, alone=alone, first=100, batch=48, lr=2e-3, different=different)
+            name, experiment(pairs, system, steps=150, alone=alone, first=150, batch=32, lr=2e-3, different=different)
         )
 
     return Proof(
@@ -108,8 +104,10 @@ def get_proof() -> Proof:
             Expect(better="pre-trained/MRR [0]", worse="scratch/MRR [0]", margin=0.05, headline=False, statement="so are clean ones"),
             Expect(better="pre-trained", worse="clean pre-trained", headline=False, statement="pre-training on noisy material beats clean material"),
         ),
-        seeds=(10, 11, 12),
+        seeds=(13, 14, 15),
         data="synthetic melodies as staves and waveforms",
-        notes="150 steps on the pairs in every arm, after 100 steps of pre-training on 2,000 snippets whose audio and sheets are of different melodies. "
-              "Chance of the MRR among 200 is .03. Refinement by all 80 pairs in every arm.",
+        notes="150 steps on the pairs in every arm, after 150 steps of pre-training on 2,000 snippets whose audio and sheets are of different melodies. "
+              "Chance of the MRR among 200 is .03. Refinement by all 80 pairs in every arm. Seeds 10 to 12 had been seen in part, with recordings and "
+              "scans that differed little from one another: there, identical views did as well on one seed. Since then each has a loudness, a "
+              "noise level, a filter, and stains of its own, and the augmentations have the authors' equaliser, frequency mask and slow noise.",
     )  # fmt: skip

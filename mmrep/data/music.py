@@ -28,8 +28,9 @@ class MusicData:
 
     Records: sheet uint8 [32, 48, 1], white paper with five lines, note heads (open ones are longer) and stems; audio float32 [samples] of
     harmonics that decay; piece int32; real int32: 1 for the "real" domain.
-    domain:  "clean", or "real": other instruments, noise, uneven tempo; turned, grey paper with faded ink. "both": the first half of a split is
-             clean, the second real.   Val and test are always of both domains.
+    domain:  "clean", or "real": other instruments, uneven tempo, and levels of noise, loudness and colouring of a record's own; turned, grey
+             and stained paper with faded ink. "both": the first half of a split is clean, the second real.   Val and test are always of
+             both domains.
     aligned: False: a record's audio is of another melody than its sheet, as where recordings and scans have no common pieces.
     snippets: of a piece, in order; a piece has one domain and one instrument.   rate: samples a second.   seconds: of a snippet.
     """
@@ -118,15 +119,20 @@ def picture(
         ink = np.maximum(ink, (head | stem) & begins[:, s, None, None])
     fade = np.where(real, 0.5 + 0.3 * uniform(key, "ink"), 1.0).astype(np.float32)[:, None, None]
     grey = np.where(real, 0.25 * uniform(key, "paper"), 0.0).astype(np.float32)[:, None, None]
-    grain = (uniform(key, "grain", 32, 48).astype(np.float32) - 0.5) * np.float32(0.4) * real[:, None, None]
-    return np.round(255 * np.clip(1 - grey - fade * ink + grain, 0, 1)).astype(np.uint8)[..., None]
+    rough = (0.7 * uniform(key, "rough") * real).astype(np.float32)[:, None, None]
+    grain = (uniform(key, "grain", 32, 48).astype(np.float32) - 0.5) * rough
+    across, along, phase, depth = np.moveaxis(uniform(key, "stain", 4).astype(np.float32), 1, 0)[..., None, None]
+    waves = np.sin(2 * np.pi * (1.5 * across * x[None] / 48 + 1.5 * along * y / 32 + phase))
+    stain = np.float32(0.25) * depth * waves * real[:, None, None]
+    return np.round(255 * np.clip(1 - grey - fade * ink + grain + stain, 0, 1)).astype(np.uint8)[..., None]
 
 
 def sound(
     pitch: Int[np.ndarray, "n S"], begins: Bool[np.ndarray, "n S"], key: np.ndarray, instrument: Int[np.ndarray, "n"],
     real: Bool[np.ndarray, "n"], samples: int, rate: int,
 ) -> Float32[np.ndarray, "n T"]:  # fmt: skip
-    """The waveform: four harmonics a note; in the real domain the slots are up to a fifth longer or shorter, and there is noise."""
+    """The waveform: four harmonics a note; in the real domain the slots are up to a fifth longer or shorter, a filter of up to 8 dB an octave
+    colours the sound, and there is noise."""
     n, rows = len(pitch), np.arange(len(pitch))[:, None]
     lengths = 1 + np.where(real[:, None], 0.4 * (uniform(key, "tempo", SLOTS) - 0.5), 0.0)
     ends = np.cumsum(lengths, 1) / lengths.sum(1, keepdims=True) * samples
@@ -137,10 +143,13 @@ def sound(
     table = np.where(real[:, None], np.array(REAL)[instrument], np.array(CLEAN)[instrument]).astype(np.float32)
     hz = np.array(FREQUENCIES, np.float32)[pitch[rows, slot]]
     turn = np.float32(2 * np.pi) * hz * seconds
-    wave = sum(table[:, h, None] * np.sin((h + 1) * turn) for h in range(4)) / table[:, :4].sum(1, keepdims=True)
+    slope, loud, hiss = np.moveaxis(uniform(key, "recording", 3).astype(np.float32), 1, 0)[..., None] * real[:, None]
+    slope = np.where(real[:, None], 8 * (2 * slope - 1), 0).astype(np.float32) / np.float32(20 * np.log10(2))
+    harmonics = (table[:, h, None] * ((h + 1) * hz / 600) ** slope * np.sin((h + 1) * turn) for h in range(4))
+    wave = sum(harmonics) / table[:, :4].sum(1, keepdims=True)
     wave = wave * np.exp(-table[:, 4:] * seconds) * np.minimum(seconds * 200, 1)
-    noise = (uniform(key, "hiss", samples).astype(np.float32) - np.float32(0.5)) * np.float32(0.3) * real[:, None]
-    return (np.float32(0.7) * wave + noise).astype(np.float32)
+    noise = (uniform(key, "hiss", samples).astype(np.float32) - np.float32(0.5)) * np.float32(0.6) * hiss
+    return np.clip(10 ** (-0.75 * loud) * (np.float32(0.7) * wave + noise), -1, 1).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -155,6 +164,37 @@ class Shift:
         moved[: max(by, 0)] = 0
         moved[len(wave) + min(by, 0) :] = 0
         return moved
+
+
+@dataclass(frozen=True)
+class Equalise:
+    """An augmentation of waveforms: a gain drawn within `most` decibels at seven frequencies, an octave apart, below the highest; with
+    probability 1/3 a band of up to `mask` of the seven octaves is silent."""
+
+    most: float = 6.0
+    mask: float = 0.1
+
+    def __call__(self, rng: np.random.Generator, wave: Float32[np.ndarray, "T"]) -> Float32[np.ndarray, "T"]:
+        spectrum = np.fft.rfft(wave)
+        octave = np.log2(np.maximum(np.arange(len(spectrum)), 1) / len(spectrum)) + 7  # 7 is the highest frequency
+        gain = 10 ** (np.interp(octave, np.arange(1, 8), rng.uniform(-self.most, self.most, 7)) / 20)
+        start, width, masks = 7 * rng.random(), 7 * self.mask * rng.random(), rng.random() < 1 / 3
+        gain[(octave >= start) & (octave < start + width) & masks] = 0
+        found = np.fft.irfft(spectrum * gain, len(wave))
+        return (found / max(1.0, np.abs(found).max())).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Stain:
+    """An augmentation of pictures: waves of up to `most` in brightness, as slow as the picture is large, and a shade of up to `most`."""
+
+    most: float = 0.25
+
+    def __call__(self, rng: np.random.Generator, image: Float32[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W C"]:
+        y, x = (np.arange(n, dtype=np.float32) / np.float32(n) for n in image.shape[:2])
+        down, across, phase, depth, shade = rng.random(5).tolist()
+        waves = np.sin(2 * np.pi * (2 * down * y[:, None] + 2 * across * x + phase)).astype(np.float32)
+        return np.clip(image + np.float32(self.most) * (depth * waves - shade)[..., None], 0, 1).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from scipy.io import wavfile
 from configs.contrastive import audio_sheet as configs
 from mmrep import api, modality
 from mmrep.config import Data
-from mmrep.data.music import FREQUENCIES, SLOTS, MusicData, Shift, melody
+from mmrep.data.music import FREQUENCIES, SLOTS, Equalise, MusicData, Shift, Stain, melody
 from mmrep.data.scenes.world import keys
 from mmrep.data.tables import Table
 from mmrep.errors import ConfigError
@@ -125,6 +125,28 @@ def test_shifted_waves_have_zeros_where_nothing_is_left():
     moved = [Shift(0.3)(np.random.default_rng(seed), wave) for seed in range(6)]
     assert {float(np.abs(m).max()) for m in moved} == {1.0} and len({int((m == 0).sum()) for m in moved}) > 1
     assert all((m == 0).sum() <= 30 for m in moved)
+
+
+def test_recordings_differ_in_loudness_and_scans_in_shade():
+    data = MusicData(n_test=80)
+    clean, real = (data.columns("test", np.arange(n, n + 40)) for n in (0, 40))
+    spread = [[np.std(c["audio"].std(1)), np.std(c["sheet"].mean((1, 2, 3)))] for c in (clean, real)]
+    assert spread[1][0] > 1.5 * spread[0][0] and spread[1][1] > 3 * spread[0][1]
+    assert np.abs(real["audio"]).max() <= 1
+
+
+def test_equaliser_and_stains():
+    t = np.arange(4000) / 4000
+    tones = sum(np.sin(2 * np.pi * f * t) for f in (100, 400, 1600)).astype(np.float32) / 4
+    of = lambda wave: np.abs(np.fft.rfft(wave))[[100, 400, 1600]]  # noqa: E731
+    found = [of(Equalise(6.0, 0.0)(np.random.default_rng(seed), tones)) / of(tones) for seed in range(8)]
+    assert np.min(found) > 0.49 and np.max(found) < 2.01 and np.std(np.log(found), axis=1).max() > 0.2
+    silent = [of(Equalise(0.0, 1.0)(np.random.default_rng(seed), tones)) for seed in range(40)]
+    assert 5 < sum(x.min() < 1e-2 for x in silent) < 30 and not np.any(Equalise()(np.random.default_rng(0), 0 * tones))
+    page = np.ones((8, 12, 1), np.float32)
+    stained = [Stain(0.2)(np.random.default_rng(seed), page) for seed in range(6)]
+    assert all(x.min() >= 0.6 and x.max() <= 1 and x.shape == page.shape for x in stained)
+    assert max(np.abs(np.diff(x, axis=1)).max() for x in stained) < 0.25, "slow"
 
 
 def test_objectives_and_refinement():
