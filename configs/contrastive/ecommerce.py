@@ -78,10 +78,7 @@ def get_config(size: str = "small") -> Experiment:
 
 
 def products() -> Things:
-    """Four attributes in the picture and four others in the title, which lacks one of them.
-
-    The title's have few values, so that products share its attributes, and two words each, beside two filler words.
-    """
+    """Four attributes in the picture; in the title four others, of few values, which products share, less one; and two filler words."""
     factors = (*FACTORS[: len(SHOWN)], *(4,) * len(NAMED))
     return Things(4000, 400, 400, factors, SHOWN, NAMED, told=(0.8,), listings=2, noise=1.0, synonyms=2, fillers=2)
 

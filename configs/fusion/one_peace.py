@@ -136,6 +136,5 @@ def get_proof() -> Proof:
         ),
         seeds=(10, 11, 12),
         data="synthetic rooms: two things in four places",
-        notes="The stage of images and text is trained once a seed: its model is the arm \"joint\", and both stages of sounds start from it. "
-        "Margins are halves of the effects on seed 200.",
+        notes="The stage of images and text is trained once a seed: its model is the arm \"joint\", and both stages of sounds start from it. Margins are halves of the effects on seed 200.",
     )  # fmt: skip

@@ -47,14 +47,9 @@ MODELS = experiment(
 
 
 def arm(
-    name: str,
-    text: bool = True,
-    pairs: bool = True,
-    adapters: bool = True,
-    procrustes: bool = False,
-    shuffled: bool = False,
+    name: str, text: bool = True, pairs: bool = True, adapters: bool = True, procrustes: bool = False, shuffled: bool = False,
     texts: Views = TEXTS,
-) -> Arm:
+) -> Arm:  # fmt: skip
     system = replace(SYSTEM, hidden=None if procrustes else SYSTEM.hidden, shuffled=shuffled)
     start = tuple(Pretrained(MODELS, ((f"{n}/", f"{n}/"),), follow_seed=True) for n in ("old", "new"))
     slow = Optim(lr=2e-3, warmup=20, weight_decay=0.0, factors=(("phi/.*", 0.1),) if text else ())
