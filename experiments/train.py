@@ -116,11 +116,11 @@ def covering(experiment: "Experiment", file: str) -> "tuple[Pretrained, Callable
     here = {path: leaf.shape for path, leaf in flatten(params | {"extras": extras}).items()}
     given = {path: value.shape for path, value in flatten(pretrained_params(Pretrained(file=file))).items()}
     given_extras = {path: shape for path, shape in given.items() if path.startswith("extras/")}
-    taken = set(given)
-    if any(here.get(path) != shape for path, shape in given_extras.items()):
+    fit = all(here.get(path) == shape for path, shape in given_extras.items())
+    if not fit:
         print("--init-from: not all of the file's extras have a place here, they are left out")
-        taken -= set(given_extras)
-    extra = (("extras/", "extras/"),) if given_extras and given_extras.keys() <= taken else ()
+    taken = given if fit else given.keys() - given_extras.keys()
+    extra = (("extras/", "extras/"),) if given_extras and fit else ()
 
     def fits(part: Pretrained) -> bool:
         for _, place in part.parts:

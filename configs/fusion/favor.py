@@ -97,7 +97,7 @@ def get_proof() -> Proof:
         ),
         seeds=(16, 17, 18),
         data="synthetic clips as codes of frozen encoders, questions about what is seen at a tone, after it, and first",
-        notes="Both arms have 8 prefix vectors, and the windows have no causal block, which helped in no trial. A guess among the shapes of a clip is right "
+        notes="Both arms have 8 prefix vectors, and the windows have no causal block. A guess among the shapes of a clip is right "
         "for a quarter. When matching a tone with its shape is learnt, varies: in half of the steps one of three runs had learnt it, with the causal "
         "block another one (seeds 13 to 15), and none with separate queries. Seeds 10 to 12 had been seen with questions that were cut before they "
         "named the tone.",

@@ -72,7 +72,7 @@ def images(**system: Any) -> Experiment:
 
 
 def after(first: Experiment, sounds: bool = True, begin: Any = None) -> Experiment:
-    """`first`, trained once a seed, as it is or with the stage of sounds."""
+    """An arm that starts from the trained `first`, once a seed: the stage of sounds follows, or nothing."""
     start, whole = (Pretrained(first, (("net/", "net/"),), follow_seed=True),), few()
     if sounds:
         return replace(whole, phases=(replace(whole.phases[1], start=start, begin=begin),), evals=whole.evals[1:3])
