@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from mmrep.errors import ConfigError
 from mmrep.nn.norms import layer_norm
+from mmrep.nn.placement import by_rows
 
 
 def l2_normalise(x: Float[Array, "... D"], eps: float = 1e-6) -> Float[Array, "... D"]:
@@ -105,4 +106,5 @@ class MaskedLmHead(nn.Module):
         x = nn.Dense(tokens.shape[-1], dtype=self.dtype, name="transform")(tokens)
         x = layer_norm(self.dtype, "norm")(nn.gelu(x, approximate=False))
         bias = self.param("bias", nn.initializers.zeros_init(), (table.shape[0],), jnp.float32)
-        return (x @ table.T.astype(self.dtype)).astype(jnp.float32) + bias
+        # Otherwise a table that is split by words would split the logits, which are larger, and rows would have to be exchanged.
+        return by_rows((x @ table.T.astype(self.dtype)).astype(jnp.float32) + bias)

@@ -11,6 +11,7 @@ from mmrep.errors import ConfigError
 from mmrep.nn.attention import Attention, padding_mask, query_text_mask
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.norms import norm_layer
+from mmrep.nn.placement import by_rows
 from mmrep.nn.positions import LearnedPositions
 from mmrep.nn.transformer import Mlp
 
@@ -37,7 +38,7 @@ class QueryLayer(nn.Module):
 
         def normed(x: Array, name: str, part: Any) -> Array:
             norm = norm_layer(c, self.dtype, f"norm_{name}")
-            return x + part(norm(x)) if c.norm == "pre" else norm(x + part(x))
+            return by_rows(x + part(norm(x)) if c.norm == "pre" else norm(x + part(x)))
 
         x = normed(x, "attn", lambda y: Attention(c, self.dtype, name="attn")(y, None, mask)[0])
         q, text = x[:, :queries], x[:, queries:]
@@ -120,7 +121,8 @@ class QueryEncoder(nn.Module):
                 x = jnp.concatenate([jnp.broadcast_to(start, (rows, 1, c.width)), x[:, 1:]], axis=1)
             x = LearnedPositions(self.length, dtype=self.dtype, name="positions")(x)
             parts, kept = [*parts, norm_layer(c, self.dtype, "embed_norm")(x)], [*kept, ids > 0]
-        x = jnp.concatenate(parts, axis=1)
+        # The queries are the same for all rows, and a loop over layers would keep them whole on every device.
+        x = by_rows(jnp.concatenate(parts, axis=1))
         mask = query_text_mask(count, length, mode) & padding_mask(jnp.concatenate(kept, axis=1))
         seen = None if valid is None else padding_mask(jnp.asarray(valid))
         context = None if context is None else jnp.asarray(context, self.dtype)

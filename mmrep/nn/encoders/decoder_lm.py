@@ -16,6 +16,7 @@ from mmrep.generation.sampling import Number
 from mmrep.nn.attention import causal_mask, padding_mask
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.norms import norm_layer
+from mmrep.nn.placement import by_rows
 from mmrep.nn.pooling import last_pool
 from mmrep.nn.transformer import Cache, Transformer, init_cache
 from mmrep.system import Params
@@ -110,7 +111,7 @@ class DecoderStack(nn.Module):
         if cache is None:
             out["valid"] = jnp.ones(x.shape[:2], bool) if valid is None else jnp.asarray(valid)
             out["pooled"] = last_pool(y, out["valid"])
-        return logits.astype(jnp.float32), out
+        return by_rows(logits.astype(jnp.float32)), out
 
 
 def next_token_loss(

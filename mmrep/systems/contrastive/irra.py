@@ -26,7 +26,7 @@ from mmrep.losses.contrastive import (
     info_nce,
     same_id,
     similarity,
-)  # fmt: skip
+)
 from mmrep.losses.masked import token_loss
 from mmrep.losses.reduce import masked_mean
 from mmrep.masking.tokens import mask_tokens
@@ -38,6 +38,7 @@ from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.text import TextEncoder
 from mmrep.nn.heads import l2_normalise
 from mmrep.nn.norms import layer_norm, norm_layer
+from mmrep.nn.placement import by_rows
 from mmrep.nn.transformer import ACTIVATIONS, Transformer
 from mmrep.system import Batch, Infer, Metrics, Params, System, stateless
 
@@ -156,8 +157,8 @@ class WordHead(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         x = ACTIVATIONS["quick_gelu"](nn.Dense(self.dim, dtype=self.dtype, name="dense")(x))
-        x = layer_norm(self.dtype, "norm")(x)
-        return nn.Dense(self.vocab, dtype=self.dtype, name="words")(x).astype(jnp.float32)
+        words = nn.Dense(self.vocab, dtype=self.dtype, name="words")(layer_norm(self.dtype, "norm")(x))
+        return by_rows(words.astype(jnp.float32))
 
 
 def match_loss(
@@ -172,8 +173,7 @@ def match_loss(
         ways = similarity(x, v), similarity(y, u)
         return sum(distribution_matching(s, same, unit=True) for s in ways)  # type: ignore[return-value]
     ignore = false_negatives(ids, ids, own) if objective == "excluded" else None
-    s = scale * similarity(u, v)
-    positives = same if objective == "multi_positive" else own
+    s, positives = scale * similarity(u, v), same if objective == "multi_positive" else own
     return 0.5 * (info_nce(s, positives, ignore=ignore) + info_nce(s.T, positives, ignore=ignore))
 
 

@@ -130,8 +130,8 @@ def test_a_pass_for_both_is_that_of_each_alone_and_of_the_pair(made):
     )()
     both, text, sound, pair = found
     for name, alone in (("text", text), ("sound", sound)):
-        np.testing.assert_allclose(both[name][:4], alone[name], atol=1e-5)
-        np.testing.assert_allclose(both[name][4:], pair[name], atol=1e-5)
+        np.testing.assert_allclose(both[name][::2], alone[name], atol=1e-5)
+        np.testing.assert_allclose(both[name][1::2], pair[name], atol=1e-5)
         assert np.abs(pair[name] - alone[name]).max() > 1e-4
 
 

@@ -107,10 +107,16 @@ def one_peace_loss(
     """
     c, names = config, ("text", config.stage)
     use = partial(net.apply, {"params": params["net"]})
-    together = (False, True) if any(c.weights[2:]) or c.stage == "sound" else (False,)
+    together = (False, True)[: 1 + (any(c.weights[2:]) or c.stage == "sound")]
     teacher, valid = use(batch, names, together=together, method=OnePeace.encode)
-    rows = len(batch["text"])
-    x, y = (use(teacher[n][:rows], n, method=OnePeace.vector) for n in names)
+    copies = len(together)
+
+    def copy(
+        x: Array, k: int
+    ) -> Array:  # of each row; the copies of a row are side by side, and on a mesh stay on its device
+        return x.reshape(-1, copies, *x.shape[1:])[:, k]
+
+    x, y = (use(copy(teacher[n], 0), n, method=OnePeace.vector) for n in names)
     scale = use(method=lambda m: m.log_scale())
     metrics: Metrics = {"itc": losses.itc_loss(x, y, scale), "scale": scale}
     total = metrics["itc"]
@@ -118,20 +124,19 @@ def one_peace_loss(
         return total, metrics
     masked, seen = {}, {}
     for i, name in enumerate(names):
-        ratios, real, n = c.ratios[i::2][: len(together)], valid[name][:rows], valid[name].shape[1]
+        ratios, real, n = c.ratios[i::2][:copies], copy(valid[name], 0), valid[name].shape[1]
         span = c.span if name == "sound" else 1
         drawn = [leave_out(jax.random.fold_in(rng, 2 * k + i), real, r, span) for k, r in enumerate(ratios)]
-        masked[name] = jnp.concatenate(drawn)
+        masked[name] = jnp.stack(drawn, axis=1).reshape(-1, n)
         seen[name] = preserve(valid[name] & ~masked[name], n - round(min(ratios) * (n - 1)))
     states, _ = use(batch, names, seen, together, method=OnePeace.encode)
     students = use(states, seen, valid, together, method=OnePeace.fill)
     for k, what in enumerate(("", "pair_")[: len(together)]):
         for i, name in enumerate(names):
-            weight, own = c.weights[2 * k + i], slice(k * rows, (k + 1) * rows)
-            if weight:
-                truth = teacher[name][slice(rows, None) if name == "sound" else own]
+            if weight := c.weights[2 * k + i]:
+                truth = copy(teacher[name], copies - 1 if name == "sound" else k)
                 loss = losses.dcl_loss(
-                    students[name][own], truth, masked[name][own], valid[name][own], scale=c.dcl_scale, smoothing=c.smoothing,
+                    copy(students[name], k), truth, copy(masked[name], k), copy(valid[name], k), scale=c.dcl_scale, smoothing=c.smoothing,
                     most=round(c.ratios[2 * k + i] * (valid[name].shape[1] - 1)), groups=c.parts,
                 )  # fmt: skip
                 metrics[f"dcl_{what}{name}"] = loss
@@ -159,11 +164,11 @@ def joint_image(net: OnePeace, params: Params, extras: Extras, batch: Batch) -> 
 def completed(net: OnePeace, params: Params, extras: Extras, batch: Batch) -> Float[Array, "B N D"]:
     """The student's feature of each image token, hidden with every second one, beside the whole caption."""
     use, names, both = partial(net.apply, {"params": params["net"]}), ("text", "image"), (True, True)
-    valid = {n: jnp.tile(use(batch, n, method=OnePeace.valid), (2, 1)) for n in names}
-    rows, n = len(batch["text"]), valid["image"].shape[1]
+    valid = {n: jnp.repeat(use(batch, n, method=OnePeace.valid), 2, axis=0) for n in names}
+    n = valid["image"].shape[1]
     odd = jnp.arange(n) % 2 == 1
-    hidden = jnp.repeat(jnp.stack([odd, ~odd & (jnp.arange(n) > 0)]), rows, axis=0)
+    hidden = jnp.tile(jnp.stack([odd, ~odd & (jnp.arange(n) > 0)]), (len(batch["text"]), 1))
     seen = {"text": preserve(valid["text"], valid["text"].shape[1]), "image": preserve(~hidden, 1 + n // 2)}
     states, _ = use(batch, names, seen, both, method=OnePeace.encode)
     found = use(states, seen, valid, both, method=OnePeace.fill)["image"].astype(jnp.float32)
-    return jnp.where(odd[:, None], found[:rows], found[rows:])[:, 1:]
+    return jnp.where(odd[:, None], found[::2], found[1::2])[:, 1:]

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 from mmrep.nn.attention import Attention, padding_mask
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.norms import norm_layer
+from mmrep.nn.placement import by_rows
 from mmrep.nn.transformer import gelu
 
 Spans = tuple[tuple[str, int], ...]
@@ -52,27 +53,25 @@ class MultiwayBlock(nn.Module):
         gammas = (self.param(f"gamma{i}", nn.initializers.constant(self.layer_scale), (c.width,)) for i in (1, 2))
         for name, n in spans:
             if name in buckets:
-                table = self.param(
-                    f"{name}_bias", nn.initializers.zeros, (dict(self.tables)[name], c.heads), jnp.float32
-                )
-                own = jnp.moveaxis(table[buckets[name]], -1, 1)
+                shape = dict(self.tables)[name], c.heads
+                table = self.param(f"{name}_bias", nn.initializers.zeros, shape, jnp.float32)
                 around = (start, x.shape[1] - start - n)
-                own = jnp.pad(own, ((0, 0), (0, 0), around, around))
+                own = jnp.pad(jnp.moveaxis(table[buckets[name]], -1, 1), ((0, 0), (0, 0), around, around))
                 bias = own if bias is None else bias + own
             start += n
         y = Attention(c, self.dtype, name="attn")(norm_layer(c, self.dtype, "norm_attn")(x), None, mask, bias)[0]
-        x = x + next(gammas).astype(self.dtype) * y
+        x = by_rows(x + next(gammas).astype(self.dtype) * y)
         y, start, parts = norm_layer(c, self.dtype, "norm_ffn")(x), 0, []
         for name, n in spans:
             parts.append(FFN(c.hidden, self.dtype, name=f"{name}_ffn")(y[:, start : start + n]))
             start += n
-        return x + next(gammas).astype(self.dtype) * jnp.concatenate(parts, axis=1)
+        return by_rows(x + next(gammas).astype(self.dtype) * jnp.concatenate(parts, axis=1))
 
 
 class Stack(nn.Module):
     """Blocks, with their parameters stacked under "blocks".
 
-    together: for each of equal parts of the rows, whether modalities attend to each other; else each attends to itself alone.
+    together: for each of a row's copies, which are side by side, whether modalities attend to each other; else each attends to itself alone.
     """
 
     config: TransformerConfig
@@ -85,9 +84,9 @@ class Stack(nn.Module):
         self, parts: Mapping[str, Array], valid: Mapping[str, Array], buckets: Mapping[str, Array], together: tuple[bool, ...]
     ) -> dict[str, Array]:  # fmt: skip
         spans = tuple((name, x.shape[1]) for name, x in parts.items())
-        x = jnp.concatenate([*parts.values()], axis=1)
+        x = by_rows(jnp.concatenate([*parts.values()], axis=1))
         kind = np.repeat(np.arange(len(spans)), [n for _, n in spans])
-        joint = jnp.repeat(jnp.asarray(together), len(x) // len(together))[:, None, None, None]
+        joint = jnp.tile(jnp.asarray(together), len(x) // len(together))[:, None, None, None]
         mask = padding_mask(jnp.concatenate([*valid.values()], axis=1)) & (joint | (kind[:, None] == kind))
         block = nn.remat(MultiwayBlock, prevent_cse=False, static_argnums=(2,)) if self.config.remat else MultiwayBlock
         layers = nn.scan(

@@ -31,9 +31,8 @@ class OnePeace(nn.Module):
         counts, names = self.counts(), tuple(self.counts())
         side = o.size // int(np.prod(o.strides))
         distances = {n: distance_buckets(counts[n] - 1, o.buckets, 4 * o.buckets) for n in ("text", "sound")}
-        self.pairs = {n: with_cls(x, o.buckets) for n, x in distances.items()} | {
-            "image": with_cls(grid_offsets(side), (2 * side - 1) ** 2)
-        }
+        pairs = {n: with_cls(x, o.buckets) for n, x in distances.items()}
+        self.pairs = pairs | {"image": with_cls(grid_offsets(side), (2 * side - 1) ** 2)}
         rows = tuple((n, int(self.pairs[n].max()) + 1) for n in names)
         self.encoder = Stack(c, o.layer_scale, rows, kind)
         self.filler = Stack(d, o.layer_scale, dtype=kind)
@@ -60,11 +59,8 @@ class OnePeace(nn.Module):
     def counts(self) -> dict[str, int]:
         """Tokens of each modality, [CLS] included; of a text it is the first id."""
         image = (self.config.size // int(np.prod(self.config.strides))) ** 2
-        return {
-            "text": self.config.length,
-            "image": 1 + image,
-            "sound": 1 + self.config.samples // int(np.prod(self.config.sound_strides)),
-        }
+        sound = self.config.samples // int(np.prod(self.config.sound_strides))
+        return {"text": self.config.length, "image": 1 + image, "sound": 1 + sound}
 
     def __call__(self, batch: Batch) -> Any:
         """For initial parameters: every part once."""
@@ -86,7 +82,7 @@ class OnePeace(nn.Module):
         """Adapters: tokens with their positions; of a sound, positions are convolutions over the preserved tokens. `copies` of the batch."""
 
         def take(x: Array, at: Array | None) -> Array:
-            x = jnp.tile(x, (copies, 1, 1))
+            x = jnp.repeat(x, copies, axis=0)
             return x if at is None else jnp.take_along_axis(x, at[..., None], axis=1)
 
         if name == "text":
@@ -116,7 +112,7 @@ class OnePeace(nn.Module):
         self, batch: Batch, names: tuple[str, ...], seen: Mapping[str, Preserved] | None = None,
         together: tuple[bool, ...] = (True,),
     ) -> tuple[dict[str, Float[Array, "R _ D"]], dict[str, Bool[Array, "R _"]]]:  # fmt: skip
-        """({modality: normed states}, {modality: which are of tokens}), of as many copies of the batch as `together` has entries.
+        """({modality: normed states}, {modality: which are of tokens}), of as many copies of each row as `together` has entries, side by side.
 
         Modalities attend to each other where it is True, else each is encoded by itself, in one pass for both.   seen: the tokens that are
         encoded, of all copies (None: all).
@@ -125,7 +121,7 @@ class OnePeace(nn.Module):
         for name in names:
             places = None if seen is None else seen[name].places
             parts[name] = self.embed(batch, name, copies, places)
-            valid[name] = jnp.tile(self.valid(batch, name), (copies, 1)) if seen is None else seen[name].real
+            valid[name] = jnp.repeat(self.valid(batch, name), copies, axis=0) if seen is None else seen[name].real
             at = jnp.arange(parts[name].shape[1])[None] if places is None else places
             buckets[name] = jax.vmap(lambda a, pairs=self.pairs[name]: jnp.asarray(pairs)[a][:, a])(at)
         found = self.encoder(parts, valid, buckets, together)
