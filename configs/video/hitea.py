@@ -18,6 +18,7 @@ from mmrep.config import Arm, Expect, Experiment, Optim, Proof, Rule
 from mmrep.data.clips import ClipData, ClipSpec
 from mmrep.evals.order import FrameOrder
 from mmrep.evals.suite import Foil, Retrieval
+from mmrep.evals.temporal import Highlights
 from mmrep.nn.config import TransformerConfig, variant
 from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.nn.encoders.text import TextEncoder
@@ -29,6 +30,7 @@ SIZES = ("tiny", "small", "paper")
 LENGTH, VOCAB = 10, 32
 ORDER = Foil("caption_foil", name="order", other="video", score="")
 EVALS = (Retrieval("text", "video", truth="text", ks=(1, 5)), PhraseChoice(), ORDER, FrameOrder(ORDER))
+SHOWN = Highlights(name="localisation", fields=(("text", "clause"),))
 NO_FUSION: dict[str, Any] = {f"{name}_weight": 0.0 for name in ("mtre", "vtm", "mlm", "plm")}
 
 
@@ -59,7 +61,9 @@ def get_config(size: str = "small") -> Experiment:
         shape = TransformerConfig(width=64, depth=2, heads=4)
         video = VideoEncoder(ImageEncoder(shape, patch=12), attention="joint")
         system = Config(video, TextEncoder(shape, vocab=VOCAB, length=LENGTH, pool="cls"))
-        return experiment(clips(8000), system, steps=2500, batch=48, lr=1e-3)
+        data = clips(8000)
+        data = replace(data, sensors=(*data.sensors, "saliency"))
+        return experiment(data, system, steps=2500, batch=48, lr=1e-3, evals=(*EVALS, SHOWN))
     # A joint ViT-B/16 on 16 frames for the paper's MViTv2-B, BERT's 6 + 6 layers; 5 M pairs of images and web videos, 10 epochs.
     image, patch = variant("B/16", scan=True, remat=True)
     words = TransformerConfig(width=768, depth=6, heads=12, norm="post", scan=True, remat=True)

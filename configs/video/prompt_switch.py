@@ -20,6 +20,7 @@ from mmrep.data.clips import ClipData, ClipSpec
 from mmrep.data.scenes.world import TINTS
 from mmrep.evals.order import FrameOrder
 from mmrep.evals.suite import Foil, Retrieval, ZeroShot
+from mmrep.evals.temporal import Highlights
 from mmrep.nn.config import TransformerConfig, variant
 from mmrep.nn.encoders.image import ImageEncoder
 from mmrep.systems.video.prompt_switch import Config
@@ -27,6 +28,7 @@ from mmrep.systems.video.prompt_switch import Config
 SIZES = ("tiny", "small", "paper")
 LENGTH = 8
 SAME = Foil("caption_foil", name="same", other="video", score="")
+SHOWN = Highlights(name="localisation", fields=(("text", "clause"),))
 GROUND = ZeroShot(TINTS, "ground", ("same on {}", "another on {}"), query="video", name="ground")
 RETRIEVAL = Retrieval("text", "video", truth="text"), Retrieval("video", "text", truth="text")
 
@@ -58,9 +60,9 @@ def get_config(size: str = "small") -> Experiment:
         shape = TransformerConfig(width=64, depth=2, heads=4)
         system = Config(ImageEncoder(shape, patch=6, pool="cls"), eos_text(shape, 12), prompts=6)
         spec = ClipSpec(12, 2, verbs=4, caption="order")
-        data = ClipData(8000, spec=spec, sensors=("video", "caption"))
+        data = ClipData(8000, spec=spec, sensors=("video", "caption", "clauses", "saliency"))
         order = Foil("caption_foil", name="order", other="video", score="")
-        return experiment(data, system, steps=2500, lr=1e-3, evals=(*RETRIEVAL, order, FrameOrder(order)))
+        return experiment(data, system, steps=2500, lr=1e-3, evals=(*RETRIEVAL, order, FrameOrder(order), SHOWN))
     # ViT-B/32 on 6 frames of 224 pixels, MSR-VTT's 9,000 videos: 5 epochs of 180,000 pairs at batch 32.
     image, patch = variant("B/32", remat=True, activation="quick_gelu")
     text = _clips.clip_b32()[1]

@@ -15,6 +15,7 @@ from configs.video import _clips
 from configs.video.mmtrail.base import annotated, clips, codes, pixels, towers
 from configs.video.mmtrail.proof import get_proof
 from mmrep.config import Experiment, Rule
+from mmrep.evals.temporal import Highlights
 from mmrep.nn.config import TransformerConfig
 from mmrep.nn.encoders.audio import AudioEncoder
 from mmrep.systems.video.mmtrail import Config
@@ -28,7 +29,10 @@ def get_config(size: str = "small") -> Experiment:
     if size == "tiny":
         return codes(TrailerData(n_train=64, n_val=16, n_test=16), 16, steps=4, batch=8)
     if size == "small":
-        return pixels(clips(6000), towers(64, 2, 8, 4000), steps=2000, lr=1e-3)
+        # Clips of two events, so that a sentence is about some of the frames.
+        shown = Highlights(name="localisation", fields=(("text", "clause"),))
+        data = clips(6000, 2, ("clauses", "saliency"))
+        return pixels(data, towers(64, 2, 8, 4000), (shown,), steps=2000, lr=1e-3)
     # 2 M clips: CLIP's ViT-B/32 of 8 frames and its text encoder, a transformer as large over 10 s of sound.
     video, text = _clips.clip_b32()
     shape = TransformerConfig(width=768, depth=12, heads=12, scan=True, remat=True)

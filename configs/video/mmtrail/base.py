@@ -54,10 +54,11 @@ def codes(source: TrailerData, width: int = 48, **settings: Any) -> Experiment:
     return experiment(source, parts, system, evals=QUERIES, **settings)
 
 
-def pixels(data: ClipData, system: Config, **settings: Any) -> Experiment:
+def pixels(data: ClipData, system: Config, more: tuple[Any, ...] = (), **settings: Any) -> Experiment:
+    """more: evaluations beside retrieval."""
     text = modality.text("text", system.text.length, system.text.vocab, field="caption")
     parts = _clips.video(data), modality.audio("audio", data.spec.frames * data.hop, data.rate, field="sound"), text
-    return experiment(data, parts, system, evals=(Retrieval("text", "clip", truth="text"),), **settings)
+    return experiment(data, parts, system, evals=(Retrieval("text", "clip", truth="text"), *more), **settings)
 
 
 def towers(width: int, depth: int, patch: int, rate: int) -> Config:
@@ -66,9 +67,10 @@ def towers(width: int, depth: int, patch: int, rate: int) -> Config:
     return Config(video, AudioEncoder(shape, n_mels=32, sample_rate=rate, n_fft=256, hop=128), text)
 
 
-def clips(n: int, **settings: Any) -> ClipData:
-    spec = ClipSpec(8, 1, sounds=1, modes=("seen", "heard", "both"), tones=4)
-    return ClipData(n, spec=spec, sensors=("video", "sound", "caption"), **settings)
+def clips(n: int, events: int = 1, more: tuple[str, ...] = (), **settings: Any) -> ClipData:
+    """Captions of one event, seen, heard or both.   events: of a clip.   more: sensors."""
+    spec = ClipSpec(8, events, sounds=1, modes=("seen", "heard", "both"), tones=4)
+    return ClipData(n, spec=spec, sensors=("video", "sound", "caption", *more), **settings)
 
 
 def annotated(

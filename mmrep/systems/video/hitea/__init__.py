@@ -108,13 +108,7 @@ class Config:
         def text_of(params: Params, ids: Any) -> dict[str, Array]:
             found, out = dual.full(params, {"text": ids}, "text")
             words = out["valid"] & (jnp.asarray(ids) >= FIRST_PIECE)
-            return {
-                "vector": found,
-                "tokens": out["tokens"],
-                "valid": out["valid"],
-                "projected": out["projected"],
-                "words": words,
-            }
+            return {name: out[name] for name in ("tokens", "valid", "projected")} | {"vector": found, "words": words}
 
         def fuse(params: Params, text: dict[str, Array], video: dict[str, Array]) -> dict[str, Array]:
             sides = text["tokens"], video["frames"], text["valid"], video["valid"]
@@ -186,6 +180,14 @@ class Config:
         def fused(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B D"]:
             return fuse(params, text_of(params, batch["text"]), video_of(params, batch["video"]))["pooled"]
 
+        def saliency(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B T"]:
+            """CME's similarity of the moment around each frame and the text."""
+            video, text = jnp.asarray(batch["video"]), text_of(params, batch["text"])
+            temperature = self.word_temperature if self.cme == "words" else None
+            vectors = [video_of(params, view)["vector"] for view in losses.moments_around(video, self.moment)]
+            sides = text["projected"], text["words"], temperature
+            return jnp.stack([losses.own_similarity(v, *sides) for v in vectors], axis=1)
+
         def tokens(side: str, *names: str) -> Infer:
             of = {"video": video_of, "text": text_of}[side]
             return lambda params, extras, batch: tuple(of(params, batch[side])[name] for name in names)
@@ -193,6 +195,6 @@ class Config:
         infer: dict[str, Infer] = {
             "video_tokens": tokens("video", "frames", "valid"), "text_tokens": tokens("text", "tokens", "valid"),
             # Words in the shared space, and which tokens are words: all but BOS, EOS and padding.
-            "words": tokens("text", "projected", "words"),
+            "words": tokens("text", "projected", "words"), "saliency": saliency,
         } | ({"fused": fused} if fused_losses else {}) | ({"score": score} if self.vtm_weight else {})  # fmt: skip
         return System(init, stateless(loss), dual.infer() | infer)

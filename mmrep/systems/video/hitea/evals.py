@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
@@ -11,7 +10,7 @@ from mmrep.errors import DataError
 from mmrep.evals import checks
 from mmrep.modality import FIRST_PIECE
 from mmrep.model import Model
-from mmrep.systems.video.hitea.losses import moment_similarity
+from mmrep.systems.video.hitea.losses import own_similarity
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,7 @@ class PhraseChoice:
         ids, parts = model.tokenizer(captions, "text"), model.tokenizer(phrases, "text")
         own = np.repeat(np.arange(len(records)), each)
         where = np.stack([places(ids[i], part) for i, part in zip(own, parts)]) & valid[own]
-        similar = jax.vmap(lambda m, w, v: moment_similarity(m[None], w[None], v[None], self.temperature)[0, 0])
-        by_words = np.asarray(similar(moments[own], words[own], where))
+        by_words = np.asarray(own_similarity(moments[own], words[own], where, self.temperature))
         by_text = (moments[own] * model.call("text", text=phrases)).sum(-1)
         found = {"accuracy": by_words, "alone accuracy": by_text}
         return {

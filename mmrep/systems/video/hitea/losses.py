@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from mmrep.losses.contrastive import info_nce, similarity
 from mmrep.losses.matching import hard_negatives
@@ -17,10 +17,30 @@ def moment_view(rng: PRNGKeyArray, video: Shaped[Array, "B T ..."], length: int)
     A clip is never shorter than its moment: with `length` >= T the view is the clip itself.
     """
     steps = video.shape[1]
-    length = min(length, steps)
-    start = jax.random.randint(rng, (video.shape[0],), 0, steps - length + 1)
-    at = start[:, None] + jnp.arange(steps) * length // steps
+    start = jax.random.randint(rng, (video.shape[0],), 0, steps - min(length, steps) + 1)
+    return moment_from(video, start, length)
+
+
+def moment_from(video: Shaped[Array, "B T ..."], start: Int[Array, " #B"], length: int) -> Shaped[Array, "B T ..."]:
+    """`moment_view` of the frames from `start` on, which is at most T - `length`."""
+    steps = video.shape[1]
+    at = start[:, None] + jnp.arange(steps) * min(length, steps) // steps
     return jnp.take_along_axis(jnp.asarray(video), at.reshape(*at.shape, *[1] * (video.ndim - 2)), axis=1)
+
+
+def moments_around(video: Shaped[Array, "B T ..."], length: int) -> list[Shaped[Array, "B T ..."]]:
+    """For each frame, the moment of `length` frames that has it in its middle, as far as the clip allows."""
+    steps = video.shape[1]
+    starts = [min(max(t - length // 2, 0), max(steps - length, 0)) for t in range(steps)]
+    return [moment_from(video, jnp.array([start]), length) for start in starts]
+
+
+def own_similarity(
+    moments: Float[Array, "B D"], words: Float[Array, "B L D"], valid: Bool[Array, "B L"], temperature: float | None
+) -> Float[Array, " B"]:
+    """`moment_similarity` of each moment and its own text."""
+    one = lambda m, w, v: moment_similarity(m[None], w[None], v[None], temperature)[0, 0]  # noqa: E731
+    return jax.vmap(one)(moments, words, valid)
 
 
 def contrast(

@@ -22,7 +22,7 @@ from mmrep.nn.encoders.audio import AudioEncoder
 from mmrep.nn.encoders.text import TextEncoder
 from mmrep.nn.encoders.video import VideoEncoder
 from mmrep.nn.heads import l2_normalise
-from mmrep.system import Batch, Extras, Metrics, Params, System, stateless
+from mmrep.system import Batch, Extras, Infer, Metrics, Params, System, stateless
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Config:
         check_fields(self, {"temperature": (self.temperature > 0, "it must be positive")})
         encoders = {"video": self.video, "text": self.text} | ({} if self.audio is None else {"audio": self.audio})
         model = dual_encoder(encoders, self.dim, scale=1 / self.temperature, dtype=self.dtype)
+        shown = dual_encoder(encoders, self.dim, tokens=True, dtype=self.dtype)
 
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
             scale = model.scale(params)
@@ -56,4 +57,11 @@ class Config:
         def clip(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B D"]:
             return l2_normalise(jnp.stack([model.embed(params, batch, n) for n in model.names if n != "text"]).mean(0))
 
-        return System(lambda rng, batch: (model.init(rng, batch), {}), stateless(loss), model.infer() | {"clip": clip})
+        def saliency(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B T"]:
+            """The similarity of the text to each frame; those that are missing have -1."""
+            out = shown.full(params, batch, "video")[1]
+            found = jnp.einsum("btd,bd->bt", out["projected"], model.embed(params, batch, "text"))
+            return jnp.where(out["frames_valid"], found, -1.0)
+
+        infer: dict[str, Infer] = model.infer() | {"clip": clip, "saliency": saliency}
+        return System(lambda rng, batch: (model.init(rng, batch), {}), stateless(loss), infer)

@@ -112,10 +112,15 @@ class Config:
             found = l2_normalise(frames_of(params, batch))
             return found, jnp.ones(found.shape[:2], bool)
 
+        def saliency(params: Params, extras: Extras, batch: Batch) -> Float[Array, "B F"]:
+            return jnp.einsum("bfd,bd->bf", l2_normalise(frames_of(params, batch)), text_of(params, batch)[0])
+
         infer: dict[str, Infer] = {
             "video": lambda params, extras, batch: video_vector(frames_of(params, batch)),
             "text": lambda params, extras, batch: text_of(params, batch)[0],
             "video_tokens": video_tokens,
+            # The similarity of the text to each frame, whose mean over frames ranks the videos.
+            "saliency": saliency,
             "text_layers": lambda params, extras, batch: layer_features(text_of(params, batch)[1]),
         }
         return System(init, stateless(loss), infer)
