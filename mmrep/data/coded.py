@@ -26,7 +26,7 @@ class CodedData:
     instances int32 [H, W], 1 + that place, 0 where nothing is shown.
 
     sensors: (name, channels).   patch: side in pixels.   block: side of a block of one class, in patches.   noise: its standard deviation, where
-    patterns are +1 and -1.   signed: False: every patch shows its pattern with the sign +.
+    patterns are +1 and -1.   signed: the sensors whose patterns have the sign, True: all of them; in the others it is +.
     shown:   0: all patches show their class. n: n patches show kinds, no kind twice; the others are grey, and of class `kinds`.
     """
 
@@ -39,7 +39,7 @@ class CodedData:
     kinds: int = 16
     block: int = 2
     noise: float = 0.5
-    signed: bool = True
+    signed: bool | tuple[str, ...] = True
     shown: int = 0
     seed: int = 0
 
@@ -48,6 +48,11 @@ class CodedData:
             raise ConfigError(f"block is {self.block}: where only {self.shown} patches are shown, each is a block, 1")
         if not self.shown <= min(self.kinds, self.grid**2):
             raise ConfigError(f"shown is {self.shown}: there are {self.kinds} kinds and {self.grid**2} patches")
+        known = {name for name, _ in self.sensors}
+        if isinstance(self.signed, tuple) and not {*self.signed} <= known:
+            raise ConfigError(
+                f"signed has {', '.join({*self.signed} - known)}: name some of {', '.join(sorted(known))}"
+            )
         if self.grid % self.block:
             raise ConfigError(f"block is {self.block}: it must divide the grid, {self.grid}")
 
@@ -64,10 +69,11 @@ class CodedData:
         n = splits.size(self, split)
         rng = np.random.default_rng((self.seed, splits.NAMES.index(split)))
         classes, place = self._layout(rng, n)
-        sign = rng.choice((-1.0, 1.0), classes.shape) if self.signed else np.ones(classes.shape)
-        sign = np.where(classes < self.kinds, sign, 0.0)
+        signed = self.signed if isinstance(self.signed, tuple) else [s for s, _ in self.sensors] * self.signed
+        drawn = rng.choice((-1.0, 1.0), classes.shape) if signed else np.ones(classes.shape)
         columns: dict[str, object] = {"classes": classes.astype(np.int32)}
         for i, (name, channels) in enumerate(self.sensors):
+            sign = np.where(classes < self.kinds, drawn if name in signed else 1.0, 0.0)
             x = self.patterns(i)[np.minimum(classes, self.kinds - 1)] * sign[..., None, None, None]
             x = x.transpose(0, 1, 3, 2, 4, 5).reshape(n, self.size, self.size, channels)
             x = 0.5 + STEP * (x + self.noise * rng.standard_normal(x.shape, np.float32))

@@ -31,6 +31,17 @@ def test_blocks_have_one_class_and_signs_are_common_to_the_sensors():
     assert 0.45 < (signs[0][:, 0, 0] == signs[0][:, 0, 1]).mean() < 0.6  # a neighbour does not give the sign
 
 
+def test_a_sign_of_one_sensor_alone():
+    columns = replace(CODED, signed=("rgb",)).open("train").columns
+    signs = [
+        np.sign((patches(columns[name]) * CODED.patterns(i)[columns["classes"]]).mean((3, 4, 5)))
+        for i, (name, _) in enumerate(CODED.sensors)
+    ]
+    assert abs(signs[0].mean()) < 0.05 and (signs[1] == 1).all()
+    with pytest.raises(ConfigError, match="signed has heat: name some of depth, rgb"):
+        replace(CODED, signed=("heat",))
+
+
 def test_means_of_pixels_and_squares_do_not_tell_the_class():
     columns = replace(CODED, n_train=2000, noise=0.5).open("train").columns
     x, kind = patches(columns["rgb"]).reshape(-1, 48), columns["classes"].reshape(-1)
