@@ -96,6 +96,21 @@ def test_words_are_all_tokens_but_bos_eos_and_padding(tiny):
     np.testing.assert_array_equal(valid, batch["text"] >= 5)
 
 
+def test_saliency_is_cme_of_the_moment_around_a_frame(tiny):
+    experiment, system, params, batch = tiny
+    batch = batch | {"video": jax.random.normal(jax.random.key(1), batch["video"].shape)}
+    found = system.infer["saliency"](params, {}, batch)
+    steps, n = batch["video"].shape[1], experiment.system.moment
+    assert found.shape == batch["video"].shape[:2] and steps > n
+    words, valid = system.infer["words"](params, {}, batch)
+    for t, start in ((0, 0), (5, 5 - n // 2), (steps - 1, steps - n)):
+        moment = moment_view(jax.random.key(0), batch["video"][:, start : start + n], n)
+        moment = jnp.repeat(moment, steps // n, axis=1)
+        vector = system.infer["video"](params, {}, {"video": moment})
+        expected = jnp.diag(moment_similarity(vector, words, valid, experiment.system.word_temperature))
+        np.testing.assert_allclose(found[:, t], expected, atol=1e-5)
+
+
 def test_a_table_of_ones_own_clips(tmp_path):
     lines = ["video,caption,split"]
     for i in range(8):

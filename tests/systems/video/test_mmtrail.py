@@ -12,6 +12,9 @@ from configs.video.mmtrail.proof import merging
 from mmrep import modality
 from mmrep.errors import ConfigError
 from mmrep.losses.contrastive import symmetric_info_nce
+from mmrep.nn.config import TransformerConfig
+from mmrep.nn.dual import Embedder
+from mmrep.nn.encoders.video import CodesEncoder
 from mmrep.systems.video.mmtrail.data import SLOTS, TrailerData, boundary_f1, contradictions, slot_recall, trailer
 
 TINY = configs.get_config("tiny")
@@ -32,6 +35,20 @@ def test_loss_is_the_sum_over_pairs_and_a_clip_is_both_of_its_sides():
     assert "audio" not in params and "audio" not in silent.infer
     with pytest.raises(ConfigError, match="must be positive"):
         replace(TINY.system, temperature=0.0).build()
+
+
+def test_saliency_is_the_similarity_of_the_text_to_each_frame():
+    shape = TransformerConfig(width=16, depth=1, heads=2)
+    c = replace(TINY.system, video=CodesEncoder(16, shape), audio=None, dim=16)
+    parts = modality.vector("video", 5, 8), modality.text("text", c.text.length, c.text.vocab)
+    system, batch = c.build(), jax.tree.map(jnp.asarray, modality.example(parts, 3))
+    batch["video"] = jax.random.normal(jax.random.key(1), (3, 5, 8))
+    params, extras = system.init(jax.random.key(0), batch)
+    found = system.infer["saliency"](params, extras, batch)
+    text = system.infer["text"](params, extras, batch)
+    frames = Embedder(c.video, 16, tokens=True).apply({"params": params["video"]}, batch["video"])[1]["projected"]
+    np.testing.assert_allclose(found, jnp.einsum("btd,bd->bt", frames, text), atol=1e-5)
+    assert float(jnp.ptp(found, axis=1).min()) > 1e-3 and "saliency" not in TINY.system.build().infer
 
 
 def test_clips_of_a_trailer_share_their_music_and_splits_share_no_trailer():

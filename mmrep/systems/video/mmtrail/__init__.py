@@ -20,7 +20,7 @@ from mmrep.losses.contrastive import pairwise_info_nce
 from mmrep.nn.dual import Encoder, dual_encoder
 from mmrep.nn.encoders.audio import AudioEncoder
 from mmrep.nn.encoders.text import TextEncoder
-from mmrep.nn.encoders.video import VideoEncoder
+from mmrep.nn.encoders.video import CodesEncoder, VideoEncoder
 from mmrep.nn.heads import l2_normalise
 from mmrep.system import Batch, Extras, Infer, Metrics, Params, System, stateless
 
@@ -29,7 +29,7 @@ from mmrep.system import Batch, Extras, Infer, Metrics, Params, System, stateles
 class Config:
     """A batch has video, text and, unless `audio` is None, audio.
 
-    audio: None for clips without sound.   infer "clip" is the mean of a clip's video and audio vectors, of unit length: what texts about either find.
+    audio: None for clips without sound.   infer "saliency", of frames, is for encoders that have them.   infer "clip" is the mean of a clip's video and audio vectors, of unit length: what texts about either find.
     """
 
     video: Encoder = VideoEncoder()
@@ -47,7 +47,7 @@ class Config:
         check_fields(self, {"temperature": (self.temperature > 0, "it must be positive")})
         encoders = {"video": self.video, "text": self.text} | ({} if self.audio is None else {"audio": self.audio})
         model = dual_encoder(encoders, self.dim, scale=1 / self.temperature, dtype=self.dtype)
-        shown = dual_encoder(encoders, self.dim, tokens=True, dtype=self.dtype)
+        shown = dual_encoder({"video": self.video}, self.dim, tokens=True, dtype=self.dtype)
 
         def loss(params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Metrics]:
             scale = model.scale(params)
@@ -63,5 +63,7 @@ class Config:
             found = jnp.einsum("btd,bd->bt", out["projected"], model.embed(params, batch, "text"))
             return jnp.where(out["frames_valid"], found, -1.0)
 
-        infer: dict[str, Infer] = model.infer() | {"clip": clip, "saliency": saliency}
+        infer: dict[str, Infer] = model.infer() | {"clip": clip}
+        if isinstance(self.video, VideoEncoder | CodesEncoder):
+            infer["saliency"] = saliency
         return System(lambda rng, batch: (model.init(rng, batch), {}), stateless(loss), infer)
