@@ -207,12 +207,18 @@ def test_an_evaluation_becomes_tables_with_chance_beside_its_measure():
         "a->b R@1": 0.13, "a->b chance_R@1": 0.01, "a->b median_rank": 31.0, "b->a R@1": 0.12, "b->a median_rank": 30.0,
         "zero-shot accuracy": 0.4, "zero-shot top-5": 0.7, "zero-shot chance": 0.1, "match R@1": 0.3, "chance R@1": 0.02,
     }  # fmt: skip
-    first, second, third = tables("Measures", values)
+    first, second = tables("Measures", values)
     assert first.columns == [Column("R@1", "higher"), Column("median rank", "lower")]
     assert [name for name, _ in first.rows] == ["a → b", "b → a"]
     assert [row[0].chance for _, row in first.rows] == [0.01, 0.02]
-    assert [n.chance for n in second.rows[0][1]] == [0.1, None]
-    assert third.rows == [("match", [(0.3, 0.02)])]
+    # What no two labels share is one table of single numbers.
+    assert second.title == "Measures: other numbers" and [c.name for c in second.columns] == ["value"]
+    assert second.rows == [
+        ("zero-shot accuracy ↑", [(0.4, 0.1)]), ("zero-shot top-5 ↑", [(0.7, None)]), ("match R@1 ↑", [(0.3, 0.02)]),
+    ]  # fmt: skip
+    assert not any(second.best(0))
+    (only,) = tables("Measures", {"a loss": 0.5, "accuracy": 0.4})
+    assert only.title == "Measures" and [name for name, _ in only.rows] == ["a loss ↓", "accuracy ↑"]
 
 
 def test_metrics_that_belong_together_share_a_plot():
