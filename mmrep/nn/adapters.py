@@ -21,12 +21,16 @@ def take(rows: Array, at: Int[Array, "B K"]) -> Array:
 
 
 class PatchAdapter(nn.Module):
-    """Linear patches of a map of numbers, with fixed 2-D positions. Raises ConfigError where `patch` does not divide the map."""
+    """Linear patches of a map of numbers, with fixed 2-D positions. Raises ConfigError where `patch` does not divide the map.
+
+    positions: without them equal patches have equal embeddings, wherever they are.
+    """
 
     width: int
     patch: int
     dtype: Any = jnp.float32
     base: float = 10_000.0
+    positions: bool = True
 
     @nn.compact
     def __call__(
@@ -37,15 +41,15 @@ class PatchAdapter(nn.Module):
         if at is not None:
             patches, positions = take(patches, at), positions[at]
         embed = nn.Dense(self.width, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name="embed")
-        flat = embed(patches.reshape(-1, patches.shape[-1]).astype(self.dtype))
-        return flat.reshape(*patches.shape[:2], self.width) + positions.astype(self.dtype)
+        flat = embed(patches.reshape(-1, patches.shape[-1]).astype(self.dtype)).reshape(*patches.shape[:2], self.width)
+        return flat + positions.astype(self.dtype) if self.positions else flat
 
 
 class ClassAdapter(nn.Module):
     """Linear patches over learned class embeddings, with fixed 2-D positions. An id outside [0, classes) has a zero embedding.
 
     fused: table and projection are multiplied first, [pixels * classes, width], and one-hot patches select rows of the product: the same
-    numbers, without an embedding for every pixel.
+    numbers, without an embedding for every pixel.   positions: as in PatchAdapter.
     """
 
     width: int
@@ -55,6 +59,7 @@ class ClassAdapter(nn.Module):
     fused: bool = True
     dtype: Any = jnp.float32
     base: float = 10_000.0
+    positions: bool = True
 
     @nn.compact
     def __call__(
@@ -75,7 +80,8 @@ class ClassAdapter(nn.Module):
             y = one_hot.reshape(b * n, -1) @ whole.reshape(-1, self.width)
         else:
             y = (one_hot @ table.astype(self.dtype)).reshape(b * n, -1) @ kernel
-        return (y + bias).reshape(b, n, self.width) + positions.astype(self.dtype)
+        flat = (y + bias).reshape(b, n, self.width)
+        return flat + positions.astype(self.dtype) if self.positions else flat
 
 
 @jax.custom_vjp

@@ -138,7 +138,7 @@ def test_pretrained_parameters_and_codebook_are_carried_over(tmp_path, monkeypat
     ("change", "says"),
     [
         ({"quantiser": "vq"}, "quantiser"), ({"quantiser": "fsq"}, "levels"), ({"levels": (3,)}, "no levels"),
-        ({"decay": 1.0}, "decay"), ({"dead": -1.0}, "dead"), ({"loss": "ce"}, "loss"), ({"codes": 1}, "codes"),
+        ({"decay": 1.0}, "decay"), ({"dead": -1.0}, "dead"), ({"usage": "utility", "dead": 0.0}, "1 or more"), ({"loss": "ce"}, "loss"), ({"codes": 1}, "codes"),
         ({"decoder_type": "diffusion", "sample_steps": 2000}, "sampling"), ({"decoder_type": "diffusion", "unet_patch": 3}, "multiple of"),
         ({"decoder_type": "diffusion", "map": DenseModality("semseg", (8, 8), 4, classes=3)}, "class ids"),
     ],

@@ -49,6 +49,24 @@ def test_dead_codes_are_reset_to_latents_of_the_batch():
     assert codebook.dead_below(3200, 100) == 1.0
 
 
+def test_utility_resets_codes_that_are_nearly_another_one_to_latents_that_no_code_is_near():
+    # Two codes share 60 latents beside one another, one has 4 latents of its own, and 2 latents are far from every code.
+    axes, beside = jnp.eye(8), jnp.array([1.0, 0.01, 0, 0, 0, 0, 0, 0])
+    z = jnp.concatenate(
+        [jnp.tile(axes[:1], (30, 1)), jnp.tile(beside, (30, 1)), jnp.tile(axes[2:3], (4, 1)), axes[4:6]]
+    )
+    state = {"codes": codebook.unit(jnp.stack([axes[0], beside, axes[2], axes[3]])), "usage": jnp.zeros(4)}
+    ids = codebook.quantise(state, z).ids
+    after = codebook.update_by_utility(state, z, ids, jax.random.key(0), decay=0.9, dead=8.0)
+    codes = np.asarray(after["codes"])
+    # Codes 0, 1 (nearly the same) and 3 (never chosen) move to the far latents first; code 2 is kept.
+    np.testing.assert_allclose(codes[2], axes[2], atol=1e-6)
+    assert {tuple(row) for row in codes[[0, 1]].round(3)} == {tuple(axes[4].tolist()), tuple(axes[5].tolist())}
+    assert (np.asarray(after["usage"]) > 0).all()
+    counted = codebook.update_codebook(state, z, ids, jax.random.key(0), decay=0.9, dead=0.1)["codes"]
+    np.testing.assert_allclose(counted[:2], state["codes"][:2], atol=5e-3)
+
+
 def test_unit_of_zero_is_zero_with_a_finite_gradient():
     assert np.isfinite(jax.grad(lambda x: codebook.unit(x).sum())(jnp.zeros((2, 3)))).all()
     np.testing.assert_array_equal(codebook.unit(jnp.zeros((1, 3))), 0)

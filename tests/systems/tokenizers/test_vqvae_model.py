@@ -101,3 +101,14 @@ def test_impossible_sizes_are_refused():
         map_codec(DenseModality("rgb", (10, 10), 4, 3), 4, shape(8, 1), shape(8, 1))
     with pytest.raises(ConfigError, match="multiple of 4"):
         map_codec(RGB, 4, shape(8, 1), shape(6, 1))
+
+
+def test_without_positions_and_layers_an_id_depends_on_its_patch_alone():
+    m, rng = DenseModality("semseg", (8, 8), 4, classes=5, class_dim=3), np.random.default_rng(0)
+    pictures = jnp.asarray(np.tile(rng.random((1, 4, 4, 3)), (1, 4, 4, 1)), jnp.float32)
+    labels = jnp.asarray(np.tile(rng.integers(0, 5, (1, 4, 4)), (1, 2, 2)))
+    for dense, x in ((RGB, pictures), (m, labels)):
+        for positions in (True, False):
+            codec = map_codec(dense, 8, shape(8, 0), shape(8, 1), positions=positions)
+            z = codec.encode(jax.jit(codec.init)(jax.random.key(0)), x)
+            assert (float(jnp.ptp(z, axis=(1, 2)).max()) < 1e-6) is not positions

@@ -41,10 +41,13 @@ class Config:
     codes, latent: size of the codebook and width of its codes.   levels: of "fsq".
     decay, commitment: of the codebook.   normalise: the commitment loss uses unit latents.
     dead:       a code used less than 1/dead of its even share is reset to a latent of the batch; 0: never.
+    usage:      of a code: the "count" of its latents, or its "utility" (see `codebook.update_by_utility`), with which frequent latents do not
+                take up the codes.
     loss:       of maps of numbers; a class map has cross-entropy.
     bounded:    numbers are in [0, 1] and decoded maps are clipped to it (not where the map is `truncated`: the ids do not contain its scale,
                 and it is decoded to standardised numbers).
     decoder_type: "direct", the ViT `decoder`, or "diffusion", a U-Net conditioned on the latents (DiVAE), for maps of numbers only.
+    positions:  of the encoder. Without them and without layers an id depends on its patch alone, wherever it is.
     unet_widths, unet_blocks, unet_patch, diffusion_steps: of the U-Net.   sample_steps: of DDIM, to decode.
     """
 
@@ -55,6 +58,7 @@ class Config:
     levels: tuple[int, ...] = ()
     decay: float = 0.99
     dead: float = 32.0
+    usage: Literal["count", "utility"] = "count"
     commitment: float = 1.0
     normalise: bool = False
     loss: Literal["mse", "l1", "smooth_l1"] = "mse"
@@ -68,10 +72,12 @@ class Config:
     diffusion_steps: int = 1000
     sample_steps: int = 25
     dtype: str = "float32"
+    positions: bool = True
 
     def check(self) -> None:
         for name, known in (
-            ("quantiser", ("codebook", "fsq")), ("decoder_type", ("direct", "diffusion")), ("loss", tuple(LOSSES))
+            ("quantiser", ("codebook", "fsq")), ("decoder_type", ("direct", "diffusion")), ("loss", tuple(LOSSES)),
+            ("usage", ("count", "utility")),
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise ConfigError(f"system.{name} is {getattr(self, name)!r}: choose one of {', '.join(known)}")
@@ -81,6 +87,8 @@ class Config:
             raise ConfigError(
                 "system.quantiser 'codebook' needs codes >= 2, latent >= 1, decay in [0, 1), dead >= 0, and no levels"
             )
+        if self.usage == "utility" and self.dead < 1:
+            raise ConfigError(f"system.dead is {self.dead}: with usage 'utility' give 1 or more")
         if self.decoder_type == "diffusion":
             diffusion.alphas_cumprod(self.diffusion_steps)
             diffusion.sampling_times(self.diffusion_steps, self.sample_steps)
@@ -106,7 +114,7 @@ class Config:
             kind = jnp.dtype(self.dtype)
             decoder = Denoiser(self.map.channels, self.unet_patch, self.unet_widths, self.unet_blocks, dtype=kind)
         latent = len(self.levels) if self.quantiser == "fsq" else self.latent
-        return map_codec(self.map, latent, self.encoder, decoder, dtype=self.dtype)
+        return map_codec(self.map, latent, self.encoder, decoder, dtype=self.dtype, positions=self.positions)
 
     def build(self) -> System:
         self.check()
@@ -172,10 +180,13 @@ def vqvae_loss(
     perplexity = jnp.exp(-(share * jnp.log(jnp.maximum(share, 1e-10))).sum())
     metrics = {"reconstruction": error, "commitment": found.commitment, "perplexity": perplexity}
     if config.quantiser == "codebook":
-        dead = cb.dead_below(found.ids.size, config.codes, config.dead) if config.dead else 0.0
-        extras = extras | {
-            "codebook": cb.update_codebook(extras["codebook"], z, found.ids, restart, config.decay, dead)
-        }
+        given = extras["codebook"], z, found.ids, restart, config.decay
+        if config.usage == "utility":
+            after = cb.update_by_utility(*given, config.dead)
+        else:
+            dead = cb.dead_below(found.ids.size, config.codes, config.dead) if config.dead else 0.0
+            after = cb.update_codebook(*given, dead)
+        extras = extras | {"codebook": after}
     return error + config.commitment * found.commitment, (extras, metrics)
 
 

@@ -61,16 +61,50 @@ def update_codebook(
 
     dead: a code with a lower average count per batch is reset to the direction of a random latent of the batch; 0 is off.
     """
-    flat, ids = unit(z.reshape(-1, z.shape[-1])), ids.reshape(-1)
-    one_hot = jax.nn.one_hot(ids, len(state["codes"]), dtype=jnp.float32)
-    count = one_hot.sum(0)
+    codes, count, flat = _moved(state, z, ids, decay)
     usage = state["usage"] * decay + count * (1 - decay)
-    mean = unit((one_hot.T @ flat) / jnp.maximum(count, 1)[:, None])
-    target = jnp.where(count[:, None] > 0, mean, unit(state["codes"]))
-    codes = state["codes"] * decay + target * (1 - decay)
     if dead:
         # Distinct latents as far as there are enough.
         order = jax.random.permutation(rng, len(flat))
         fresh = flat[order[jnp.arange(len(codes)) % len(flat)]]
         codes = jnp.where((usage < dead)[:, None], fresh, codes)
     return jax.lax.stop_gradient({"codes": codes, "usage": usage})
+
+
+def update_by_utility(
+    state: Codebook,
+    z: Float[Array, "*n D"],
+    ids: Int[Array, "*n"],
+    rng: PRNGKeyArray,
+    decay: float = 0.99,
+    dead: float = 8.0,
+) -> Codebook:
+    """As `update_codebook`, but a code's usage is its utility (Fritzke 1997, LBG-U), not its number of latents.
+
+    The utility is what the squared distances of its latents from their codes would grow by without it. A code with less than 1/dead of the mean
+    is reset to a latent of the batch, drawn in proportion to its squared distance from its code, and has the mean utility then. Counts
+    give frequent latents many codes that are nearly the same; utilities do not.
+    """
+    codes, _, flat = _moved(state, z, ids, decay)
+    nearest, second = jax.lax.top_k(flat @ unit(state["codes"]).T, 2)[0].T
+    gain = jnp.zeros(len(codes)).at[ids.reshape(-1)].add(nearest - second)
+    usage = state["usage"] * decay + gain * (1 - decay)
+    lost = usage < usage.mean() / dead
+    # A Gumbel variable added to the logarithm of weights draws by these, without replacement.
+    weights = jnp.log(jnp.maximum(1 - nearest, 1e-12))
+    order = jnp.argsort(-(weights + jax.random.gumbel(rng, weights.shape)))
+    fresh = flat[order[(jnp.cumsum(lost) - 1) % len(flat)]]
+    found = {"codes": jnp.where(lost[:, None], fresh, codes), "usage": jnp.where(lost, usage.mean(), usage)}
+    return jax.lax.stop_gradient(found)
+
+
+def _moved(
+    state: Codebook, z: Float[Array, "*n D"], ids: Int[Array, "*n"], decay: float
+) -> tuple[Float[Array, "K D"], Float[Array, " K"], Float[Array, "N D"]]:
+    """(codes nearer to the direction of their latents' mean, numbers of their latents, unit latents)."""
+    flat = unit(z.reshape(-1, z.shape[-1]))
+    one_hot = jax.nn.one_hot(ids.reshape(-1), len(state["codes"]), dtype=jnp.float32)
+    count = one_hot.sum(0)
+    mean = unit((one_hot.T @ flat) / jnp.maximum(count, 1)[:, None])
+    target = jnp.where(count[:, None] > 0, mean, unit(state["codes"]))
+    return state["codes"] * decay + target * (1 - decay), count, flat

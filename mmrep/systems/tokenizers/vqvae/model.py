@@ -45,14 +45,18 @@ class MapEncoder(nn.Module):
     config: TransformerConfig
     latent: int
     dtype: Any = jnp.float32
+    positions: bool = True
 
     @nn.compact
     def __call__(self, x: Num[Array | np.ndarray, "B H W *C"]) -> Float[Array, "B R S K"]:
         m, width = self.map, self.config.width
         if m.classes:
-            tokens = ClassAdapter(width, m.patch, m.classes, m.class_dim, dtype=self.dtype, name="embed")(x)
+            kind = ClassAdapter(
+                width, m.patch, m.classes, m.class_dim, dtype=self.dtype, positions=self.positions, name="embed"
+            )
         else:
-            tokens = PatchAdapter(width, m.patch, self.dtype, name="embed")(x)
+            kind = PatchAdapter(width, m.patch, self.dtype, positions=self.positions, name="embed")
+        tokens = kind(x)
         tokens = Transformer(self.config, final_norm=False, dtype=self.dtype, name="vit")(tokens)[0]
         latents = nn.Dense(self.latent, name="latent")(PostMlp(name="post")(tokens))
         return latents.reshape(len(x), x.shape[1] // m.patch, x.shape[2] // m.patch, self.latent)
@@ -84,15 +88,19 @@ def map_codec(
     decoder: TransformerConfig | Denoiser,
     *,
     dtype: str = "float32",
+    positions: bool = True,
 ) -> Codec:
-    """A ViT as the encoder, and a ViT or a denoiser as the decoder. Raises ConfigError for widths and patches that cannot work."""
+    """A ViT as the encoder (`positions`: whether it has them), and a ViT or a denoiser as the decoder.
+
+    Raises ConfigError for widths and patches that cannot work.
+    """
     if m.patch < 1 or m.size[0] % m.patch or m.size[1] % m.patch:
         raise ConfigError(f"map {m.name!r}: patch {m.patch} does not divide its size {m.size}")
     for size in (encoder, decoder):
         if isinstance(size, TransformerConfig) and size.width % 4:
             raise ConfigError(f"width is {size.width}: two-dimensional positions need a multiple of 4")
     kind = jnp.dtype(dtype)
-    into = MapEncoder(m, encoder, latent, dtype=kind)
+    into = MapEncoder(m, encoder, latent, kind, positions)
     x = jnp.zeros((1, *m.size), jnp.int32) if m.classes else jnp.zeros((1, *m.size, m.channels), jnp.float32)
     z = jnp.zeros((1, *m.grid, latent), jnp.float32)
     if isinstance(decoder, Denoiser):
