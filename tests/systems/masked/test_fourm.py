@@ -389,3 +389,13 @@ def test_learned_positions_belong_to_their_modality_alone():
     given, own = (all_tokens({name: jnp.zeros((1, 5), jnp.int32)}, ALL) for name in ("rgb", "pose"))
     np.testing.assert_array_equal(encode(p, given), encode(moved, given))
     assert not np.allclose(encode(p, own), encode(moved, own))
+
+
+def test_embedding_std_is_that_of_the_encoders_tokens_alone():
+    made = {std: replace(CONFIG, embedding_std=std).model().init(jax.random.key(0)) for std in (0.02, 0.5)}
+    sizes = {
+        std: {name: float(np.std(np.concatenate(jax.tree.leaves(p[f"{name}_embeddings"])))) for name in ("encoder", "decoder")}
+        for std, p in made.items()
+    }
+    assert sizes[0.5]["encoder"] == pytest.approx(25 * sizes[0.02]["encoder"], rel=1e-4) == pytest.approx(0.5, rel=0.1)
+    assert sizes[0.5]["decoder"] == sizes[0.02]["decoder"] == pytest.approx(0.02, rel=0.1)
