@@ -21,7 +21,8 @@ def experiment(
     names: Sequence[str], steps: int, targets: int, evals: tuple[Any, ...], start: Experiment | None = None
 ) -> Experiment:
     tokens = token_modalities(names, PARTS)
-    system = shared.small_system(tokens, mixtures(names), num_input_tokens=32, num_target_tokens=targets)
+    sizes = {"num_input_tokens": 32, "num_target_tokens": targets}
+    system = shared.small_system(tokens, mixtures(names), embedding_std=0.5, **sizes)
     return shared.small_experiment(system, data(names, PARTS), steps, evals, start)
 
 
@@ -49,9 +50,10 @@ def get_proof() -> Proof:
             *(Expect(f"thirteen/new->{n} accuracy", f"thirteen/new->{n} majority", 0.0, f"{n}: over the most frequent token of each position", headline=False)
               for n in ("all", *ADDED)),
         ),
-        seeds=(10, 11, 12),
+        seeds=(13, 14, 15),
         notes="Scenes of 16 x 16 pixels, maps of 4 x 4 tokens. The other arms continue from the base. The most frequent token of each position is that of the test scenes "
-        "themselves, of maps without the background: reported, since a pilot of as few steps did not reach it. Generation steered by metadata and palettes (the variant "
+        "themselves, of maps without the background: reported, since pilots of as few steps did not reach it for the added ones. The encoder's tokens start at a size of "
+        "0.5: with the authors' 0.02, beside positions of 0.7, so few steps learn little, and seeds 10 to 12 missed two of the three headlines (+.069, -.037, +.050). Generation steered by metadata and palettes (the variant "
         "`steering`) and retrieval by predicted embeddings are not part of the proof. Test seeds 0 to 2 of the former proof, at equal tokens of all modalities together, had "
         "been seen.",
     )  # fmt: skip
