@@ -394,7 +394,10 @@ def test_learned_positions_belong_to_their_modality_alone():
 def test_embedding_std_is_that_of_the_encoders_tokens_alone():
     made = {std: replace(CONFIG, embedding_std=std).model().init(jax.random.key(0)) for std in (0.02, 0.5)}
     sizes = {
-        std: {name: float(np.std(np.concatenate(jax.tree.leaves(p[f"{name}_embeddings"])))) for name in ("encoder", "decoder")}
+        std: {
+            name: float(np.std(np.concatenate(jax.tree.leaves(p[f"{name}_embeddings"]))))
+            for name in ("encoder", "decoder")
+        }
         for std, p in made.items()
     }
     assert sizes[0.5]["encoder"] == pytest.approx(25 * sizes[0.02]["encoder"], rel=1e-4) == pytest.approx(0.5, rel=0.1)
