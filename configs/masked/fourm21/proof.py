@@ -53,7 +53,7 @@ def get_proof() -> Proof:
         seeds=(13, 14, 15),
         notes="Scenes of 16 x 16 pixels, maps of 4 x 4 tokens. The other arms continue from the base. The most frequent token of each position is that of the test scenes "
         "themselves, of maps without the background: reported, since pilots of as few steps did not reach it for the added ones. The encoder's tokens start at a size of "
-        "0.5: with the authors' 0.02, beside positions of 0.7, so few steps learn little, and seeds 10 to 12 missed two of the three headlines (+.069, -.037, +.050). What stays: the thirteen learn the first seven more slowly. Generation steered by metadata and palettes (the variant "
+        "0.5: with the authors' 0.02, beside positions of 0.7, so few steps learn little, and seeds 10 to 12 missed two of the three headlines (+.069, -.037, +.050). On these seeds the thirteen still learn the first seven more slowly. Generation steered by metadata and palettes (the variant "
         "`steering`) and retrieval by predicted embeddings are not part of the proof. Test seeds 0 to 2 of the former proof, at equal tokens of all modalities together, had "
         "been seen.",
     )  # fmt: skip

@@ -107,13 +107,12 @@ def one_peace_loss(
     """
     c, names = config, ("text", config.stage)
     use = partial(net.apply, {"params": params["net"]})
-    together = (False, True)[: 1 + (any(c.weights[2:]) or c.stage == "sound")]
+    together = (False, True) if any(c.weights[2:]) or c.stage == "sound" else (False,)
     teacher, valid = use(batch, names, together=together, method=OnePeace.encode)
     copies = len(together)
 
-    def copy(
-        x: Array, k: int
-    ) -> Array:  # of each row; the copies of a row are side by side, and on a mesh stay on its device
+    def copy(x: Array, k: int) -> Array:
+        # Copies are side by side so that on a mesh they stay on their row's device.
         return x.reshape(-1, copies, *x.shape[1:])[:, k]
 
     x, y = (use(copy(teacher[n], 0), n, method=OnePeace.vector) for n in names)
