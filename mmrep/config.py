@@ -415,6 +415,9 @@ _LATER: Mapping[tuple[str, str], Any] = {
     ("mmrep.data.clips.source:ClipData", "sound_noise"): None,
     ("mmrep.nn.encoders.decoder_lm:DecoderLM", "embed_norm"): False,
     ("mmrep.systems.masked.fourm:Config", "tokenizers"): [],
+    ("mmrep.systems.masked.fourm:Config", "decoder_embedding_std"): 0.02,
+    ("mmrep.systems.masked.fourm.tokens:TokenModality", "mean"): [0.5],
+    ("mmrep.systems.masked.fourm.tokens:TokenModality", "std"): [0.5],
 }
 
 

@@ -391,14 +391,23 @@ def test_learned_positions_belong_to_their_modality_alone():
     assert not np.allclose(encode(p, own), encode(moved, own))
 
 
-def test_embedding_std_is_that_of_the_encoders_tokens_alone():
-    made = {std: replace(CONFIG, embedding_std=std).model().init(jax.random.key(0)) for std in (0.02, 0.5)}
-    sizes = {
-        std: {
-            name: float(np.std(np.concatenate(jax.tree.leaves(p[f"{name}_embeddings"]))))
-            for name in ("encoder", "decoder")
-        }
-        for std, p in made.items()
-    }
-    assert sizes[0.5]["encoder"] == pytest.approx(25 * sizes[0.02]["encoder"], rel=1e-4) == pytest.approx(0.5, rel=0.1)
-    assert sizes[0.5]["decoder"] == sizes[0.02]["decoder"] == pytest.approx(0.02, rel=0.1)
+def test_embedding_stds_are_those_of_the_encoders_and_of_the_decoders_tokens():
+    def sizes(**settings: float) -> list[float]:
+        p = replace(CONFIG, **settings).model().init(jax.random.key(0))
+        return [float(np.std(np.concatenate(jax.tree.leaves(p[f"{k}_embeddings"])))) for k in ("encoder", "decoder")]
+
+    (encoder, decoder), own = sizes(), sizes(embedding_std=0.5)
+    assert encoder == pytest.approx(0.02, rel=0.1) == decoder
+    assert own == pytest.approx([25 * encoder, decoder], rel=1e-4)
+    assert sizes(decoder_embedding_std=0.1) == pytest.approx([encoder, 5 * decoder], rel=1e-4)
+
+
+def test_pixels_are_standardised_by_their_modality():
+    picture = np.random.default_rng(0).uniform(0, 1, (2, 4, 4, 3)).astype(np.float32)
+    usual, own = (
+        token_modality(modality.image("pixels", 4, patch=2, **numbers))
+        for numbers in ({}, {"mean": (0.8, 0.7, 0.6), "std": (0.2,)})
+    )
+    values = [input_values((m,), {"pixels": picture})["pixels"] for m in (usual, own)]
+    np.testing.assert_allclose(values[0][0, 0, :3], picture[0, 0, 0] * 2 - 1, atol=1e-6)
+    np.testing.assert_allclose(values[1][0, 0, :3], (picture[0, 0, 0] - [0.8, 0.7, 0.6]) / 0.2, atol=1e-5)

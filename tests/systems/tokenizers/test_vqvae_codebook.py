@@ -67,6 +67,13 @@ def test_utility_resets_codes_that_are_nearly_another_one_to_latents_that_no_cod
     np.testing.assert_allclose(counted[:2], state["codes"][:2], atol=5e-3)
 
 
+def test_of_equal_codes_the_first_is_chosen_whatever_the_rounding():
+    code = codebook.unit(jnp.array([0.3, -0.2, 0.9]))
+    state = {"codes": jnp.stack([-code, code * (1 - 1e-7), code, code * (1 + 1e-7)]), "usage": jnp.zeros(4)}
+    z = jax.random.uniform(jax.random.key(0), (50, 1), minval=0.1, maxval=9.0) * code
+    assert (np.asarray(codebook.quantise(state, z).ids) == 1).all()
+
+
 def test_unit_of_zero_is_zero_with_a_finite_gradient():
     assert np.isfinite(jax.grad(lambda x: codebook.unit(x).sum())(jnp.zeros((2, 3)))).all()
     np.testing.assert_array_equal(codebook.unit(jnp.zeros((1, 3))), 0)

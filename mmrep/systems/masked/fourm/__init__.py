@@ -49,7 +49,7 @@ class Config:
     num_input_tokens, num_target_tokens: tokens per example, padded.
     loss_type: mean per modality ("mod"), over tokens, or over tokens by vocabulary size ("token_vocab", the authors' token loss).
     per_modality_logits: logits of each target over its own modality alone; False computes all (slow; the reference for tests).
-    decoder_sep_mask, decoder_causal_mask, position_base, embedding_std: see `fourm_model`.
+    decoder_sep_mask, decoder_causal_mask, position_base, embedding_std, decoder_embedding_std: see `fourm_model`.
     tokenizers: (modality, config of a trained tokenizer system): its ids are the modality's. Their parameters are in the extras under
         "tokenizers/<modality>/params" and ".../extras", and are not trained here.
 
@@ -69,6 +69,7 @@ class Config:
     dtype: str = "float32"
     position_base: float = 10_000.0
     embedding_std: float = 0.02
+    decoder_embedding_std: float = 0.02
     tokenizers: tuple[tuple[str, Any], ...] = ()
 
     def check(self) -> None:
@@ -83,7 +84,7 @@ class Config:
         return fourm_model(
             self.modalities, self.encoder, self.decoder, sep_mask=self.decoder_sep_mask,
             causal_mask=self.decoder_causal_mask, dtype=self.dtype, position_base=self.position_base,
-            embedding_std=self.embedding_std,
+            embedding_std=self.embedding_std, decoder_embedding_std=self.decoder_embedding_std,
         )  # fmt: skip
 
     def build(self) -> System:

@@ -80,11 +80,12 @@ def fourm_model(
     dtype: str = "float32",
     position_base: float = 10_000.0,
     embedding_std: float = 0.02,
+    decoder_embedding_std: float = 0.02,
 ) -> FourM:
     """sep_mask: decoder queries attend within their own modality.   causal_mask: False lets every query attend to all (ablation: texts leak).
 
     embedding_std: of the encoder's initial token embeddings. Beside those of positions, which are of the size of 0.7, tokens of the authors' 0.02
-        are nearly alike at first.
+        are nearly alike at first.   decoder_embedding_std: of the decoder's, whose rows also give the logits.
     position_base: period base of the sine-cosine position embeddings; on a small grid a small base separates positions better.
 
     Raises ConfigError for a width that cannot work.
@@ -101,7 +102,7 @@ def fourm_model(
     rows = tuple((m.name, m.num_embeddings) for m in modalities if not m.input_only)
     modules: dict[str, nn.Module] = {
         "encoder_embeddings": EmbeddingTables(rows, width, embedding_std),
-        "decoder_embeddings": EmbeddingTables(rows, width),
+        "decoder_embeddings": EmbeddingTables(rows, width, decoder_embedding_std),
         "mod_emb": EmbeddingTables(tuple((m.name, 1) for m in modalities), width),
         "mask_token": EmbeddingTables((("token", 1),), width),
         "encoder": Transformer(encoder, dtype=kind),

@@ -53,7 +53,7 @@ class TokenModality:
     grid:          (rows, columns) of an image's tokens.
     length:        number of tokens of a sequence instead, EOS included.
     bins:          quantizer of numbers. Without one the batch holds ids: texts, or class maps (reduced to the grid by majority).
-    patch_size:    > 0 for pixels [H, W, num_channels], projected linearly per patch. Input only.
+    patch_size:    > 0 for pixels [H, W, num_channels], standardised by `mean` and `std` and projected linearly per patch. Input only.
     embedding_dim: > 0 for a sequence of embeddings (4M-21's T5 captions). Input only; its ids count the embeddings from FIRST_PIECE on,
                    and a masked span is one zero vector.
     learned_positions: learned instead of sine-cosine position embeddings, for vectors, whose grid has no geometry.
@@ -72,6 +72,8 @@ class TokenModality:
     learned_positions: bool = False
     keep: Literal["random", "all", "binary"] = "random"
     chunk: int = 1
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
 
     @property
     def is_sequence(self) -> bool:
@@ -127,7 +129,7 @@ def token_modality(
     if (m.kind == "map" and not quantizer) or (m.kind == "image" and size):
         return TokenModality(m.name, size, m.grid, bins=quantizer)
     if m.kind == "image":
-        return TokenModality(m.name, grid=m.grid, patch_size=m.patch, num_channels=m.channels)
+        return TokenModality(m.name, grid=m.grid, patch_size=m.patch, num_channels=m.channels, mean=m.mean, std=m.std)
     if m.kind == "vector" and quantizer:
         return TokenModality(m.name, size, m.grid, bins=quantizer, learned_positions=True)
     if m.kind == "vector" and len(m.shape) == 2:
@@ -217,10 +219,13 @@ def detokenize(
 
 
 def input_values(modalities: Sequence[TokenModality], batch: Batch) -> dict[str, Float[Array, "B N P"]]:
-    """{name: values} of the input-only modalities in the batch: patches of pixels in [-1, 1], (row, column, channel) within a patch, or embeddings."""
-    held = [m for m in modalities if m.input_only and m.name in batch]
-    arrays = {m.name: jnp.asarray(batch[m.name]) for m in held}
-    return {m.name: patchify(arrays[m.name] * 2 - 1, m.patch_size) if m.patch_size else arrays[m.name] for m in held}
+    """{name: values} of the input-only modalities in the batch: patches of standardised pixels, (row, column, channel) within a patch, or embeddings."""
+
+    def of(m: TokenModality) -> Float[Array, "B N P"]:
+        x = jnp.asarray(batch[m.name])
+        return patchify((x - jnp.asarray(m.mean)) / jnp.asarray(m.std), m.patch_size) if m.patch_size else x
+
+    return {m.name: of(m) for m in modalities if m.input_only and m.name in batch}
 
 
 def truncate(ids: Int[Array | np.ndarray, "B L"], length: int, chunk: int = 1) -> Int[Array, "B {length}"]:

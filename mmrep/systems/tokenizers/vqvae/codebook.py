@@ -32,12 +32,17 @@ def codebook(rng: PRNGKeyArray, codes: int, width: int) -> Codebook:
     return {"codes": unit(jax.random.normal(rng, (codes, width))), "usage": jnp.zeros(codes, jnp.float32)}
 
 
+TIE = 1e-5  # cosines that differ by less are equal
+
+
 def quantise(state: Codebook, z: Float[Array, "*n D"], normalise: bool = False) -> Quantised:
     """The code with the largest cosine to each latent (Mizrahi et al. 2023, 4M, appendix on tokenizers; ViT-VQGAN).
 
     normalise: the commitment loss and the straight-through path use unit latents instead of z itself.
     """
-    ids = (unit(z) @ unit(state["codes"]).T).argmax(-1).astype(jnp.int32)
+    cosine = unit(z) @ unit(state["codes"]).T
+    # The first of equal codes: rounding, which differs between programs, must not choose the id.
+    ids = (cosine > cosine.max(-1, keepdims=True) - TIE).argmax(-1).astype(jnp.int32)
     z = unit(z) if normalise else z
     found = jax.lax.stop_gradient(state["codes"][ids])
     straight = z + jax.lax.stop_gradient(found.astype(z.dtype) - z)
