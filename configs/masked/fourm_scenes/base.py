@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from configs.masked.fourm_scenes import tokenizers
+from configs.masked.fourm_scenes.mixtures import CLASSES, MIXTURES, SLOW, TEXTS
 from configs.masked.fourm_scenes.tokenizers import SERIAL
 from mmrep import modality
 from mmrep.config import Data, Experiment, Optim, Phase, Pretrained, Tokenizer, Train
@@ -12,33 +13,13 @@ from mmrep.data import serialise
 from mmrep.modality import Modality
 from mmrep.systems.masked.fourm import BASE, Config
 from mmrep.systems.masked.fourm.judged import CaptionFacts, DecodedMaps, DrawnFacts
-from mmrep.systems.masked.fourm.masking import DirichletMixture, alphas
 from mmrep.systems.masked.fourm.panels import Panels
 from mmrep.systems.masked.fourm.schedules import Guidance, Target
 from mmrep.systems.masked.fourm.tokens import token_modality
 
 VOCAB, CAPTION = 192, 12
-IMAGES = ("rgb", "depth", "normals", "semseg")
-TEXTS = ("caption", "boxes", "palette")
-OTHERS = ("depth", "normals", "semseg", *TEXTS)
-WHOLE = tuple((name, "all") for name in TEXTS)
-# A whole picture, as pixels, to all else; whole texts, and perhaps parts of maps, to pictures; all to all.
-FROM_PIXELS = DirichletMixture(alphas(pixels=1000.0), alphas(OTHERS), weight=2.0)
-FROM_TEXT = DirichletMixture(
-    alphas(("rgb", "semseg"), 0.3, caption=1.5, depth=0.1, normals=0.1, boxes=0.1, palette=0.1),
-    alphas(("depth", "normals"), 0.25, rgb=1.0, semseg=0.5), weight=2.0, keep=WHOLE,
-)  # fmt: skip
-ALL_TO_ALL = DirichletMixture(alphas((*IMAGES, *TEXTS), 0.3), alphas((*IMAGES, *TEXTS), 0.3))
-MIXTURES = FROM_PIXELS, FROM_TEXT, ALL_TO_ALL
-# The second phase: half as many target tokens again, most of them classes and captions of pictures and pictures of captions, which learn last.
-DENSE = (
-    replace(FROM_PIXELS, targets=alphas(semseg=4.0, caption=2.0, depth=0.5, normals=0.3, boxes=0.5, palette=0.3)),
-    replace(FROM_TEXT, targets=alphas(("depth", "normals"), 0.2, rgb=2.0, semseg=1.0)),
-    replace(ALL_TO_ALL, weight=0.5),
-)
-RATE = Optim(lr=1.5e-3, schedule="constant", warmup=200, weight_decay=0.05, b2=0.95)
-TARGETS = 96  # of the second phase
-STEPS = 5_028, 8_000  # of the two phases
+RATE = Optim(lr=2e-3, schedule="constant", warmup=200, weight_decay=0.02, b2=0.95)
+STEPS = 11_600, 5_000, 9_000  # of the three phases
 
 
 def texts(vocab: int = VOCAB) -> tuple[Modality, ...]:
@@ -50,12 +31,15 @@ def texts(vocab: int = VOCAB) -> tuple[Modality, ...]:
 
 
 def pixels(size: int = 64, patch: int = 8) -> Modality:
-    """The pictures as 4M's input-only modality: patches of pixels, projected."""
-    return modality.image("pixels", size, field="rgb", patch=patch)
+    """The pictures as 4M's input-only modality: patches of pixels, projected. Their contrast is low, so they are standardised by their own."""
+    rgb = tokenizers.maps(size, patch)[0]
+    return replace(rgb, name="pixels", field="rgb")
 
 
-def data(parts: Sequence[Modality], n_train: int = 20_000, n_eval: int = 400, batch: int = 32) -> Data:
-    source = tokenizers.scenes(tuple(dict.fromkeys(m.source for m in parts)), n_train, n_eval, parts[0].size[0])
+def data(parts: Sequence[Modality], n_train: int = 60_000, n_eval: int = 400, batch: int = 32) -> Data:
+    source = tokenizers.scenes(
+        tuple(dict.fromkeys(m.source for m in parts)), n_train, n_eval, parts[0].size[0], tokenizers.WHITE
+    )
     words = Tokenizer(VOCAB, kind="word", symbols=serialise.symbols(SERIAL))
     return Data(source, tuple(parts), words, batch_size=batch, eval_batch_size=100)
 
@@ -66,13 +50,14 @@ def system(
 ) -> Config:  # fmt: skip
     """learnt: the experiments of the tokenizers by modality."""
     transformer = replace(BASE, width=width, depth=depth, heads=heads)
-    sizes = {"num_input_tokens": 80, "num_target_tokens": 64} | settings
+    sizes = {"num_input_tokens": 80, "num_target_tokens": 80} | settings
     codes = {name: e.system.vocab for name, e in learnt.items()}
     tokens = tuple(token_modality(m, vocab_size=codes.get(m.name, 0)) for m in parts)
     own = tuple((name, e.system) for name, e in learnt.items())
     return Config(
-        tokens, MIXTURES, encoder=transformer, decoder=transformer, position_base=10.0, tokenizers=own, **sizes
-    )
+        tokens, MIXTURES, encoder=transformer, decoder=transformer, position_base=10.0, embedding_std=0.5,
+        decoder_embedding_std=0.1, tokenizers=own, **sizes,
+    )  # fmt: skip
 
 
 def trained(learnt: Mapping[str, Experiment]) -> tuple[Pretrained, ...]:
@@ -85,22 +70,28 @@ def trained(learnt: Mapping[str, Experiment]) -> tuple[Pretrained, ...]:
     return tuple(Pretrained(e, parts(name)) for name, e in learnt.items())
 
 
-def drawn(name: str, scale: float = 1.0, chained: bool = False, steps: int = 12, limit: int = 200) -> DrawnFacts:
-    """Pictures from captions, at once or after their classes."""
+def drawn(
+    name: str, through: Sequence[str] = (), scale: float = 1.0, steps: int = 12, limit: int = 200
+) -> DrawnFacts:  # fmt: skip
+    """Pictures from captions, at once or `through` other modalities."""
     guidance = (Guidance(("caption",), scale),) if scale != 1.0 else ()
-    classes = Target("semseg", "roar", steps, temperature=0.5, guidance=guidance)
-    rgb = Target("rgb", "roar", steps, temperature=0.5, guidance=guidance)
-    return DrawnFacts((*(classes,) * chained, rgb), name, limit)
+
+    def target(name: str) -> Target:
+        scheme = "autoregressive" if name in TEXTS else "roar"
+        return Target(name, scheme, steps, temperature=0.3, guidance=guidance)  # type: ignore[arg-type]
+
+    return DrawnFacts(tuple(target(n) for n in (*through, "rgb")), name, limit)
 
 
+CHAIN = "boxes", "semseg"
 EVALS = (
     DecodedMaps(("pixels",), ("semseg", "depth", "normals")),
     CaptionFacts(("pixels",)),
     drawn("caption->rgb"),
     drawn("caption->rgb, one step", steps=1),
-    drawn("caption->rgb, guidance 2", 2.0),
-    drawn("caption->semseg->rgb", chained=True),
-    drawn("caption->semseg->rgb, guidance 2", 2.0, chained=True),
+    drawn("caption->rgb, guidance 2", scale=2.0),
+    drawn("caption->boxes->semseg->rgb", CHAIN),
+    drawn("caption->boxes->semseg->rgb, guidance 2", CHAIN, 2.0),
 )
 
 
@@ -108,10 +99,10 @@ def small() -> Experiment:
     parts = pixels(), *tokenizers.maps(), *texts()
     learnt = {m.name: tokenizers.tokenizer(m) for m in tokenizers.maps()}
     whole = system(parts, learnt)
-    dense = replace(whole, mixtures=DENSE, num_target_tokens=TARGETS)
     phases = (
-        Phase(steps=STEPS[0], start=trained(learnt)),
-        Phase("dense", STEPS[1], system=dense, optim=replace(RATE, schedule="cosine", final=0.02)),
+        Phase("slow", STEPS[0], system=replace(whole, mixtures=SLOW), start=trained(learnt)),
+        Phase("classes", STEPS[1], system=replace(whole, mixtures=CLASSES)),
+        Phase("all", STEPS[2], optim=replace(RATE, schedule="cosine", final=0.02)),
     )
     train = Train(ema=0.998, log_every=50, checkpoint_minutes=3)
     return Experiment(whole, data(parts), phases, RATE, (*EVALS, Panels()), train)
@@ -125,7 +116,7 @@ def tiny() -> Experiment:
     few = replace(data(parts, n_train=64, n_eval=24, batch=8), eval_batch_size=8)
     evals = (
         DecodedMaps(("pixels",), ("semseg", "depth"), limit=8), CaptionFacts(("pixels",), limit=4),
-        replace(drawn("drawn", 2.0, steps=2, limit=4), fit=64),
+        replace(drawn("drawn", CHAIN, 2.0, steps=2, limit=4), fit=64),
     )  # fmt: skip
     phase = Phase(steps=4, start=trained(learnt))
     model = system(parts, learnt, width=32, depth=1, heads=2, **sizes)

@@ -15,15 +15,18 @@ from mmrep.systems.tokenizers.vqvae import Config
 
 COLOURS = ("red", "yellow", "green", "blue", "purple", "pink")
 WORLD = WorldSpec((1, 2), SHAPES[:6], COLOURS, sizes=("small", "big"), tints=("white", "grey", "sand"), distinct="none")
+WHITE = replace(WORLD, tints=("white",))  # the same without tints, which captions do not tell
 SERIAL = serialise.Serialised(coordinates=32, colours=8, palette=3)
 CLASSES = 1 + len(WORLD.shapes)  # the ground, and the world's shapes, which come first in the vocabulary
-CODES = {"rgb": 512, "depth": 128, "normals": 128, "semseg": 256}
+CODES = {"rgb": 384, "depth": 128, "normals": 128, "semseg": 256}
 STEPS = {"rgb": 3000, "depth": 1500, "normals": 1000, "semseg": 3000}
 SHAPE = TransformerConfig(width=64, depth=1, heads=2, epsilon=1e-6)
 
 
-def scenes(sensors: tuple[str, ...], n_train: int, n_eval: int = 400, size: int = 64) -> SceneData:
-    return SceneData(n_train, n_eval, n_eval, size=size, sensors=sensors, world=WORLD, grain=0.0, serial=SERIAL)
+def scenes(
+    sensors: tuple[str, ...], n_train: int, n_eval: int = 400, size: int = 64, world: WorldSpec = WORLD
+) -> SceneData:
+    return SceneData(n_train, n_eval, n_eval, size=size, sensors=sensors, world=world, grain=0.0, serial=SERIAL)
 
 
 def maps(size: int = 64, patch: int = 8) -> tuple[Modality, ...]:
@@ -37,15 +40,20 @@ def maps(size: int = 64, patch: int = 8) -> tuple[Modality, ...]:
 
 
 def system(part: Modality, codes: int = 0, shape: TransformerConfig = SHAPE, latent: int = 16) -> Config:
-    """The encoder has no layer, so that an id depends on its patch alone and is easier to predict."""
+    """The encoder has no layer and no positions, so that an id depends on its patch alone, wherever it is, and is easier to predict."""
     codes, encoder = codes or CODES[part.name], replace(shape, depth=0)
-    return Config(dense(part, class_dim=8), codes=codes, latent=latent, encoder=encoder, decoder=shape)
+    # Most patches of a picture are plain ground, which would take up the codes.
+    usage = {"usage": "utility", "dead": 8.0} if part.name == "rgb" else {}
+    return Config(
+        dense(part, class_dim=8), codes=codes, latent=latent, encoder=encoder, decoder=shape, positions=False, **usage
+    )
 
 
 def tokenizer(part: Modality, steps: int = 0, n_train: int = 4000, batch: int = 32) -> Experiment:
     """The VQ-VAE of one of `maps`."""
     config, steps = system(part), steps or STEPS[part.name]
-    data = Data(scenes((part.name,), n_train), (part,), batch_size=batch, eval_batch_size=100)
+    source = scenes((part.name,), n_train, world=WHITE)
+    data = Data(source, (part,), batch_size=batch, eval_batch_size=100)
     optim = Optim(lr=2e-3, warmup=steps // 20, weight_decay=0.01, b2=0.99)
     evals = (Reconstruction(part.name, config.vocab, classes=part.classes),)
     return Experiment(config, data, (Phase(steps=steps),), optim, evals, Train(log_every=50))
@@ -54,5 +62,5 @@ def tokenizer(part: Modality, steps: int = 0, n_train: int = 4000, batch: int = 
 def tiny(part: Modality) -> Experiment:
     """The same in miniature."""
     shape, e = replace(SHAPE, width=16), tokenizer(part, steps=2)
-    data = replace(e.data, source=scenes((part.name,), 32, 16, part.size[0]), batch_size=8, eval_batch_size=8)
+    data = replace(e.data, source=scenes((part.name,), 32, 16, part.size[0], WHITE), batch_size=8, eval_batch_size=8)
     return replace(e, system=system(part, 16, shape, 4), data=data, evals=())
