@@ -1,6 +1,7 @@
 """MultiMAE over 64 x 64 scenes: colour, depth and classes from one another, any of them missing (Bachmann et al., ECCV 2022)
 
-Multi-modal multi-task masked autoencoders, arXiv 2204.01678. The world of `fourm_scenes`, whose maps are predicted in one step, as numbers.
+Multi-modal multi-task masked autoencoders, arXiv 2204.01678. The world of `fourm_scenes`, on tinted grounds too; its maps are predicted in one
+step, as numbers.
     python -m experiments.train multimae_scenes
     python -m experiments.export multimae_scenes                     one file for mmrep/assets, and its card
 In Python: `model.call("reconstruct", rgb=pictures)["depth"]`. Columns of a Table or Folder: rgb, depth, semseg.

@@ -17,8 +17,9 @@ SIZES = ("tiny", "small")
 VARIANTS = ("rgb", "depth", "normals", "semseg")
 LIMITS = """
 It was trained on synthetic scenes alone: one or two plain objects (circle, square, triangle, star, cross, diamond; red, yellow, green, blue,
-purple, pink; small or big) on a white ground, 64 x 64 pixels, and captions of one fixed form. It knows this world only: no photographs, no
-other words, no other shapes. What it makes of anything else means nothing.
+purple, pink; small or big) on a white ground, 64 x 64 pixels, and captions of two fixed forms ("a big red circle left of a small blue star", "a
+small pink cross at the top left"). It knows this world only: no photographs, no other words, no other shapes. What it makes of anything else
+means nothing.
 """
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from configs.masked.fourm_scenes import tokenizers
-from configs.masked.fourm_scenes.mixtures import CLASSES, MIXTURES, SLOW, TEXTS
+from configs.masked.fourm_scenes.mixtures import FIRST, LAST, SECOND, TEXTS
 from configs.masked.fourm_scenes.tokenizers import SERIAL
 from mmrep import modality
 from mmrep.config import Data, Experiment, Optim, Phase, Pretrained, Tokenizer, Train
@@ -55,7 +55,7 @@ def system(
     tokens = tuple(token_modality(m, vocab_size=codes.get(m.name, 0)) for m in parts)
     own = tuple((name, e.system) for name, e in learnt.items())
     return Config(
-        tokens, MIXTURES, encoder=transformer, decoder=transformer, position_base=10.0, embedding_std=0.5,
+        tokens, LAST, encoder=transformer, decoder=transformer, position_base=10.0, embedding_std=0.5,
         decoder_embedding_std=0.1, tokenizers=own, **sizes,
     )  # fmt: skip
 
@@ -100,8 +100,8 @@ def small() -> Experiment:
     learnt = {m.name: tokenizers.tokenizer(m) for m in tokenizers.maps()}
     whole = system(parts, learnt)
     phases = (
-        Phase("slow", STEPS[0], system=replace(whole, mixtures=SLOW), start=trained(learnt)),
-        Phase("classes", STEPS[1], system=replace(whole, mixtures=CLASSES)),
+        Phase("slow", STEPS[0], system=replace(whole, mixtures=FIRST), start=trained(learnt)),
+        Phase("classes", STEPS[1], system=replace(whole, mixtures=SECOND)),
         Phase("all", STEPS[2], optim=replace(RATE, schedule="cosine", final=0.02)),
     )
     train = Train(ema=0.998, log_every=50, checkpoint_minutes=3)
