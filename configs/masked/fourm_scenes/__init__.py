@@ -2,8 +2,8 @@
 
 Massively multimodal masked modeling, arXiv 2312.06647. Colour, depth, normals and classes as the ids of VQ-VAEs; captions, boxes, palettes.
 A picture is an input as `pixels` (patches, projected) and an output as `rgb` (tokens).
-    python -m experiments.train fourm_scenes                         the tokenizers first, then 4M over their ids; 80 minutes on two cores
-    python -m experiments.generate fourm_scenes --given caption="a big red circle" --targets boxes,semseg,rgb --temperature 0.3
+    python -m experiments.train fourm_scenes                         the tokenizers first, then 4M over their ids; over an hour on two cores
+    python -m experiments.generate fourm_scenes --given caption="a big red circle at the left" --targets boxes,semseg,rgb
     python -m experiments.export fourm_scenes                        one file for mmrep/assets, and its card
     python -m experiments.generate fourm_scenes --given pixels=FILE --targets caption,semseg,depth
 Columns of a Table or Folder: rgb, depth, normals, semseg, caption, detections, palette. Variants train a tokenizer alone.
