@@ -70,15 +70,13 @@ def trained(learnt: Mapping[str, Experiment]) -> tuple[Pretrained, ...]:
     return tuple(Pretrained(e, parts(name)) for name, e in learnt.items())
 
 
-def drawn(
-    name: str, through: Sequence[str] = (), scale: float = 1.0, steps: int = 12, limit: int = 200
-) -> DrawnFacts:  # fmt: skip
+def drawn(name: str, through: Sequence[str] = (), scale: float = 1.0, steps: int = 12, limit: int = 200) -> DrawnFacts:
     """Pictures from captions, at once or `through` other modalities."""
     guidance = (Guidance(("caption",), scale),) if scale != 1.0 else ()
 
-    def target(name: str) -> Target:
-        scheme = "autoregressive" if name in TEXTS else "roar"
-        return Target(name, scheme, steps, temperature=0.3, guidance=guidance)  # type: ignore[arg-type]
+    def target(part: str) -> Target:
+        scheme = "autoregressive" if part in TEXTS else "roar"
+        return Target(part, scheme, steps, temperature=0.3, guidance=guidance)  # type: ignore[arg-type]
 
     return DrawnFacts(tuple(target(n) for n in (*through, "rgb")), name, limit)
 
